@@ -1,0 +1,5 @@
+"""Images to features."""
+
+from slotworks.encoders.cnn import CNNEncoder
+
+__all__ = ["CNNEncoder"]

@@ -1,0 +1,156 @@
+"""The contract: what a batch holds, what encoders, slots and decoders return, what a method can do.
+
+Axis letters used in every annotation of the package:
+
+    b batch   t time   n slots   m true objects   p positions (h * w, row major)   c feature channels
+    d slot width   k heads   h w height and width in pixels
+
+Images in a batch are float32 in [0, 1], `b 3 h w`; masks int64 `b h w`, 0 is background; boxes `x0 y0 x1 y1`
+in [0, 1]. `attn` and `masks` are soft and sum to one over the slots; a `segmentation` is their integer argmax.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""A batch on its device. Keys: `image` always; `mask`, `void`, `overlap` (`b h w`) and a data set's properties if known."""
+
+RawBatch = dict[str, np.ndarray]
+"""A batch as a data set stores it: `image` uint8 `b h w 3`, `mask` integer `b h w`, `void` and `overlap` bool `b h w`."""
+
+
+@dataclass(frozen=True)
+class SlotOutput:
+    """Slots and how they shared the input.
+
+    `attn` sums to one over the slots at every position: the map to show as a mask. `attn_steps` holds the same for
+    every iteration, first to last. `grid` is the height and width behind `p`; None means a square.
+    """
+
+    slots: Float[Tensor, "*b n d"]
+    attn: Float[Tensor, "*b n p"]
+    attn_steps: tuple[Tensor, ...] = ()
+    grid: tuple[int, int] | None = None
+
+    @property
+    def attn_maps(self) -> Float[Tensor, "*b n h w"]:
+        """`attn` as pictures."""
+        side = int(self.attn.shape[-1] ** 0.5)
+        return self.attn.unflatten(-1, self.grid or (side, side))
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What the slots render together and alone.
+
+    `recon` is an image in about [0, 1] or a map of features; `masks` sum to one over the slots; `parts` is what each
+    slot shows alone, so that `recon = sum over n of masks * parts`.
+    """
+
+    recon: Float[Tensor, "*b c h w"]
+    masks: Float[Tensor, "*b n h w"]
+    parts: Float[Tensor, "*b n c h w"]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The hyperparameters of a method: a flat frozen dataclass with the paper's defaults, saved beside the weights."""
+
+    loss_weights: dict[str, float] = field(default_factory=dict)  # by term; a term not named here weighs 1
+
+    def build(self) -> "Method":
+        """Make the method with fresh weights."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to build its method")
+
+
+class Method(nn.Module):
+    """One paper: joins an encoder, slots and decoders."""
+
+    config: MethodConfig
+
+    def encode(self, image: Float[Tensor, "*b 3 h w"]) -> SlotOutput:
+        """Take images apart into slots."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Raw loss terms by name, each a mean over the batch. The training loop multiplies by `config.loss_weights`."""
+        raise NotImplementedError
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by group name; `Adam.lr_scales` can set a learning rate for each."""
+        return {"all": [p for p in self.parameters() if p.requires_grad]}
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A method with a direct decoder."""
+
+    def decode(self, slots: Float[Tensor, "*b n d"]) -> DecoderOutput: ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A method that generates images from slots."""
+
+    def sample(
+        self, slots: Float[Tensor, "b n d"], *, steps: int, cfg_scale: float, generator: torch.Generator | None
+    ) -> Float[Tensor, "b 3 h w"]: ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Random access to samples. `DataLoader` asks for whole batches through `__getitems__`, already stacked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch: ...
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from. Opens nothing until `open`, so every recipe can be built without its data."""
+
+    def open(self, split: str = "train") -> Dataset:
+        """Open one split: `train`, `val` or `test`."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The name printed beside every number."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        raise NotImplementedError
+
+    @property
+    def max_objects(self) -> int | None:
+        """Most objects in one image, without the background; None if unknown."""
+        return None
+
+
+def to_batch(raw: RawBatch, device: torch.device | str = "cpu") -> Batch:
+    """Stored integers to a batch: images to float32 in [0, 1] `b 3 h w`, masks to int64; conversion on the device."""
+    batch: Batch = {}
+    for key, value in raw.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(value)).to(device, non_blocking=True)
+        if key in ("image", "video"):
+            tensor = tensor.movedim(-1, -3).float() / 255
+        elif key == "mask":
+            tensor = tensor.long()
+        batch[key] = tensor
+    return batch
+
+
+class UserError(Exception):
+    """A mistake the user can fix. The message is one sentence or two: what was given, what was expected, what to do.
+
+    The command line prints the message alone and exits with code 2.
+    """
