@@ -1,0 +1,40 @@
+"""Object-centric learning: take images apart into slots, one per object; measure, render and edit them.
+
+    image  -->  encoder  -->  features  -->  slots  -->  decoder(s)  -->  image | features | tokens | set
+    b 3 h w                   b p c          b n d                        + masks  b n h w
+
+| folder | what it holds |
+| --- | --- |
+| `types.py` | the contract: batches, slots, methods |
+| `encoders/` | image to features |
+| `slots/` | features to slots |
+| `decoders/` | slots to images |
+| `methods/` | the papers: one short file each |
+| `nn/` | layers with no opinion about slots |
+| `data/` | one file per data set; `data/scenes/` draws pictures |
+| `metrics/`, `protocols.py` | what is measured, and by whose rules |
+| `training/` | the loop, checkpoints, run folders |
+| `evaluation/` | a method and data in, numbers and pictures out |
+| `reports/` | a run folder to one HTML page |
+| `configs/` | recipes: one function per row of a table |
+| `api.py`, `cli/` | whole jobs in three lines of Python, or one command |
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slotworks.api import evaluate, load, segment, train
+
+__version__ = "0.1.0"
+
+_HOMES = {"evaluate": "slotworks.api", "load": "slotworks.api", "segment": "slotworks.api", "train": "slotworks.api"}
+
+__all__ = ["__version__", "evaluate", "load", "segment", "train"]
+
+
+def __getattr__(name: str):
+    """Load the names above when they are first used, so that `import slotworks` stays light."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'slotworks' has no attribute {name!r}")

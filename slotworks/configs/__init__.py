@@ -1,0 +1,48 @@
+"""Recipes: one file per method, one function per row of a table. `slotworks train slot_attention.tetrominoes`."""
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+from slotworks.training import Run
+from slotworks.types import UserError
+
+
+def recipes() -> dict[str, Callable[[], Run]]:
+    """Every recipe of the package by name: `{"slot_attention.tetrominoes": function, ...}`."""
+    found = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{module_info.name}")
+        found |= {f"{module_info.name}.{name}": getattr(module, name) for name in module.__all__}
+    return found
+
+
+def find(name: str) -> Callable[[], Run]:
+    """The recipe of this name; `my_runs.py:ablation_3` takes the function `ablation_3` from a file of your own.
+
+    Raises:
+        UserError: if there is none; names the nearest.
+    """
+    if ":" in name:
+        path, function = name.rsplit(":", 1)
+        return _from_file(Path(path), function)
+    known = recipes()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
+        raise UserError(f"There is no recipe {name!r}. Nearest: {', '.join(near)}. `slotworks train --help` lists all.")
+    return known[name]
+
+
+def _from_file(path: Path, function: str) -> Callable[[], Run]:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; expected FILE.py:FUNCTION, where the function returns a Run.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        raise UserError(f"{path} has no function {function!r} that returns a Run.")
+    return getattr(module, function)

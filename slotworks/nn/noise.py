@@ -1,4 +1,77 @@
-"""Noise."""
+"""Random numbers for a batch that do not depend on how the batch is split over processes and micro-batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
 import torch
-def batch_noise(shape, device=None, dtype=None):
-    return torch.randn(shape, device=device, dtype=dtype)
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass
+class _Share:
+    seed: int
+    part: int
+    parts: int
+    generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
+
+
+_share: _Share | None = None  # set by the training loop while it computes a loss
+
+
+@contextmanager
+def shared_noise(seed: int, *, part: int, parts: int) -> Iterator[None]:
+    """Inside, `batch_noise` and `batch_uniform` return part `part` of the `parts` equal parts of one global draw.
+
+    All parts draw the noise of the whole batch from the same seed and keep their own rows, so one process with a batch
+    of 64, two processes with 32 rows each, and two micro-batches of 32 rows see the same numbers. The global draw
+    costs `parts` times the numbers, which is little beside a forward pass. All parts must draw in the same order.
+
+    Args:
+        seed: of the global draw, from 0.
+        part: which part this is, 0 to `parts - 1`, in the order of the rows.
+        parts: processes times micro-batches.
+
+    Raises:
+        ValueError: if `part` is not one of the `parts`.
+    """
+    global _share
+    if not 0 <= part < parts:
+        raise ValueError(f"part is {part} of {parts}; parts are counted from 0 to {parts - 1}.")
+    outer, _share = _share, _Share(seed, part, parts)
+    try:
+        yield
+    finally:
+        _share = outer
+
+
+def batch_noise(
+    shape: Sequence[int], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Float[Tensor, "..."]:
+    """Standard normal noise, one row per sample: of slots, of latents.
+
+    During training it is this process's part of the noise of the global batch (see `shared_noise`); elsewhere it is
+    `torch.randn`. The first axis is the batch, or anything with the batch outermost (`b * t` frames).
+    """
+    return _rows(torch.randn, shape, device, dtype)
+
+
+def batch_uniform(
+    shape: Sequence[int], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Float[Tensor, "..."]:
+    """Uniform noise in [0, 1), split as `batch_noise` is: for Gumbel noise, diffusion times, random choices."""
+    return _rows(torch.rand, shape, device, dtype)
+
+
+def _rows(
+    draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None
+) -> Tensor:
+    if _share is None:
+        return draw(*shape, device=device, dtype=dtype)
+    rows = shape[0]
+    where = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0": one generator per device, never two
+    if where not in _share.generators:
+        _share.generators[where] = torch.Generator(where).manual_seed(_share.seed)
+    noise = draw(rows * _share.parts, *shape[1:], generator=_share.generators[where], device=where, dtype=dtype)
+    return noise[_share.part * rows :][:rows]

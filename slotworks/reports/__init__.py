@@ -1,0 +1,5 @@
+"""A run folder to one HTML page. Reads files only: no torch, no method, no weights."""
+
+from slotworks.reports.report import write_report
+
+__all__ = ["write_report"]

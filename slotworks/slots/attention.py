@@ -143,7 +143,8 @@ class SlotAttention(nn.Module):
         `feature_mask` is False at padding, which no slot reads; `slot_mask` is False for absent slots, which win nothing.
         """
         with torch.autocast(features.device.type, enabled=False):  # float16 and bfloat16 lose the normalisation
-            features, slots = features.float(), slots.float()
+            if features.dtype != torch.float64:
+                features, slots = features.float(), slots.float()
             x = self.norm_features(features)
             k, v = self._split(self.to_k(x)), self._split(self.to_v(x))  # b k p d
             initial, steps = slots, []

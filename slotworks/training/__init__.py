@@ -1,0 +1,45 @@
+"""The training loop, its settings, checkpoints and run folders.
+
+run.py          Run and Adam: what a training run is; the learning-rate schedule
+loop.py         train(run, folder): the loop
+order.py        which samples each step sees
+ema.py          the moving average of the weights
+checkpoint.py   one safetensors file: weights, average, optimiser
+serialize.py    Run to readable YAML and back
+folder.py       the run folder: run.yaml, env.json, one writer at a time
+logs.py         metrics.jsonl, TensorBoard, W&B, the progress bar
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from slotworks.training.checkpoint import load_method, load_weights
+from slotworks.training.run import Adam, Run, schedule
+from slotworks.training.serialize import load_run, save_run
+
+if TYPE_CHECKING:
+    from slotworks.training.devices import open_fabric
+    from slotworks.training.loop import Diverged, Result, train
+
+_HOMES = {"Diverged": "loop", "Result": "loop", "train": "loop", "open_fabric": "devices"}
+
+__all__ = [
+    "Adam",
+    "Diverged",
+    "Result",
+    "Run",
+    "load_method",
+    "load_run",
+    "load_weights",
+    "open_fabric",
+    "save_run",
+    "schedule",
+    "train",
+]
+
+
+def __getattr__(name: str):
+    """Load the loop when it is first used: Lightning takes seconds to import and only training needs it."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"slotworks.training.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'slotworks.training' has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""`slotworks doctor`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from slotworks.cli.console import out, parse, print_json
+
+COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run."""
+    return parse(doctor, argv, verb="doctor")
+
+
+def doctor(
+    run: Annotated[Path, tyro.conf.Positional],
+    /,
+    images: int = 320,
+    split: str = "test",
+    module: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Look for stripes, one slot that takes all, split backgrounds, uniform attention, dead slots; name the likely fix.
+
+    Exit code 1 if something is wrong, 0 if the run is healthy.
+
+    Examples:
+      slotworks doctor runs/slot_attention.tetrominoes_mini
+
+    Args:
+        run: run folder.
+        images: how many images to look at.
+        split: train, val or test.
+        module: Python file that defines the run's own classes.
+        json: print the findings as JSON.
+    """
+    from slotworks import api
+    from slotworks.cli.sources import import_file
+
+    import_file(module)
+    findings = api.examine(run, split=split, num_images=images)
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            color = COLORS[finding.severity]
+            out.print(f"[{color}]{finding.name.replace('_', ' ')}[/{color}]: {finding.evidence}", soft_wrap=True)
+            if finding.fix:
+                out.print(f"    {finding.fix}", soft_wrap=True)
+    return 1 if any(finding.severity == "problem" for finding in findings) else 0

@@ -1,0 +1,35 @@
+"""`slotworks report`."""
+
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from slotworks.cli.console import out, parse, print_json
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run."""
+    parse(report, argv, verb="report")
+    return 0
+
+
+def report(run: Annotated[Path, tyro.conf.Positional], /, open: bool = False, json: bool = False) -> None:
+    """Write RUN/report.html: pictures, curves, scores with their protocol, worst cases first, settings, verdict.
+
+    Examples:
+      slotworks report runs/slot_attention.tetrominoes_mini --open
+
+    Args:
+        run: run folder.
+        open: show the page in a browser.
+        json: print the path as JSON.
+    """
+    from slotworks.reports import write_report
+
+    path = write_report(run)
+    print_json({"report": str(path)}) if json else out.print(str(path), soft_wrap=True)
+    if open:
+        webbrowser.open(path.resolve().as_uri())

@@ -1,0 +1,125 @@
+"""`slotworks train`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import tyro
+
+from slotworks.cli.console import err, percent, print_json
+from slotworks.training import Run
+from slotworks.types import UserError
+
+HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--json] [--OPTION VALUE ...]
+
+Train a recipe. A run that was stopped goes on where it stopped when the same command is given again.
+
+  slotworks train slot_attention.tetrominoes_mini                  minutes on a CPU, no download
+  slotworks train slot_attention.tetrominoes --data.root DIR       the paper's setting on the official file
+  slotworks train slot_attention.clevr6 --optimizer.lr 2e-4 --method.num-slots 11
+  slotworks train slot_attention.tetrominoes_mini --seeds 3        three seeds, mean and spread
+  slotworks train my_runs.py:ablation_3                            a recipe in a file of your own
+  torchrun --nproc-per-node 8 -m slotworks train slot_attention.clevr6
+
+  --out DIR    run folder; default runs/CONFIG (with --seeds: runs/CONFIG/seed0, ...)
+  --seeds N    train N seeds, from the recipe's own seed on, and report mean and spread; default 1
+  --json       print the result as JSON
+
+`slotworks train CONFIG --help` lists every option of a recipe. Recipes:
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
+    if not argv or argv[0] in ("-h", "--help"):
+        from slotworks.configs import recipes
+
+        print(HELP, end="")
+        for name, function in recipes().items():
+            print(f"  {name}\n      {(function.__doc__ or '').splitlines()[0]}")
+        return 0
+    name, *rest = argv
+    if name.startswith("-"):
+        raise UserError(f"The first word after `train` is {name}, expected a recipe; `slotworks train --help` lists them.")
+    rest, folder = _take(rest, "--out")
+    rest, seeds = _take(rest, "--seeds")
+    as_json = "--json" in rest
+    rest = [word for word in rest if word != "--json"]
+    run = build(name, rest)
+    base = Path(folder or Path("runs") / name.replace(".py:", ".").replace("/", "_"))
+    if seeds is None:
+        answer = train_one(run, base)
+    else:
+        if not seeds.isdigit() or int(seeds) < 1:
+            raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
+        answer = train_seeds(run, base, int(seeds))
+    if as_json:
+        print_json(answer)
+    return 0
+
+
+def build(name: str, overrides: Sequence[str]) -> Run:
+    """The recipe of this name with fields overridden from the command line."""
+    from slotworks.configs import find
+
+    function = find(name)
+    try:
+        return tyro.cli(
+            Run, default=function(), args=list(overrides), prog=f"slotworks train {name}", description=function.__doc__
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def train_one(run: Run, folder: Path) -> dict:
+    """Train and say what came out."""
+    from slotworks.api import train
+
+    answer = train(run, folder, on_eval=_say)
+    if "metrics" in answer:
+        scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
+        err.print(f"[bold]{scores}[/bold]  on the test split, {answer['protocol']}", soft_wrap=True)
+        err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True)
+    return answer
+
+
+def train_seeds(run: Run, base: Path, count: int) -> dict:
+    """Train several seeds one after the other, each resuming by itself, and report mean and spread."""
+    answers = []
+    for seed in range(run.seed, run.seed + count):
+        err.print(f"[bold]seed {seed}[/bold]")
+        answers.append(train_one(replace(run, seed=seed), base / f"seed{seed}"))
+    finished = [answer for answer in answers if "metrics" in answer]
+    summary = {}
+    for name in finished[0]["metrics"] if finished else ():
+        values = [answer["metrics"][name]["mean"] for answer in finished]
+        spread = stdev(values) if len(values) > 1 else 0.0
+        summary[name] = {"mean": mean(values), "std": spread, "seeds": values}
+        each = ", ".join(percent(value) for value in values)
+        err.print(f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}")
+    return {"folder": str(base), "summary": summary, "runs": answers}
+
+
+def _say(step: int, metrics: dict[str, float], verdict: str) -> None:
+    scores = ", ".join(f"{name} {percent(value)}" for name, value in metrics.items())
+    err.print(f"step {step}: {scores}; {verdict}", soft_wrap=True)
+
+
+def _take(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """Remove `option VALUE` or `option=VALUE` from a list of words."""
+    rest, value = [], None
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word == option:
+            if not words:
+                raise UserError(f"{option} needs a value.")
+            value = words.pop(0)
+        elif word.startswith(f"{option}="):
+            value = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    return rest, value
+
+

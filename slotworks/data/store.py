@@ -1,0 +1,353 @@
+"""The prepared store: a folder with one memory-mapped array per field, read in random order without decoding anything.
+
+    tetrominoes-60640/
+      index.json      number of rows, dtype, shape and checksum of every field, where the rows come from
+      image.npy       uint8 n h w 3
+      mask.npy        uint8 n h w, 0 is background
+      x.npy ...       properties, one row per image
+
+A store is written beside its final place, in chunks, and renamed when complete: a folder under the final name is a
+whole store. After every chunk `index.json` says how many rows are safely on the disk, so a preparation that was killed
+goes on from there and ends with the same bytes. Checksums are CRC-32C of a field's values, because its running value,
+unlike that of SHA-256, can be saved and continued.
+"""
+
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from slotworks.types import RawBatch, UserError
+
+FORMAT = "slotworks-store"
+VERSION = 1
+CHUNK_BYTES = 16 << 20
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Row = dict[str, np.ndarray]
+"""One image and what is known about it, by field name, without a batch axis."""
+
+Rows = Callable[[int], Iterator[Row]]
+"""Starts reading the official files at a row number. Rows must not depend on where the reading starts."""
+
+
+class Store:
+    """A prepared store, or a selection of its rows, as a `Dataset`.
+
+    Args:
+        path: the store's folder.
+        rows: row numbers this selection consists of, in order; all rows if None.
+
+    Raises:
+        UserError: the folder is not a complete, undamaged store.
+
+    Values stay on the disk until a batch asks for them. Worker processes open the files anew.
+    """
+
+    def __init__(self, path: str | Path, rows: np.ndarray | None = None):
+        self.path = Path(path)
+        self.index = _read_index(self.path)
+        if not self.index["complete"]:
+            raise UserError(f"{self.path} is not complete; run `slotworks data prepare` again to finish it.")
+        self.arrays = {
+            name: _open_field(self.path, name, field, self.index["rows"])
+            for name, field in self.index["fields"].items()
+        }
+        self.rows = np.arange(self.index["rows"]) if rows is None else np.asarray(rows, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> RawBatch:
+        """One row without a batch axis."""
+        row = self.rows[index]
+        return {name: np.array(array[row]) for name, array in self.arrays.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch:
+        """Stacked rows in the order of `indices`."""
+        rows = self.rows[np.asarray(indices, np.int64)]  # sorting them first was measured: no gain, warm or cold
+        return {name: array[rows] for name, array in self.arrays.items()}
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path, np.ndarray]]:
+        return type(self), (self.path, self.rows)  # pickling a memory map would copy the whole file
+
+    def select(self, rows: np.ndarray) -> "Store":
+        """The same store, restricted to some of its rows."""
+        return type(self)(self.path, self.rows[rows])
+
+    def verify(self) -> None:
+        """Recompute the checksum of every field: reads the whole store.
+
+        Raises:
+            UserError: names the damaged file.
+        """
+        for name, array in self.arrays.items():
+            crc = 0
+            step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+            for start in range(0, len(array), step):
+                crc = _extend_crc(crc, array[start : start + step])
+            if crc != self.index["fields"][name]["crc32c"]:
+                raise UserError(
+                    f"{self.path / f'{name}.npy'} is damaged: its checksum is {crc:08x}, expected "
+                    f"{self.index['fields'][name]['crc32c']:08x}; delete {self.path} and prepare it again."
+                )
+
+
+def write_store(
+    path: str | Path,
+    rows: Rows,
+    *,
+    source: dict[str, Any],
+    settings: dict[str, Any] | None = None,
+    total: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> None:
+    """Write a store, going on where a killed preparation stopped. Does nothing if the store is there already.
+
+    Args:
+        path: the final folder; the parent is made. The work happens in `.<name>.partial` beside it.
+        rows: called with the number of rows that are safe already; gives the following ones.
+        source: what the rows are made from (name, size, fingerprint); a partial store of another source is begun anew.
+        settings: how they are made, saved beside the source and compared likewise.
+        total: number of rows for the progress bar, if known.
+        chunk_bytes: how much is collected before it is made safe.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written. Rows that are safe stay; the same call goes on.
+    """
+    path = Path(path)
+    work = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                return
+            writer = _Writer(work, {"source": source, "settings": settings or {}}, chunk_bytes)
+            with writer, _progress() as progress:
+                task = progress.add_task(path.name, total=total, completed=writer.index["rows"])
+                for row in rows(writer.index["rows"]):
+                    writer.add(row)
+                    progress.advance(task)
+                writer.finish()
+            os.rename(work, path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"The disk is full: {path} could not be finished; what is done is kept in {work}. "
+                "Free some space and run the same command again to go on."
+            ) from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error} ({error.filename}).") from error
+
+
+class _Writer:
+    """The partial store: appends rows in chunks and notes after each how many are safe."""
+
+    def __init__(self, work: Path, origin: dict[str, Any], chunk_bytes: int):
+        self.work = work
+        self.chunk_bytes = chunk_bytes
+        self.pending: list[Row] = []
+        self.pending_bytes = 0
+        self.files: dict[str, BinaryIO] = {}
+        self.stack = ExitStack()
+        # through JSON and back, so that it compares equal to what was saved
+        self.index = json.loads(
+            json.dumps({"format": FORMAT, "version": VERSION, "complete": False, "rows": 0, "fields": {}, **origin})
+        )
+        if saved := self._continued():
+            self.index = {**saved, "complete": False}
+        elif work.exists():
+            shutil.rmtree(work)
+        work.mkdir(exist_ok=True)
+
+    def _continued(self) -> dict[str, Any]:
+        """What a killed preparation of the same thing noted, or nothing if there is none to go on from."""
+        try:
+            saved = _read_index(self.work)
+        except UserError:
+            return {}
+        same = all(saved.get(key) == self.index[key] for key in ("source", "settings"))
+        safe = all(
+            (self.work / f"{name}.npy").is_file()
+            and (self.work / f"{name}.npy").stat().st_size >= _file_bytes(field, saved["rows"])
+            for name, field in saved["fields"].items()
+        )
+        return saved if same and safe else {}
+
+    def __enter__(self) -> "_Writer":
+        for name, field in self.index["fields"].items():
+            file = self._open(name)
+            file.truncate(_file_bytes(field, self.index["rows"]))  # drops an unfinished chunk
+            file.seek(0, os.SEEK_END)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stack.close()
+
+    def _open(self, name: str) -> BinaryIO:
+        file = self.work / f"{name}.npy"
+        self.files[name] = self.stack.enter_context(file.open("r+b" if file.exists() else "w+b"))
+        return self.files[name]
+
+    def add(self, row: Row) -> None:
+        if not self.index["fields"]:
+            for name, value in row.items():
+                field = {"dtype": value.dtype.str, "shape": list(value.shape), "crc32c": 0}
+                self.index["fields"][name] = field
+                self._open(name).write(_header(field, 0))
+        self.pending.append(
+            {name: np.array(value, order="C") for name, value in row.items()}
+        )  # a view would keep its record
+        self.pending_bytes += sum(value.nbytes for value in row.values())
+        if self.pending_bytes >= self.chunk_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make the pending rows safe: first the data, then the note that they are there."""
+        for name, field in self.index["fields"].items():
+            if self.pending:
+                values = np.stack([row[name] for row in self.pending])
+                assert (values.dtype.str, list(values.shape[1:])) == (field["dtype"], field["shape"]), name
+                field["crc32c"] = _extend_crc(field["crc32c"], values)
+                self.files[name].write(values.data)
+            self.files[name].flush()
+            os.fsync(self.files[name].fileno())
+        self.index["rows"] += len(self.pending)
+        self.pending, self.pending_bytes = [], 0
+        self._save_index()
+
+    def finish(self) -> None:
+        """Write the number of rows into every header and mark the store complete."""
+        self.flush()
+        if self.index["rows"] == 0:
+            raise UserError(f"There is nothing to prepare for {self.work.parent}: the source holds no image.")
+        for name, field in self.index["fields"].items():
+            self.files[name].seek(0)
+            self.files[name].write(_header(field, self.index["rows"]))
+            self.files[name].flush()
+            os.fsync(self.files[name].fileno())
+        self.index["complete"] = True
+        self._save_index()
+
+    def _save_index(self) -> None:
+        beside = self.work / "index.json.new"
+        with beside.open("w") as file:
+            json.dump(self.index, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.work / "index.json")
+        _sync_folder(self.work)
+
+
+def _header(field: dict[str, Any], rows: int) -> bytes:
+    """The beginning of a .npy file. NumPy leaves room for any number of rows, so its length does not change."""
+    buffer = BytesIO()
+    shape = (rows, *field["shape"])
+    np.lib.format.write_array_header_1_0(buffer, {"descr": field["dtype"], "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _file_bytes(field: dict[str, Any], rows: int) -> int:
+    return len(_header(field, rows)) + rows * math.prod(field["shape"]) * np.dtype(field["dtype"]).itemsize
+
+
+def _extend_crc(crc: int, values: np.ndarray) -> int:
+    return google_crc32c.extend(crc, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """Read and check `index.json`: what it says about rows and fields can be relied on afterwards."""
+    file = path / "index.json"
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder with a prepared store; run `slotworks data prepare` first.")
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        if index["format"] != FORMAT or not isinstance(index["complete"], bool):
+            raise ValueError("not the index of a store")
+        if index["version"] != VERSION:
+            raise UserError(
+                f"{path} has the layout of version {index['version']}, this program reads version {VERSION}; "
+                "delete the folder and prepare it again."
+            )
+        _check_count(index["rows"], 0)
+        for name, field in index["fields"].items():
+            if not name.isidentifier() or np.dtype(field["dtype"]).kind not in "buif":
+                raise ValueError(f"field {name!r} of type {field['dtype']!r}")
+            for length in field["shape"]:
+                _check_count(length, 1)
+            _check_count(field["crc32c"], 0)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} holds no index.json and so is not a prepared store.") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error!r}); delete {path} and prepare it again.") from error
+    return index
+
+
+def _check_count(value: object, least: int) -> None:
+    if type(value) is not int or not least <= value < 1 << 48:
+        raise ValueError(f"{value!r} is not a count")
+
+
+def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.ndarray:
+    """Map one field into memory after checking that the file is as long and of the kind the index says."""
+    file = path / f"{name}.npy"
+    again = f"delete {path} and prepare it again."
+    try:
+        size = file.stat().st_size
+        if size != _file_bytes(field, rows):
+            raise UserError(f"{file} has {size:,} bytes, expected {_file_bytes(field, rows):,}; {again}")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing; {again}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file} is damaged ({error}); {again}") from error
+    if array.dtype != np.dtype(field["dtype"]) or array.shape != (rows, *field["shape"]):
+        raise UserError(f"{file} is damaged: it holds {array.dtype} {array.shape}, not what index.json says; {again}")
+    return np.asarray(array)
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """One process at a time: with several GPUs, every process opens the data set. The lock ends with its process."""
+    with lock.open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):  # Windows, and file systems without locks
+            pass
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename safe against a power cut, where folders can be synchronised."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+def _progress() -> Progress:
+    """A bar on the terminal; nothing in a log file."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

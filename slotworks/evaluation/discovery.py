@@ -1,0 +1,159 @@
+"""Object discovery: run a method over a data set and score its masks under a named protocol.
+
+images  --method-->  soft masks  --protocol-->  one value per image and metric  -->  mean, standard error, record
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+
+from slotworks import protocols
+from slotworks.metrics import segmentation
+from slotworks.protocols import MaskSource, Protocol
+from slotworks.types import Batch, Dataset, Decodes, Method, UserError, to_batch
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean over `n` images (or objects, if the protocol says so) and its standard error. NaN where undefined."""
+
+    mean: float
+    sem: float
+    n: int
+
+
+@dataclass(frozen=True)
+class DiscoveryResult:
+    """Scores of one method on one data set under one protocol. Values are in data set order; NaN: not counted."""
+
+    protocol: Protocol
+    num_images: int
+    seed: int
+    per_image: dict[str, Float64[Tensor, " i"]]
+    metrics: dict[str, Summary]
+
+    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
+        """What `write_eval` stores: these numbers and where they come from."""
+        return {
+            "data": data,
+            "split": split,
+            "protocol": self.protocol.name,
+            "num_images": self.num_images,
+            "checkpoint": checkpoint,
+            "seed": self.seed,
+            "metrics": {name: {"mean": s.mean, "sem": s.sem, "n": s.n} for name, s in self.metrics.items()},
+            "per_image": {name: values.tolist() for name, values in self.per_image.items()},
+        }
+
+
+def evaluate_discovery(
+    method: Method,
+    dataset: Dataset,
+    *,
+    protocol: Protocol | str = protocols.DEFAULT,
+    num_images: int | None = None,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    masks: MaskSource | None = None,
+    seed: int = 0,
+) -> DiscoveryResult:
+    """Score the masks of a method on the first images of a data set.
+
+    The method is run in eval mode and without gradients. Its slots are drawn from a random state seeded with `seed`, so
+    the result repeats for the same `batch_size` and device. The caller's random state and the modes of the method's
+    modules are as before when this returns.
+
+    Args:
+        method: on `device` already.
+        dataset: with `mask`, and where it has them `void`, `overlap`, `class_mask`, `class_mask_highest`. A video
+            (`b t h w`) is scored as one image with more pixels.
+        protocol: or its name.
+        num_images: how many images (or videos), from the first on; all by default.
+        batch_size: images per forward pass.
+        device: where to compute.
+        masks: score `decoder` masks or `attention`; by default what the protocol says, or attention if the method has
+            no decoder. `result.protocol` names what was used.
+        seed: of the initial slots.
+
+    Raises:
+        UserError: if the data set is empty or has no masks, or the method has no decoder whose masks could be scored.
+    """
+    rules = _with_available_masks(protocols.get(protocol) if isinstance(protocol, str) else protocol, masks, method)
+    count = min(len(dataset), len(dataset) if num_images is None else num_images)
+    if count < 1:
+        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    values: dict[str, list[Tensor]] = {}
+    weights: dict[str, list[Tensor]] = {}
+    with _undisturbed(method, torch.device(device), seed):
+        for start in range(0, count, batch_size):
+            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
+            if "mask" not in batch:
+                raise UserError(
+                    f"This data set has no masks, only {', '.join(batch)}; object discovery needs true masks."
+                )
+            soft = _soft_masks(method, batch["image"], rules.masks)
+            for name, score in rules.score(*_flat(soft, batch), num_slots=soft.shape[-3]).items():
+                values.setdefault(name, []).append(score.values.cpu())
+                weights.setdefault(name, []).append(score.weights.cpu())
+    per_image = {name: torch.cat(parts) for name, parts in values.items()}
+    summaries = {name: summarize(per_image[name], torch.cat(weights[name])) for name in per_image}
+    return DiscoveryResult(rules, count, seed, per_image, summaries)
+
+
+def summarize(values: Float64[Tensor, " i"], weights: Float64[Tensor, " i"]) -> Summary:
+    """Weighted mean and its standard error over images; images of weight 0 do not count.
+
+    With weights of one this is the ordinary standard error, `std / sqrt(n)`; otherwise that of a ratio of sums.
+    """
+    values, weights = values[weights > 0], weights[weights > 0]
+    images = len(values)
+    if images == 0:
+        return Summary(math.nan, math.nan, 0)
+    mean = (weights * values).sum() / weights.sum()
+    sem = math.nan
+    if images > 1:
+        spread = (weights * (values - mean)).square().sum() * images / (images - 1)
+        sem = float(spread.sqrt() / weights.sum())
+    return Summary(float(mean), sem, round(float(weights.sum())))
+
+
+def _with_available_masks(rules: Protocol, masks: MaskSource | None, method: Method) -> Protocol:
+    decodes = isinstance(method, Decodes)
+    if masks == "decoder" and not decodes:
+        raise UserError(f"{type(method).__name__} has no decoder that returns masks; score masks='attention' instead.")
+    if masks is None and not decodes:
+        masks = "attention"
+    return rules.with_masks(masks or rules.masks)
+
+
+def _soft_masks(method: Method, image: Float[Tensor, "*b 3 h w"], source: MaskSource) -> Float[Tensor, "*b n y x"]:
+    out = method.encode(image)
+    if source == "decoder" and isinstance(method, Decodes):
+        return method.decode(out.slots).masks
+    return out.attn_maps
+
+
+def _flat(soft: Float[Tensor, "*b n y x"], batch: Batch) -> tuple[Int64[Tensor, "b *p"], Batch]:
+    """Slot ids at the size of the truth, and the truth; the frames of a video become one image."""
+    size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
+    keys = ("mask", "void", "overlap", "class_mask", "class_mask_highest")
+    return segmentation(soft, size).flatten(1), {key: batch[key].flatten(1) for key in keys if key in batch}
+
+
+@contextmanager
+def _undisturbed(method: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Eval mode, no gradients and a random state of our own; everything as before afterwards."""
+    training = {module: module.training for module in method.modules()}  # frozen parts may be in eval mode already
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            method.eval()
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,353 @@
+"""What went wrong in a run, and the likely fix: statistics of masks and loss curves to findings in plain words.
+
+    stats = stats_of(method, dataset)
+    findings = diagnose(stats, curves, settings)
+    print(verdict(findings))                       # collapsed: stripes
+    write(run_folder, stats, findings, step=1000)
+
+The failures are those that papers and users report. Slots cut every image into the same stripes (Slot Attention,
+Locatello et al. 2020, supplement; SlotDiffusion, Wu et al. 2023, appendix E.3: one run in five, with a *lower*
+reconstruction error than healthy runs, so the loss cannot tell). One slot takes everything. Attention stays uniform.
+Spare slots cut the background or the objects in pieces. Each threshold below is a constant with its reason.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch.nn.functional import interpolate
+
+from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.metrics.binding import binding_stats
+from slotworks.types import Dataset, Method, UserError, to_batch
+
+Severity = Literal["ok", "note", "problem"]
+Stats = Mapping[str, float | None]
+
+COLLAPSES = ("nan", "uniform_attention", "one_slot_takes_all", "stripes")
+"""After these the slots mean nothing. Each hides what follows from it: dead slots, cut or merged objects."""
+
+STRIPES_NOTE, STRIPES = 0.5, 0.8
+"""Without true masks: agreement (ARI) between segmentations of different images. Objects at random places give below
+0.1, an empty background always cut in the same thirds 0.6 to 0.8, stripes 1. In between, data of one layout (faces, a
+fixed camera) look the same as stripes: only the pictures can tell."""
+STRIPES_FOREGROUND = 0.4
+"""With true masks: the same on the foreground; it must also be more than the agreement with the image's own objects.
+Stripes with every fifth pixel wrong still give 0.42 to 0.45, perfect segmentations 0.18 or less."""
+UNIFORM = 0.9
+"""Entropy of masks relative to uniform ones. Two slots sharing each pixel equally give 0.36 (of 7 slots), 0.5 (of
+4)."""
+ONE_SLOT = 0.95
+"""Without true masks: share of the largest slot. Scenes of small sprites are 0.9 background."""
+SWALLOWED_NOTE, SWALLOWED, ONE_SLOT_SWALLOWS = 0.25, 0.5, 0.8
+"""With true masks: share of all else that the slot of the background owns: every fourth object, every second, nearly
+all."""
+SHARED_NOTE, SHARED = 1.6, 2.0
+"""Slots per object, objects per slot or slots on the background: two of three cut in halves (2 to the 2/3), all of
+them. Masks with one wrong pixel in ten, as at an FG-ARI of 0.8, still give 1.4 to 1.55."""
+DEAD = 0.6
+"""Without true masks: share of slots that own nothing. Fewer spare slots are normal: 7 slots for 3 to 6 objects."""
+NEEDED = 0.75
+"""With true masks: slots in use relative to true regions; below it objects must share slots."""
+FALL, RISE = 0.95, 1.5
+"""Loss at the end relative to the start (even a method that learns only the mean colour falls by more than 5 %) and to
+its lowest level (more than the noise of a fifth of a run)."""
+EARLY = 0.25
+"""Share of the steps in which uniform attention and one slot for all are a phase most runs pass through, hence
+notes."""
+
+FIXES = {
+    "nan": (
+        "Lower the learning rate{lr}, warm it up for longer{warmup}, clip the gradient norm (0.05 in SAVi, 1 in "
+        "SlotDiffusion) and keep attention in float32: its 1e-8 rounds to 0 in half precision."
+    ),
+    "uniform_attention": (
+        "Lower the learning rate{lr}, keep attention in float32 and keep the gated update: without it attention "
+        "becomes uniform (google-research issue 567)."
+    ),
+    "one_slot_takes_all": (
+        "Train longer if the loss still falls, since a phase of one slot for all comes first; otherwise try other "
+        "seeds, a lower learning rate{lr}, or slots drawn from a shared Gaussian in place of learned ones."
+    ),
+    "stripes": (
+        "Warm the learning rate up for longer{warmup}, which avoids stripes (Slot Attention, supplement), and run "
+        "several seeds: one in five still ended in stripes, with a lower error than the others (SlotDiffusion, "
+        "E.3), so never choose a run by its loss."
+    ),
+    "background_split": (
+        "Use fewer slots if some are spare{slots}: they move to the background. An even background can be rendered by "
+        "any slot, so nothing but luck keeps it whole. FG-ARI does not see this, ARI and mIoU do: report those too."
+    ),
+    "dead_slots": (
+        "Use fewer slots{slots} if images hold few objects; otherwise train longer, or draw slots from a shared "
+        "Gaussian: a learned slot that never wins a pixel hardly learns."
+    ),
+    "over_segmentation": (
+        "Use fewer slots if some are spare{slots}: they cut objects in pieces (MESH issue 3). Otherwise train longer."
+    ),
+    "merged_objects": (
+        "Use more slots if there are too few{slots}; otherwise train longer and give encoder and decoder finer "
+        "maps with positions added: small or dull objects cost the loss little."
+    ),
+    "loss_not_falling": (
+        "Change the learning rate{lr} by a factor of 3 up and down, let it decay, and check that images lie in [0, 1]."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One diagnosis: what, how bad, the number that shows it beside its threshold, the likely fix and who says so."""
+
+    name: str
+    severity: Severity
+    evidence: str
+    fix: str = ""
+
+
+def diagnose(
+    stats: Stats, curves: Sequence[Mapping[str, Any]] | None = None, settings: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """Name what is wrong with a run.
+
+    Args:
+        stats: from `stats_of` or `metrics.binding.binding_stats`; missing or NaN entries are not judged. May be empty.
+        curves: rows of `metrics.jsonl` in order; `step`, `total` and `loss/...` are read.
+        settings: contents of `run.yaml`; `steps`, `warmup_steps` and `lr`, at any depth, make the answer exact.
+
+    Returns:
+        Problems, then notes; exactly one finding `healthy` if there are none. One cause gives one finding.
+    """
+    curves, settings = curves or [], settings or {}
+    known = {name: value for name, value in stats.items() if value is not None and math.isfinite(value)}
+    losses = [(row.get("step", i), loss) for i, row in enumerate(curves) if (loss := _loss(row)) is not None]
+    found = [*_loss_findings(losses), *_mask_findings(known, early=_progress(curves, settings) < EARLY)]
+    if any(name == "nan" for name, _, _ in found):
+        found = [one for one in found if one[0] == "nan"]
+    hints = {
+        "lr": f" (now {lr:g})" if isinstance(lr := _setting(settings, "lr"), int | float) else "",
+        "warmup": f" (now {warmup} steps)" if (warmup := _setting(settings, "warmup_steps")) is not None else "",
+        "slots": f" (now {known['num_slots']:.0f} for {known['num_regions']:.1f} regions)"
+        if "num_regions" in known
+        else "",
+    }
+    findings = [Finding(name, severity, text, FIXES[name].format(**hints)) for name, severity, text in found]
+    if not findings:
+        looked = [f"masks of {known['num_images']:.0f} images"] if "num_images" in known else []
+        looked += [f"{len(losses)} losses"] if losses else []
+        text = f"No check found anything in {' and '.join(looked)}." if looked else "Nothing was measured yet."
+        findings = [Finding("healthy", "ok", text)]
+    return sorted(findings, key=lambda finding: finding.severity != "problem")
+
+
+def collapsed(findings: Sequence[Finding]) -> bool:
+    """Whether the slots mean nothing: stripes, one slot for all, uniform attention or NaN."""
+    return any(finding.severity == "problem" and finding.name in COLLAPSES for finding in findings)
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """One line: `healthy`, `collapsed: stripes`, `problems: merged objects` or `notes: background split`."""
+    for severity, word in (("problem", "collapsed" if collapsed(findings) else "problems"), ("note", "notes")):
+        names = [finding.name.replace("_", " ") for finding in findings if finding.severity == severity]
+        if names:
+            return f"{word}: {', '.join(names)}"
+    return "healthy"
+
+
+# What the masks tell. With true masks the foreground decides: an empty background may be shared at will.
+
+
+def _mask_findings(stats: Mapping[str, float], *, early: bool) -> list[tuple[str, Severity, str]]:
+    collapse = _collapse(stats, early=early)
+    if collapse is None:
+        return _sharing(stats)
+    in_doubt = collapse[:2] == ("stripes", "note")
+    return [collapse, *(_sharing(stats) if in_doubt else [])]
+
+
+def _collapse(stats: Mapping[str, float], *, early: bool) -> tuple[str, Severity, str] | None:
+    """The first collapse that the numbers show."""
+    phase: Severity = "note" if early else "problem"
+    on = f" on {stats.get('num_images', 0):.0f} images" + (", early in training" if early else "")
+    if (finite := stats.get("finite", 1)) < 1:
+        return "nan", "problem", f"Masks of {1 - finite:.0%} of the images hold NaN."
+    if (spread := stats.get("entropy_foreground", stats.get("entropy", 0))) >= UNIFORM:
+        text = (
+            f"All slots share each pixel: entropy is {spread:.2f} of that of uniform masks (threshold {UNIFORM}){on}."
+        )
+        return "uniform_attention", phase, text
+    if "swallowed" in stats:
+        if (share := stats["swallowed"]) >= ONE_SLOT_SWALLOWS:
+            text = f"The slot of the background owns {share:.0%} of all else (threshold {ONE_SLOT_SWALLOWS:.0%}){on}."
+            return "one_slot_takes_all", phase, text
+    elif (share := stats.get("largest_share", 0)) >= ONE_SLOT:
+        return "one_slot_takes_all", phase, f"One slot owns {share:.0%} of the pixels (threshold {ONE_SLOT:.0%}){on}."
+    if "num_regions" in stats:
+        score, own = stats.get("stripes_foreground", 0), stats.get("truth_agreement", 0)
+        if score >= STRIPES_FOREGROUND and score > own:
+            text = (
+                f"Objects are cut as in all other images (agreement {score:.2f}, threshold {STRIPES_FOREGROUND}) and "
+                f"not as they lie in their own (agreement {own:.2f}){on}."
+            )
+            return "stripes", "problem", text
+    elif (score := stats.get("stripes", 0)) >= STRIPES_NOTE:
+        severity: Severity = "problem" if score >= STRIPES else "note"
+        doubt = "" if severity == "problem" else "; look at the samples, since data of one layout do the same"
+        return (
+            "stripes",
+            severity,
+            f"Images are cut alike: agreement {score:.2f} (threshold {STRIPES}){on}{doubt}.",
+        )
+    return None
+
+
+def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
+    """How slots that work share what they see: too many for the background or an object, or too few."""
+    found: list[tuple[str, Severity, str]] = []
+    on = f" on {stats.get('num_images', 0):.0f} images"
+    used = stats.get("num_slots", 0) * (1 - stats.get("dead_slots", 0))
+    regions = stats.get("num_regions")
+
+    def shared(name: str, value: float, what: str, worst: Severity) -> None:
+        if value >= SHARED_NOTE:
+            text = f"{value:.1f} {what} (threshold {SHARED_NOTE}){on}."
+            found.append((name, worst if value >= SHARED else "note", text))
+
+    background = stats.get("background_slots", 1)
+    shared("background_split", background, "slots share the background", "note")
+    shared("over_segmentation", stats.get("slots_per_object", 1), "slots share an object", "problem")
+    if regions is None:
+        if (dead := stats.get("dead_slots", 0)) >= DEAD:
+            found.append(("dead_slots", "note", f"{dead:.0%} of the slots own nothing (threshold {DEAD:.0%}){on}."))
+    elif used < NEEDED * regions <= NEEDED * stats["num_slots"]:  # objects share slots, but not for lack of slots
+        text = f"{used:.1f} slots are in use for {regions:.1f} true regions (threshold {NEEDED:.0%}){on}."
+        found.append(("dead_slots", "problem", text))
+    elif (lost := stats.get("swallowed", 0)) >= SWALLOWED_NOTE and background < SHARED_NOTE:
+        text = (
+            f"{lost:.0%} of the object pixels lie in the slot of the background (threshold {SWALLOWED_NOTE:.0%}){on}."
+        )
+        found.append(("merged_objects", "problem" if lost >= SWALLOWED else "note", text))
+    else:
+        shared("merged_objects", stats.get("objects_per_slot", 1), "objects share a slot", "problem")
+    return found
+
+
+# What the curves tell.
+
+
+def _loss_findings(losses: Sequence[tuple[float, float]]) -> list[tuple[str, Severity, str]]:
+    broken = [step for step, loss in losses if not math.isfinite(loss)]
+    if broken:
+        return [("nan", "problem", f"The loss is not a number, first at step {broken[0]}.")]
+    if len(losses) < 10:  # too few to call anything a trend
+        return []
+    values, fifth = [loss for _, loss in losses], len(losses) // 5
+    first, last = median(values[: len(values) // 10]), median(values[-fifth:])
+    lowest = min(median(values[i : i + fifth]) for i in range(0, len(values) - fifth + 1, fifth))
+    if first > 0 and last > FALL * first:
+        text = (
+            f"The loss went from {first:.4g} to {last:.4g} in {len(values)} rows (threshold {FALL:.0%} of the first)."
+        )
+        return [("loss_not_falling", "problem", text)]
+    if lowest > 0 and last > RISE * lowest:
+        text = f"The loss rose from {lowest:.4g} back to {last:.4g} (threshold {RISE} times its lowest level)."
+        return [("loss_not_falling", "note", text)]
+    return []
+
+
+def _loss(row: Mapping[str, Any]) -> float | None:
+    """The loss of a row of `metrics.jsonl`; NaN where it was written as null, None for a row without one."""
+    terms = [row["total"]] if "total" in row else [value for name, value in row.items() if name.startswith("loss/")]
+    return sum(math.nan if term is None else float(term) for term in terms) if terms else None
+
+
+def _progress(curves: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> float:
+    """The share of all steps that are done; 1 if unknown."""
+    step, steps = (curves[-1].get("step") if curves else None), _setting(settings, "steps")
+    return step / steps if isinstance(step, int | float) and isinstance(steps, int) and steps > 0 else 1.0
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    """The first setting of this name, however deep; None if there is none."""
+    if name in settings:
+        return settings[name]
+    inside = (_setting(value, name) for value in settings.values() if isinstance(value, Mapping))
+    return next((value for value in inside if value is not None), None)
+
+
+def stats_of(
+    method: Method, dataset: Dataset, *, num_images: int = 64, seed: int = 0, size: int = 64
+) -> dict[str, float]:
+    """`binding_stats` of a method on the first images of a data set.
+
+    Each image is encoded alone from the same random slots, so where segmentations differ the content is the reason.
+    Masks are the decoder's, or the attention where there is no direct decoder.
+
+    Args:
+        method: on any device. Its mode and the random state are left as they were.
+        dataset: `mask` is used if there, without `void` pixels.
+        num_images: 32 or more give steady numbers.
+        seed: of the random slots.
+        size: masks are compared at no more than this height and width in pixels.
+
+    Raises:
+        ValueError: for fewer than two images, among which nothing can be compared.
+    """
+    count = min(num_images, len(dataset))
+    if count < 2:
+        raise ValueError(f"stats_of got {count} images; it compares images and needs 2 or more.")
+    masks = []
+    with inspecting(method, seed=seed) as device:
+        batch = to_batch(dataset.__getitems__(range(count)), device)
+        height, width = (min(side, size) for side in batch["image"].shape[-2:])
+        for image in batch["image"].split(1):
+            torch.manual_seed(seed)
+            output = method.encode(image)
+            masks.append(predicted_masks(output, decode(method, output), size=(height, width)))
+    true, valid = (
+        interpolate(batch[key][:, None].double(), (height, width), mode="nearest-exact").long()[:, 0]
+        if key in batch
+        else None
+        for key in ("mask", "void")
+    )
+    return binding_stats(torch.cat(masks), true, valid=None if valid is None else valid == 0)
+
+
+def write(
+    run_folder: str | os.PathLike[str], stats: Stats, findings: Sequence[Finding], *, step: int | None = None
+) -> Path:
+    """Write `eval/doctor.json` of a run folder, for `read` and the report page. NaN becomes null."""
+    path = Path(run_folder) / "eval" / "doctor.json"
+    content = {
+        "verdict": verdict(findings),
+        "step": step,
+        "findings": [asdict(finding) for finding in findings],
+        "stats": {name: value if value is not None and math.isfinite(value) else None for name, value in stats.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")  # written beside and renamed: never half a file
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return beside.replace(path)
+
+
+def read(run_folder: str | os.PathLike[str]) -> tuple[dict[str, float | None], list[Finding]]:
+    """Statistics and findings that `write` left in a run folder.
+
+    Raises:
+        UserError: if there are none, or the file is damaged.
+    """
+    path = Path(run_folder) / "eval" / "doctor.json"
+    again = f"run `slotworks doctor {run_folder}` to write it anew."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(content["stats"]), [Finding(**finding) for finding in content["findings"]]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {again}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; {again}") from None

@@ -1,0 +1,53 @@
+"""The evaluation file of a run folder: `RUN/eval/NAME.json`, one per data set and protocol."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from slotworks.types import UserError
+
+KEYS = ("data", "split", "protocol", "num_images", "checkpoint", "seed", "metrics", "per_image")
+"""Every record has exactly these."""
+
+
+def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Path:
+    """Write `RUN/eval/NAME.json`, replacing an older one only when the new file is complete.
+
+    NaN and infinity, which JSON cannot hold, become null.
+
+    Args:
+        run_folder: must exist; `eval` is made.
+        name: of the file, without a folder and without `.json`.
+        record: with exactly the keys of `KEYS`; `metrics` maps a name to `mean`, `sem` and `n`, `per_image` to a list.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if the run folder does not exist, or `name` is not a plain file name.
+        ValueError: if keys are missing or unknown.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a run folder; give the folder that `slotworks train` made.")
+    if name != Path(name).name or name in ("", ".", ".."):
+        raise UserError(f"{name!r} is not a plain file name; give a name without slashes, such as test-oclf.")
+    if set(record) != set(KEYS):
+        raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
+    text = json.dumps(_finite(record), allow_nan=False, indent=1)
+    target = folder / "eval" / f"{name}.json"
+    target.parent.mkdir(exist_ok=True)
+    beside = target.with_name(f".{name}.{os.getpid()}.tmp")
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(target)
+    return target
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

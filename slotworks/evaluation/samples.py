@@ -1,0 +1,190 @@
+"""Pictures of what a method does with a few images, as PNG files that the report page and people look at.
+
+    write_samples(method, dataset, "runs/mine", indices=range(8), step=1000)
+
+writes below `samples/` of the run folder: `index.json`, the pictures it names in `step_0001000/`, and
+`step_0001000.png`, one sheet with a row per image: input | true masks | predicted masks | reconstruction | each slot
+alone. Sheets of earlier steps stay, so they tell the story of a run; the single pictures of earlier steps are removed.
+"""
+
+import colorsys
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.types import Batch, Dataset, DecoderOutput, Method, SlotOutput, to_batch
+
+BACKGROUND = (70, 70, 70)  # the true background, and the slot that fits it best
+VOID = (235, 235, 235)  # pixels nobody labelled
+MAX_SIDE = 160
+"""Pictures are stored at most this many pixels wide and high, so a page with 8 images of 7 slots stays below 5 MB."""
+
+
+COLORS = [
+    *[(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)],
+    *[(153, 153, 51), (51, 34, 136), (136, 34, 85), (17, 119, 51), (221, 204, 119), (68, 170, 153)],
+]
+"""The first seven are Okabe and Ito's (2008), the next six from Tol's muted scheme (2021): both were made to be told
+apart with every kind of colour vision. The rest step around the hue circle by the golden angle."""
+for _i in range(len(COLORS), 64):
+    _red, _green, _blue = colorsys.hsv_to_rgb(_i * 0.618034 % 1, 0.6, 0.9)
+    COLORS.append((round(255 * _red), round(255 * _green), round(255 * _blue)))
+PALETTE = np.array(COLORS, dtype=np.uint8)
+"""Colours of segments, `64 3`."""
+
+
+def write_samples(
+    method: Method,
+    dataset: Dataset,
+    run_folder: str | os.PathLike[str],
+    *,
+    indices: Sequence[int],
+    step: int,
+    scores: Mapping[int, Mapping[str, float]] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Render images of a data set with their slots and return the path of `samples/index.json`.
+
+    Args:
+        method: on any device; its training mode and the caller's random state are left as they were.
+        dataset: `mask` is shown if it has one.
+        run_folder: `samples/` is made in it.
+        indices: which samples, in the order of the sheet.
+        step: training step, for names.
+        scores: metrics by index, printed beside the image; the report page shows low FG-ARI first.
+        seed: of the random slots, the same at each call so that pictures of two steps can be compared.
+    """
+    indices = [int(index) for index in indices]
+    with inspecting(method, seed=seed) as device:
+        batch = to_batch(dataset.__getitems__(indices), device)
+        output = method.encode(batch["image"])
+        decoded = decode(method, output)
+    height, width = batch["image"].shape[-2:]
+    pred = predicted_masks(output, decoded, size=(height, width)).argmax(1)
+    shown = [_pictures(i, batch, output, decoded, pred[i]) for i in range(len(indices))]
+
+    samples = Path(run_folder) / "samples"
+    folder = samples / f"step_{step:07d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"index": index, "scores": dict((scores or {}).get(index, {})), "colors": colors}
+        | {name: _save(picture, folder / f"{index:06d}_{name}.png") for name, picture in pictures.items()}
+        for index, (pictures, colors) in zip(indices, shown, strict=True)
+    ]
+    names = ("input", "truth", "segmentation", "recon")
+    sheet = contact_sheet([[p[name] for name in names if name in p] + p.get("parts", p["masks"]) for p, _ in shown])
+    _replace(samples / f"{folder.name}.png", lambda path: sheet.save(path, optimize=True))
+    text = json.dumps({"step": step, "rows": rows}, indent=1) + "\n"
+    index_file = _replace(samples / "index.json", lambda path: path.write_text(text, encoding="utf-8"))
+    for old in samples.glob("step_*"):  # the new index no longer names them
+        if old.is_dir() and old != folder:
+            shutil.rmtree(old)
+    return index_file
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, cell: int = 96, gap: int = 4) -> Image.Image:
+    """One picture of many: a row per sample on white; small pictures are enlarged without smoothing to `cell` pixels.
+
+    Args:
+        rows: pictures of each row; rows may differ in length.
+        cell: longer side of each picture in pixels.
+        gap: white pixels between pictures.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    step = cell + gap
+    sheet = Image.new("RGB", (max(columns * step + gap, 1), max(len(rows) * step + gap, 1)), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            scale = cell / max(picture.size)
+            size = [max(round(side * scale), 1) for side in picture.size]
+            tile = picture.convert("RGBA").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+            sheet.paste(tile, (gap + x * step, gap + y * step), tile)
+    return sheet
+
+
+def _pictures(
+    i: int, batch: Batch, output: SlotOutput, decoded: DecoderOutput | None, pred: Int64[Tensor, "h w"]
+) -> tuple[dict[str, Any], list[str]]:
+    """All pictures of image `i` by the names of `index.json` (nested lists for slots, iterations) and slot colours."""
+    pictures: dict[str, Any] = {"input": _picture(batch["image"][i])}
+    true = None
+    if "mask" in batch:
+        true = batch["mask"][i].cpu().numpy()
+        if "void" in batch:
+            true = np.where(batch["void"][i].cpu().numpy(), -1, true)
+        pictures["truth"] = _paint(true, [BACKGROUND, *(_color(k) for k in range(true.max())), VOID])
+    segmentation = pred.cpu().numpy()
+    colors = _slot_colors(segmentation, true, num_slots=output.slots.shape[-2])
+    pictures["segmentation"] = _paint(segmentation, colors)
+    if decoded is not None and decoded.recon.shape[1] == 3:  # some decoders render features, not images
+        opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
+        pictures["recon"] = _picture(decoded.recon[i])
+        pictures["parts"] = [_picture(part) for part in torch.cat([decoded.parts[i], opacity], dim=1)]
+    maps = output.attn_maps if decoded is None else decoded.masks
+    pictures["masks"] = [_picture(mask[None]) for mask in maps[i]]
+    steps = [replace(output, attn=attn).attn_maps[i] for attn in output.attn_steps]
+    pictures["attn_steps"] = [[_picture(mask[None]) for mask in step] for step in steps]
+    return pictures, ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colors]
+
+
+def _slot_colors(pred: np.ndarray, true: np.ndarray | None, *, num_slots: int) -> list[tuple[int, int, int]]:
+    """A colour per slot: that of the true region it fits best (one slot each, by overlap), otherwise a free one."""
+    chosen: dict[int, tuple[int, int, int]] = {}
+    num_objects = 0
+    if true is not None:
+        num_objects = max(int(true.max()), 0)
+        overlap = np.zeros((num_slots, num_objects + 1))
+        np.add.at(overlap, (pred[true >= 0], true[true >= 0]), 1)
+        union = overlap.sum(0, keepdims=True) + overlap.sum(1, keepdims=True) - overlap
+        pairs = zip(*linear_sum_assignment(overlap / np.maximum(union, 1), maximize=True), strict=True)
+        chosen = {n: _color(m - 1) if m else BACKGROUND for n, m in pairs if overlap[n, m]}
+    free = iter(range(num_objects, num_objects + num_slots))
+    return [chosen[n] if n in chosen else _color(next(free)) for n in range(num_slots)]
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    return COLORS[index % len(COLORS)]
+
+
+def _paint(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """Integers to colours; -1 is the last colour."""
+    return _small(Image.fromarray(np.array(palette, dtype=np.uint8)[labels]), Image.Resampling.NEAREST)
+
+
+def _picture(values: Float[Tensor, "c h w"]) -> Image.Image:
+    """Values in [0, 1] to a picture: 1 channel grey, 3 colour, 4 colour and opacity."""
+    pixels = (values.float().nan_to_num().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    return _small(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), Image.Resampling.BOX)
+
+
+def _small(picture: Image.Image, resample: Image.Resampling) -> Image.Image:
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), resample)
+    return picture
+
+
+def _save(picture: Any, path: Path) -> Any:
+    """Save a picture, or nested lists of them under numbered names; the same nesting of their relative paths."""
+    if isinstance(picture, list):
+        return [_save(one, path.with_stem(f"{path.stem}_{k}")) for k, one in enumerate(picture)]
+    picture.save(path, optimize=True)
+    return f"{path.parent.name}/{path.name}"
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write beside and rename: a reader sees the old file or the new one, never half of it."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    write(beside)
+    return beside.replace(path)

@@ -1,0 +1,166 @@
+"""Own pictures in; masks, slot vectors and overlays out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from slotworks.evaluation.masks import decode, inspecting
+from slotworks.evaluation.samples import PALETTE
+from slotworks.types import Method, UserError, to_batch
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, and every picture below the folders given, in order of name.
+
+    Raises:
+        UserError: if a path does not exist or nothing was found.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path} does not exist; give picture files or folders of pictures.")
+    if not found:
+        raise UserError(
+            f"No picture found below {', '.join(map(str, paths))}; known endings: {' '.join(IMAGE_SUFFIXES)}."
+        )
+    return found
+
+
+def read_image(path: Path) -> Image.Image:
+    """A picture of any size and mode as upright RGB; what is transparent becomes white.
+
+    Raises:
+        UserError: if the file is no picture, is damaged or is too large to be one by accident.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in ("I;16", "I;16B", "I", "F"):  # convert("RGB") would clip these instead of scaling
+                values = np.asarray(image, dtype=np.float64)
+                high = values.max() if image.mode in ("I", "F") else 65535
+                image = Image.fromarray((255 * values / max(high, 1)).clip(0, 255).astype(np.uint8))
+            if "A" in image.getbands() or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}); leave it out or save it anew.") from None
+
+
+def segment_images(
+    method: Method,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    image_size: tuple[int, int],
+    num_slots: int | None = None,
+    masks: Literal["decoder", "attention"] = "decoder",
+    seed: int = 0,
+    skip_damaged: bool = False,
+) -> Iterator[dict]:
+    """Take pictures apart with a trained method and write what was found, one picture at a time.
+
+    For `cat.jpg` it writes `cat_mask.png` (palette image at the picture's own size, value = slot), `cat_overlay.png`,
+    `cat_slots.npz` (`slots` `n d` and the soft `masks` `n h w` at the model's size) and `cat_rle.json` (COCO run-length
+    masks, one for each slot that owns pixels). Two pictures of the same name get their suffix or a number added.
+
+    Args:
+        method: a trained method.
+        files: pictures of any size and mode.
+        out: folder for the results; made if it is missing.
+        image_size: height and width that the method was trained on; pictures are resized to it.
+        num_slots: another number of slots than in training, where the method allows it.
+        masks: "decoder" for the masks the decoder mixes with, "attention" for those of Slot Attention.
+        seed: of the initial slots.
+        skip_damaged: yield the sentence about a picture that cannot be read as `error` and go on, instead of raising it.
+
+    Yields:
+        For each picture its `file`, the files `written` and the number of `slots` that own pixels.
+
+    Raises:
+        UserError: if the method cannot change its number of slots, or a picture cannot be read.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    height, width = image_size
+    used: set[str] = set()
+    for file in files:
+        try:
+            picture = read_image(file)
+        except UserError as error:
+            if not skip_damaged:
+                raise
+            yield {"file": str(file), "error": str(error)}
+            continue
+        small = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        with inspecting(method, seed=seed) as device:
+            batch = to_batch({"image": small[None]}, device)
+            try:
+                encoded = method.encode(batch["image"], **({} if num_slots is None else {"num_slots": num_slots}))
+            except (TypeError, ValueError) as error:
+                if num_slots is None:
+                    raise
+                raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
+            decoded = decode(method, encoded) if masks == "decoder" else None
+            soft = (encoded.attn_maps if decoded is None else decoded.masks)[0].float().cpu()
+        yield _write(out, _unused(file, used), file, picture, soft, encoded.slots[0].float().cpu())
+
+
+def _unused(file: Path, used: set[str]) -> str:
+    """A name for the results of `file` that no other file of this call has."""
+    candidates = [file.stem, file.name.replace(".", "_")] + [f"{file.stem}_{i}" for i in range(2, 10_000)]
+    name = next(c for c in candidates if c not in used)
+    used.add(name)
+    return name
+
+
+def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor, slots: Tensor) -> dict:
+    from pycocotools import mask as coco_mask
+
+    size = (picture.height, picture.width)
+    labels = _upsampled_argmax(soft, size)
+    index = Image.fromarray(labels)
+    palette = PALETTE[np.arange(len(soft)) % len(PALETTE)]
+    index.putpalette(palette.flatten().tolist())
+    overlay = Image.blend(picture, Image.fromarray(palette[labels]), 0.5)
+    files = [out / f"{name}_{kind}" for kind in ("mask.png", "overlay.png", "slots.npz", "rle.json")]
+    index.save(files[0])
+    overlay.save(files[1])
+    np.savez_compressed(files[2], slots=slots.numpy(), masks=soft.numpy())
+    found = []
+    for slot in np.unique(labels):
+        rle = coco_mask.encode(np.asfortranarray(labels == slot))
+        area = int(coco_mask.area(rle))
+        bbox = [float(v) for v in coco_mask.toBbox(rle)]
+        counts = rle["counts"].decode("ascii")
+        found.append(
+            {"slot": int(slot), "segmentation": {"size": list(size), "counts": counts}, "area": area, "bbox": bbox}
+        )
+    files[3].write_text(json.dumps({"file_name": file.name, "height": size[0], "width": size[1], "annotations": found}))
+    return {"file": str(file), "written": [str(f) for f in files], "slots": len(found)}
+
+
+def _upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear masks at the picture's own size, then argmax; in bands of rows, so that a large photo stays small in memory."""
+    n, (height, width) = len(soft), size
+    if height * width * n <= 64_000_000:
+        return F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0).byte().numpy()
+    labels = np.empty(size, dtype=np.uint8)
+    best = torch.full(size, -torch.inf)
+    for slot in range(n):
+        value = F.interpolate(soft[None, slot : slot + 1], size=size, mode="bilinear", align_corners=False)[0, 0]
+        labels[(value > best).numpy()] = slot
+        best = torch.maximum(best, value)
+    return labels

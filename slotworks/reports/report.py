@@ -1,0 +1,259 @@
+"""A run folder to one HTML page that can be mailed: pictures inside, nothing loaded from anywhere, no script.
+
+    write_report("runs/mine")                       # runs/mine/report.html
+
+Only files are read (`run.yaml`, `env.json`, `metrics.jsonl`, `samples/`, `eval/`), so a page can be written without the
+method, its weights or torch. Every file may be missing or damaged, as after a run that was killed: what is there is
+shown, and what could not be read is said at the end of the page.
+"""
+
+import base64
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from slotworks.reports.curves import Chart, chart, number
+
+LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd")
+MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
+MAX_SHEETS = 6  # earlier samples shown
+WORST = 8  # images named as the worst of an evaluation
+
+
+def write_report(run_folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html` in a run folder and return its path.
+
+    Raises:
+        ValueError: if the folder does not exist.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the folder of a run, such as runs/mine.")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("report.html.j2").render(_content(folder))
+    path = folder / "report.html"
+    beside = path.with_name(f".{os.getpid()}.report.html")  # written beside and renamed: never half a page
+    beside.write_text(text, encoding="utf-8")
+    return beside.replace(path)
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """All that the template shows."""
+    notes: list[str] = []
+    settings = _mapping(_read(folder / "run.yaml", yaml.safe_load, notes))
+    env = _mapping(_read(folder / "env.json", json.loads, notes))
+    rows = _rows(folder / "metrics.jsonl", notes)
+    doctor = _mapping(_read(folder / "eval" / "doctor.json", json.loads, notes))
+    evals = sorted(path for path in folder.glob("eval/*.json") if path.name != "doctor.json")
+    return {
+        "name": folder.resolve().name,
+        "facts": _facts(settings, rows),
+        "verdict": str(doctor.get("verdict", "")),
+        "examined": doctor.get("step"),
+        "findings": [_mapping(finding) for finding in doctor.get("findings") or []],
+        "evals": [_evaluation(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))],
+        "samples": _samples(folder, notes),
+        "sheets": _sheets(folder, notes),
+        "charts": _charts(rows),
+        "settings": dict(_flat(settings)),
+        "env": dict(_flat(env)),
+        "notes": notes,
+        "label": _label,
+    }
+
+
+# Reading: whatever cannot be read becomes a note.
+
+
+def _read(path: Path, parse: Any, notes: list[str]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        notes.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}")
+        return None
+
+
+def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` that can be read and have a step."""
+    text = _read(path, str, notes) or ""
+    rows, broken = [], []
+    for i, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({"step": float(row["step"])} | {k: v for k, v in row.items() if k != "step"})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            broken.append(i)
+    if broken:
+        which = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        notes.append(f"{path.name}: {len(broken)} of {len(rows) + len(broken)} lines were left out (line {which}).")
+    return rows
+
+
+def _picture(samples: Path, name: Any, notes: list[str]) -> str | None:
+    """A PNG below `samples/` as a data URI; None, with a note, for anything else."""
+    path = (samples / str(name)).resolve()
+    try:
+        if not path.is_relative_to(
+            samples.resolve()
+        ):  # a folder from elsewhere may not show other files of this machine
+            raise ValueError("it lies outside the run folder")
+        content = path.read_bytes()
+        if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) > MAX_PICTURE:
+            raise ValueError("it is no PNG, or too large")
+    except (OSError, ValueError) as error:
+        notes.append(f"samples/{name} is not shown: {getattr(error, 'strerror', None) or error}.")
+        return None
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings by dotted name."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# Arranging.
+
+
+def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The line below the title."""
+    kinds = [(part, _mapping(settings.get(part)).get("kind")) for part in ("method", "data")]
+    facts = [(part, str(kind).removesuffix("Config")) for part, kind in kinds if kind]
+    if rows:
+        of = f" of {settings['steps']:,}" if isinstance(settings.get("steps"), int) else ""
+        facts.append(("steps", f"{rows[-1]['step']:,.0f}{of}"))
+        seconds = rows[-1].get("time")
+        if isinstance(seconds, int | float):
+            hours, minutes = divmod(round(seconds / 60), 60)
+            facts.append(
+                ("time", f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s")
+            )
+    return facts + [(name, str(settings[name])) for name in ("seed", "precision") if name in settings]
+
+
+def _label(metric: str) -> str:
+    """A metric as papers print it: `fg_ari` is FG-ARI, `mbo_i` is mBO_i."""
+    known = {"fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU", "mse": "MSE", "corloc": "CorLoc"}
+    stem, _, suffix = metric.rpartition("_")
+    if suffix in ("i", "c"):
+        return f"{known.get(stem, stem.upper())}_{suffix}"
+    return known.get(metric, metric.upper() if len(metric) <= 5 else metric.replace("_", " "))
+
+
+def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """One file of `eval/`: each metric with its protocol, how its images spread and which are the worst."""
+    protocol = record.get("protocol")
+    metrics = []
+    for name, value in _mapping(record.get("metrics")).items():
+        rules = protocol.get(name) if isinstance(protocol, Mapping) else protocol
+        mean, sem, n = (_number(_mapping(value).get(key)) for key in ("mean", "sem", "n"))
+        metrics.append({"name": name, "mean": mean, "sem": sem, "n": n, "protocol": str(rules or "not stated")})
+    name, values = next(iter(_mapping(record.get("per_image")).items()), ("", []))
+    values = values if isinstance(values, list) else []
+    scored = [(score, i) for i, value in enumerate(values) if (score := _number(value)) is not None]
+    about = ("data", "split", "num_images", "checkpoint", "seed")
+    return {
+        "title": path.stem,
+        "about": [(key.replace("_", " "), str(record[key])) for key in about if record.get(key) is not None],
+        "rules": str(record.get("rules") or ""),
+        "metrics": metrics,
+        "spread_of": name,
+        "bars": _histogram([score for score, _ in scored]),
+        "worst": sorted(scored, reverse=name in LOWER_IS_BETTER)[:WORST],
+    }
+
+
+def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:
+    """Bars of equal width: their heights relative to the highest, and the range. From 0 to 1 where values allow it."""
+    if len(values) < 2:
+        return None
+    low, high = min(*values, 0.0), max(*values, 1.0)
+    counts = [0] * bins
+    for value in values:
+        counts[min(int((value - low) / (high - low) * bins), bins - 1)] += 1
+    return {"heights": [count / max(counts) for count in counts], "low": number(low), "high": number(high)}
+
+
+def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
+    """Rows of `samples/index.json` with their pictures, worst first."""
+    index = _mapping(_read(folder / "samples" / "index.json", json.loads, notes))
+    rows = [_mapping(row) for row in index.get("rows") or []]
+    if not rows:
+        return None
+
+    def pictures(value: Any) -> Any:
+        """Names to data URIs, in the same nesting."""
+        if isinstance(value, list):
+            return [pictures(one) for one in value]
+        return _picture(folder / "samples", value, notes)
+
+    shown = []
+    for row in rows:
+        scores = {str(name): _number(value) for name, value in _mapping(row.get("scores")).items()}
+        whole = {key: pictures(row[key]) for key in ("input", "truth", "segmentation", "recon") if row.get(key)}
+        slots = {key: pictures(row.get(key) or []) for key in ("parts", "masks", "attn_steps")}
+        colors = [str(color) for color in row.get("colors") or []]
+        colors += [""] * max(len(slots["parts"]), len(slots["masks"]))  # a colour, or none, for every slot
+        shown.append({"index": row.get("index", "?"), "scores": scores, "whole": whole, "colors": colors} | slots)
+    names = [name for row in shown for name, value in row["scores"].items() if value is not None]
+    first = "fg_ari" if "fg_ari" in names else next(iter(names), None)
+    if first is not None:
+        sign = -1 if first in LOWER_IS_BETTER else 1
+        shown.sort(key=lambda row: sign * (math.inf if (v := row["scores"].get(first)) is None else v))
+    return {"step": _number(index.get("step")), "rows": shown, "sorted_by": first}
+
+
+def _sheets(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
+    """Contact sheets of earlier steps, first to last, evenly chosen: (step, data URI)."""
+    paths = sorted(folder.glob("samples/step_*.png"))
+    if len(paths) > MAX_SHEETS:
+        paths = [paths[round(i * (len(paths) - 1) / (MAX_SHEETS - 1))] for i in range(MAX_SHEETS)]
+    read = [
+        (path.stem.removeprefix("step_").lstrip("0") or "0", _picture(path.parent, path.name, notes)) for path in paths
+    ]
+    return [(step, picture) for step, picture in read if picture is not None]
+
+
+def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:
+    """Charts by group: all loss terms in one on a logarithmic axis, one chart for each other number, by prefix."""
+    series: dict[str, list[tuple[float, float | None]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("step", "time") and (value is None or isinstance(value, int | float)):
+                series.setdefault(name, []).append((row["step"], _number(value)))
+    losses = {name: points for name, points in series.items() if name == "total" or name.startswith("loss/")}
+    if len(losses) == 2 and series.get("total") in [points for name, points in losses.items() if name != "total"]:
+        del losses["total"]  # the only term, under another name
+    groups: dict[str, list[Chart | None]] = {"loss": [chart("loss", losses, log=True)]} if losses else {}
+    rest = set(series) - set(losses) - {"total"}
+    for name in sorted(rest, key=lambda name: ("/" not in name, not name.startswith("eval/"), name)):
+        prefix, _, metric = name.rpartition("/")
+        title = _label(metric) if prefix == "eval" else metric.replace("_", " ")
+        groups.setdefault(prefix or "optimiser", []).append(chart(title, {name: series[name]}))
+    return {group: kept for group, charts in groups.items() if (kept := [one for one in charts if one is not None])}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,200 @@
+"""A checkpoint is one safetensors file: `model.*` weights, `ema.*` their average, `optimizer.PARAMETER.*` Adam's state.
+
+Its metadata hold the run as YAML, the finished steps and the training seconds, so one file is enough to rebuild the
+method and to go on. Nothing in it is a pickle. No random state is stored: in the training loop it is a function of the
+seed and the step.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from slotworks.training.files import replacing
+from slotworks.training.run import Run
+from slotworks.training.serialize import from_plain, from_yaml, to_yaml
+from slotworks.types import Method, MethodConfig, UserError
+
+FORMAT = "slotworks-checkpoint"
+VERSION = 1
+LAST = Path("checkpoints") / "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training run after `step` updates."""
+
+    run: Run
+    step: int
+    seconds: float  # of training so far
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] = field(default_factory=dict)  # trainable weights only; empty without an average
+    optimizer: dict[str, Tensor] = field(default_factory=dict)  # "PARAMETER.KEY", by name so that order may change
+    scaler: dict[str, float] = field(default_factory=dict)  # loss scale of float16
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint, whole or not at all; an older one at `path` stays if the disk refuses.
+
+    Raises:
+        UserError: if it could not be written.
+    """
+    sections = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer}
+    tensors = {  # copied: safetensors refuses tied weights that share memory
+        f"{section}.{name}": value.detach().to("cpu", copy=True).contiguous()
+        for section, values in sections.items()
+        for name, value in values.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "run": to_yaml(checkpoint.run),
+        "step": str(checkpoint.step),
+        "seconds": repr(checkpoint.seconds),
+        "scaler": json.dumps(checkpoint.scaler),
+    }
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata=metadata)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a whole checkpoint, to go on training.
+
+    Raises:
+        UserError: if the file is missing, cut short, not a checkpoint, or of an unknown method or data set.
+    """
+    path = _file(path)
+    metadata, tensors = _read(path)
+    sections: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        section, _, rest = name.partition(".")
+        sections.setdefault(section, {})[rest] = value
+    return Checkpoint(
+        run=from_yaml(Run, metadata["run"], source=str(path)),
+        step=int(metadata["step"]),
+        seconds=float(metadata["seconds"]),
+        scaler=json.loads(metadata["scaler"]),
+        model=sections["model"],
+        ema=sections["ema"],
+        optimizer=sections["optimizer"],
+    )
+
+
+def load_weights(path: Path | str, *, ema: bool = True) -> tuple[MethodConfig, dict[str, Tensor]]:
+    """The method's settings and weights, on the CPU; the data set's class need not be known.
+
+    Args:
+        path: a checkpoint, or a run folder for its last one.
+        ema: with the averaged weights where the run kept an average.
+
+    Raises:
+        UserError: if the file is missing, cut short, not a checkpoint, or of an unknown method.
+    """
+    path = _file(path)
+    metadata, tensors = _read(path, skip="optimizer." if ema else ("optimizer.", "ema."))
+    plain = yaml.safe_load(metadata["run"])
+    config = from_plain(MethodConfig, plain["method"], source=str(path))
+    weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
+    weights |= {name.removeprefix("ema."): v for name, v in tensors.items() if name.startswith("ema.")}
+    return config, weights
+
+
+def load_method(path: Path | str, *, ema: bool = True) -> Method:
+    """The trained method, built from its settings, on the CPU in evaluation mode.
+
+    Args:
+        path: a checkpoint, or a run folder for its last one.
+        ema: with the averaged weights where the run kept an average.
+
+    Raises:
+        UserError: as `load_weights`, and if the weights do not fit the settings.
+    """
+    config, weights = load_weights(path, ema=ema)
+    method = config.build()
+    fit(method, weights, source=str(_file(path)))
+    return method.eval()
+
+
+def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
+    """Put weights into a method after checking names and shapes; `source` is the file's name for messages.
+
+    Raises:
+        UserError: naming the first weight that is missing, unknown or of another shape.
+    """
+    expected = {name: tuple(value.shape) for name, value in method.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    kind = type(method).__name__
+    for name in sorted(expected.keys() - given.keys()):
+        raise UserError(f"{source} lacks the weight {name} of {kind}; it was written for other settings or code.")
+    for name in sorted(given.keys() - expected.keys()):
+        raise UserError(f"{source} has a weight {name} that {kind} lacks; it was written for other settings or code.")
+    for name, shape in expected.items():
+        if given[name] != shape:
+            raise UserError(
+                f"{source} holds {name} with shape {given[name]} but the settings of {kind} ask for {shape}; settings "
+                "and weights belong to different runs."
+            )
+    method.load_state_dict(weights, strict=False)  # a method may leave frozen networks out of its state_dict
+
+
+def optimizer_state(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state by parameter name: `{"encoder.weight.exp_avg": tensor, ...}`."""
+    names = {id(p): name for name, p in method.named_parameters()}
+    return {f"{names[id(p)]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+
+
+def restore_optimizer(
+    method: Method, optimizer: torch.optim.Optimizer, state: dict[str, Tensor], *, source: str
+) -> None:
+    """The reverse of `optimizer_state`.
+
+    Raises:
+        UserError: if the state is not that of the method's trainable parameters.
+    """
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        parameter, _, key = name.rpartition(".")
+        by_name.setdefault(parameter, {})[key] = value
+    names = {id(p): name for name, p in method.named_parameters()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    unknown = by_name.keys() - set(order)
+    wrong = [n for n, s in zip(order, shapes, strict=True) if n in by_name and by_name[n]["exp_avg"].shape != s]
+    if unknown or wrong:
+        raise UserError(
+            f"The optimiser's state for {min(unknown or wrong)} in {source} does not fit the method; the file belongs "
+            "to another run."
+        )
+    state_dict = optimizer.state_dict()
+    state_dict["state"] = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict(state_dict)
+
+
+def _file(path: Path | str) -> Path:
+    path = Path(path)
+    return path / LAST if path.is_dir() else path
+
+
+def _read(path: Path, skip: str | tuple[str, ...] = ()) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a checkpoint, or the folder of a run that has saved one.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(skip)}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is cut short or not a safetensors file ({error}); use another checkpoint of the run."
+        ) from None
+    if metadata.get("format") != FORMAT or not metadata.keys() >= {"version", "run", "step", "seconds", "scaler"}:
+        raise UserError(f"{path} is a safetensors file, but not a checkpoint of slotworks.")
+    if not metadata["version"].isdigit() or int(metadata["version"]) > VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {metadata['version']}; this slotworks reads {VERSION}. Install a newer one."
+        )
+    return metadata, tensors

@@ -1,0 +1,48 @@
+"""Where a run computes: devices, precision and processes through Lightning Fabric."""
+
+import math
+import os
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+
+from slotworks.training.run import Run
+
+
+def open_fabric(run: Run, *, accelerator: str = "auto", devices: int = 1) -> Fabric:
+    """The devices to train on, launched: those of `torchrun` if it started this process, otherwise `devices` of them.
+
+    With more than one device and without `torchrun`, the current command is started once more for each further device.
+    """
+    nodes = 1
+    if torch.distributed.is_torchelastic_launched():
+        devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    options: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes, "strategy": strategy}
+    if run.precision == "16":  # as a plugin: asked for by name, Fabric would take bfloat16 on a CPU
+        fabric = Fabric(**options, plugins=MixedPrecision("16-mixed", Fabric(**options).device.type))
+    else:
+        fabric = Fabric(**options, precision="bf16-mixed" if run.precision == "bf16" else "32-true")
+    fabric.launch()
+    return fabric
+
+
+def clip(fabric: Fabric, model: Any, optimizer: Any, run: Run) -> float:
+    """Scale all gradients down to `max_grad_norm` in the chosen norm; returns the norm before."""
+    limit = run.optimizer.max_grad_norm
+    norm = fabric.clip_gradients(
+        model,
+        optimizer,
+        max_norm=math.inf if limit is None else limit,
+        norm_type=2.0 if run.optimizer.grad_norm_type == "l2" else math.inf,
+        error_if_nonfinite=False,
+    )
+    assert norm is not None
+    return norm.item()
+
+
+def scale_adapts(fabric: Fabric) -> bool:
+    """In float16 an infinite gradient is ordinary while the loss scale falls: that update is left out."""
+    return fabric.strategy.precision.state_dict().get("scale", 0.0) > 1e-4

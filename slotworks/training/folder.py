@@ -1,0 +1,112 @@
+"""The run folder: `run.yaml` says what is trained, `env.json` on what, `checkpoints/last.safetensors` how far it is."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import slotworks
+from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
+from slotworks.training.files import write_text
+from slotworks.training.run import Run
+from slotworks.training.serialize import load_run, save_run, to_plain
+from slotworks.types import UserError
+
+MAY_CHANGE = (
+    *("steps", "log_every", "eval_every", "save_every", "keep_every", "eval_images", "protocol", "expected"),
+    *("num_workers", "accumulate", "channels_last", "compile", "tensorboard", "wandb"),
+)
+"""Fields that may differ when a run goes on: they change how long, how fast and what is written, not what is learnt."""
+
+
+def read_folder(run: Run, folder: Path) -> Checkpoint | None:
+    """The checkpoint to go on from, or None at the start. Writes nothing.
+
+    Raises:
+        UserError: if the folder belongs to a different run, its checkpoint is unreadable or beyond `run.steps`.
+    """
+    checkpoint = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
+    if (folder / "run.yaml").exists():
+        _same(load_run(folder), run, folder)
+    if checkpoint is None:
+        return None
+    _same(checkpoint.run, run, folder)
+    if checkpoint.step > run.steps:
+        raise UserError(
+            f"{folder} is already at step {checkpoint.step}, beyond steps = {run.steps}; ask for at least as many, or "
+            "choose another folder."
+        )
+    return checkpoint
+
+
+def write_folder(run: Run, folder: Path, *, device: str, world_size: int, step: int) -> None:
+    """Write `run.yaml` and `env.json`; facts about earlier sessions are kept under `earlier`.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    save_run(run, folder / "run.yaml")
+    path = folder / "env.json"
+    try:
+        last = json.loads(path.read_text(encoding="utf-8"))
+        earlier = [*last.pop("earlier", []), last]
+    except (OSError, ValueError, AttributeError):  # no earlier session, or a file that says nothing
+        earlier = []
+    env = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": step,
+        "command": sys.argv,
+        "slotworks": slotworks.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+        "device": device,
+        "processes": world_size,
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "data": run.data.name,
+        "earlier": earlier,
+    }
+    write_text(path, json.dumps(env, indent=1) + "\n")
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the name of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def _same(before: Run, run: Run, folder: Path) -> None:
+    old, new = _flat(to_plain(before)), _flat(to_plain(run))
+    changed = [
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        for name in {**old, **new}
+        if old.get(name, "absent") != new.get(name, "absent") and name not in MAY_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a different run: {'; '.join(changed)}. Choose another folder, or set this back to go on."
+        )
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in plain.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _commit() -> str | None:
+    """The git commit of the current folder, with `-dirty` if files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

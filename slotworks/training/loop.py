@@ -1,0 +1,292 @@
+"""The training loop: `train(run, folder)` carries out a run and goes on by itself where an earlier session stopped.
+
+Read `train` from top to bottom: set up, go on from a checkpoint, one update per step, log, save, evaluate. It knows the
+contract (`slotworks.types`), never a method's name. Every random number is a function of the run's seed and the step,
+so evaluating more often changes nothing, and a run that was killed ends with the same weights as one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from slotworks.nn.noise import shared_noise
+from slotworks.training.checkpoint import (
+    LAST,
+    Checkpoint,
+    fit,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from slotworks.training.devices import clip, open_fabric, scale_adapts
+from slotworks.training.ema import EMA
+from slotworks.training.files import locked, write_text
+from slotworks.training.folder import device_name, read_folder, write_folder
+from slotworks.training.interrupt import Interrupt
+from slotworks.training.logs import Display, Log, cut_back
+from slotworks.training.optimizer import build_optimizer, set_learning_rates
+from slotworks.training.order import BatchOrder, loader
+from slotworks.training.run import Run
+from slotworks.training.seeds import seed_for, set_seed
+from slotworks.types import Method, RawBatch, UserError, to_batch
+
+Evaluator = Callable[[Method, int], dict[str, float]]
+"""Takes the method in evaluation mode and the number of finished steps; returns metrics by name."""
+
+
+class Diverged(UserError):
+    """The loss or its gradient is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a session ended."""
+
+    folder: Path
+    step: int  # finished updates
+    finished: bool  # all of `run.steps`; False after Ctrl-C, SIGTERM or `stop_after`
+    seconds: float  # of training, all sessions, without evaluation and saving
+    metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation, `eval/...`
+
+
+class TrainStep(nn.Module):
+    """Calls `method.loss` in its `forward`: the only call through which DDP joins gradients of several processes."""
+
+    def __init__(self, method: Method, run: Run, device: torch.device):
+        super().__init__()
+        self.method, self.device = method, device
+        self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
+        self.loss = torch.compile(method.loss) if run.compile else method.loss
+
+    def forward(self, raw: RawBatch, step: int) -> dict[str, Tensor]:
+        """Raw loss terms. The batch becomes float32 in here, where mixed precision does not round the images."""
+        batch = to_batch(raw, self.device)
+        if batch["image"].ndim == 4:
+            batch["image"] = batch["image"].contiguous(memory_format=self.layout)
+        return self.loss(batch, step)
+
+
+def train(
+    run: Run,
+    folder: Path | str,
+    *,
+    evaluators: Evaluator | Sequence[Evaluator] = (),
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    on_eval: Callable[[int, dict[str, float]], None] | None = None,
+    fabric: Fabric | None = None,
+    stop_after: int | None = None,
+) -> Result:
+    """Train until `run.steps` and write the run folder; goes on from `checkpoints/last.safetensors` if there is one.
+
+    Args:
+        run: what to train.
+        folder: the run folder; made if missing.
+        evaluators: called every `run.eval_every` steps and at the end, in the first process only, without gradients,
+            with the averaged weights if the run keeps an average.
+        on_log: called with the step and the numbers of each line of metrics.jsonl about training.
+        on_eval: called with the step and the numbers of each evaluation.
+        fabric: where to train, already launched; by default one device, or what `torchrun` started.
+        stop_after: stop politely after this many steps of this session.
+
+    Returns:
+        Where the session ended. Ctrl-C and SIGTERM save and return; a second Ctrl-C ends at once.
+
+    Raises:
+        UserError: if the folder belongs to a different run, its checkpoint is damaged or the disk is full.
+        Diverged: if the loss or the gradient is not finite; the last checkpoint holds the last good state.
+    """
+    folder = Path(folder)
+    fabric = fabric or open_fabric(run)
+    evaluators = [evaluators] if callable(evaluators) else list(evaluators)
+    first, world = fabric.is_global_zero, fabric.world_size
+    if run.batch_size // run.accumulate % world:
+        raise UserError(
+            f"batch_size is {run.batch_size} in {run.accumulate} micro-batches, which {world} processes cannot share "
+            "equally; choose a multiple."
+        )
+    checkpoint = read_folder(run, folder)  # every process reads and checks before the first one writes
+    start = checkpoint.step if checkpoint else 0
+
+    # ---- method, optimiser, average --------------------------------------------------------------------------------
+    set_seed(seed_for("weights", run.seed), fabric.device)
+    method = run.method.build()
+    if run.channels_last:
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(method, run)
+    model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), optimizer)
+    ema = EMA(method, run.ema_decay) if run.ema_decay else None
+    if checkpoint:
+        source = str(folder / LAST)
+        fit(method, checkpoint.model, source=source)
+        restore_optimizer(method, optimizer.optimizer, checkpoint.optimizer, source=source)
+        fabric.strategy.precision.load_state_dict(checkpoint.scaler)
+        if ema:
+            ema.load(checkpoint.ema, source)
+
+    # ---- data ------------------------------------------------------------------------------------------------------
+    dataset = run.data.open("train")
+    if len(dataset) == 0:
+        raise UserError(f"The training split of {run.data.name} is empty.")
+    order = BatchOrder(len(dataset), run, start=start, rank=fabric.global_rank, world_size=world)
+    batches = iter(loader(dataset, order, num_workers=run.num_workers, pin_memory=fabric.device.type == "cuda"))
+
+    # ---- run folder ------------------------------------------------------------------------------------------------
+    done, seconds, metrics, log = start, checkpoint.seconds if checkpoint else 0.0, {}, None
+    with ExitStack() as stack:
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+            write_folder(run, folder, device=device_name(fabric.device), world_size=world, step=start)
+            metrics = cut_back(folder, start)
+            log = Log(run, folder, step=start)
+            stack.callback(log.close)
+        metrics = fabric.broadcast(metrics)
+        interrupt = stack.enter_context(Interrupt())
+        display = stack.enter_context(Display(run, folder, step=start, quiet=not first))
+
+        def save() -> None:
+            if first:
+                state = Checkpoint(
+                    run=run,
+                    step=done,
+                    seconds=seconds,
+                    model=method.state_dict(),
+                    ema=ema.average if ema else {},
+                    optimizer=optimizer_state(method, optimizer.optimizer),
+                    scaler=fabric.strategy.precision.state_dict(),
+                )
+                save_checkpoint(state, folder / LAST)
+                if run.keep_every and done % run.keep_every == 0:
+                    save_checkpoint(state, folder / "checkpoints" / f"step_{done:07d}.safetensors")
+
+        def evaluate() -> None:
+            nonlocal metrics
+            if log and evaluators:
+                set_seed(seed_for("evaluation", run.seed), fabric.device)  # the same noise at every evaluation
+                values = run_evaluators(method, ema, evaluators, done)
+                log.write(done, seconds, values)
+                display.evaluation(done, values)
+                if on_eval:
+                    on_eval(done, values)
+                metrics = {"step": done, **values}
+            metrics = fabric.broadcast(metrics)  # the other processes wait here
+
+        if _due(done, run.eval_every, run.steps) and metrics.get("step") != done:
+            evaluate()  # an earlier session was killed between saving and evaluating
+
+        # ---- the loop ----------------------------------------------------------------------------------------------
+        stop = min(run.steps, start + stop_after) if stop_after is not None else run.steps
+        mark_step, mark_seconds, tick = done, seconds, time.perf_counter()
+        while done < stop:
+            step = done  # finished updates so far, as in the papers' schedules
+            lr = set_learning_rates(optimizer, run, step)
+            sums: dict[str, Tensor] = {}
+            for micro in range(run.accumulate):
+                raw = {name: value.numpy() for name, value in next(batches).items()}
+                part, parts = micro * world + fabric.global_rank, run.accumulate * world
+                set_seed(seed_for("dropout", run.seed, step, part), fabric.device)  # for all noise but `batch_noise`'s
+                with (
+                    shared_noise(seed_for("noise", run.seed, step), part=part, parts=parts),
+                    fabric.no_backward_sync(model, enabled=micro + 1 < run.accumulate),
+                ):
+                    terms = model(raw, step)
+                    weighted = {name: _weight(run, name) * term for name, term in terms.items()}
+                    total = torch.stack(list(weighted.values())).sum() / run.accumulate
+                    fabric.backward(total)
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, 0) + term.detach().float() / run.accumulate
+            if step == start:
+                _check_weights(run, sums)
+
+            # Every process must see the same numbers and the same wish to stop, or one would wait for the others.
+            wish = torch.tensor(float(interrupt.asked), device=fabric.device)
+            means = fabric.all_reduce(torch.stack([*sums.values(), wish]))
+            assert isinstance(means, Tensor)
+            *values, asked = means.tolist()
+            losses = dict(zip(sums, values, strict=True))
+            total_loss = sum(_weight(run, name) * value for name, value in losses.items())
+            grad_norm = clip(fabric, model, optimizer, run)
+            if not math.isfinite(total_loss) or not (math.isfinite(grad_norm) or scale_adapts(fabric)):
+                batch = order.batch(step)
+                raise _diverged(folder if first else None, step, losses, grad_norm, batch, (folder / LAST).exists())
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if ema:
+                ema.update(step)
+            done += 1
+            seconds, tick = seconds + time.perf_counter() - tick, time.perf_counter()
+
+            # ---- log, save, evaluate -------------------------------------------------------------------------------
+            display.advance(done)
+            stop = done if asked else stop
+            if log and (done % run.log_every == 0 or done in (1, run.steps)):
+                speed = (done - mark_step) / max(seconds - mark_seconds, 1e-9)
+                mark_step, mark_seconds = done, seconds
+                values = {f"loss/{name}": value for name, value in losses.items()}
+                values |= {f"weighted/{name}": _weight(run, name) * value for name, value in losses.items()}
+                values |= {"total": total_loss, "lr": lr, "grad_norm": grad_norm}
+                values |= {"images_per_second": speed * run.batch_size}
+                log.write(done, seconds, values)
+                display.losses(done, total_loss, speed)
+                if on_log:
+                    on_log(done, values)
+            if done == stop or done % run.save_every == 0 or (run.keep_every and done % run.keep_every == 0):
+                save()  # before the evaluation: if that fails, the training is kept
+            if _due(done, run.eval_every, run.steps) and not asked:
+                evaluate()
+            tick = time.perf_counter()  # saving and evaluating are not training time
+        del batches  # ends the reading processes
+        if done < run.steps:
+            display.say(f"Stopped at step {done} of {run.steps}; the same command goes on from there.")
+    metrics = {name: value for name, value in metrics.items() if name != "step"}
+    return Result(folder, done, done == run.steps, seconds, metrics)
+
+
+@torch.no_grad()
+def run_evaluators(method: Method, ema: EMA | None, evaluators: Sequence[Evaluator], step: int) -> dict[str, float]:
+    """Metrics of all evaluators under `eval/...`, with the averaged weights if there are any, in float32."""
+    values: dict[str, float] = {}
+    method.eval()
+    with ema.applied() if ema else nullcontext():
+        for evaluator in evaluators:
+            found = evaluator(method, step).items()
+            values |= {name if name.startswith("eval/") else f"eval/{name}": float(value) for name, value in found}
+    method.train()
+    return values
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step > 0 and (step % every == 0 or step == last)
+
+
+def _weight(run: Run, name: str) -> float:
+    return run.method.loss_weights.get(name, 1.0)
+
+
+def _check_weights(run: Run, terms: dict[str, Tensor]) -> None:
+    unknown = run.method.loss_weights.keys() - terms.keys()
+    if unknown:
+        raise UserError(f"method.loss_weights names {min(unknown)}, but the loss terms are {', '.join(terms)}.")
+
+
+def _diverged(
+    folder: Path | None, step: int, losses: dict[str, float], grad_norm: float, batch: list[int], saved: bool
+) -> Diverged:
+    """Write the samples of the fatal batch beside the run (`folder` is None outside the first process); the error."""
+    if folder:
+        record = {"step": step, "indices": batch, "losses": {n: repr(v) for n, v in losses.items()}}
+        write_text(folder / "nan_batch.json", json.dumps(record | {"grad_norm": repr(grad_norm)}) + "\n")
+    found = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    kept = f"The last good state is in {LAST}." if saved else "Nothing had been saved yet."
+    return Diverged(
+        f"Step {step} gave a loss or gradient that is not finite ({found}, gradient norm {grad_norm:.4g}); its samples "
+        f"are in nan_batch.json. {kept} Try a lower optimizer.lr, more warmup_steps or a max_grad_norm."
+    )

@@ -1,0 +1,73 @@
+"""Which samples each step sees: a pure function of the seed and the step, so a resumed run needs no saved position.
+
+Every epoch is a fresh permutation of the samples; batches run across the border of two epochs, so none is left out.
+The global batch is cut into `accumulate * world_size` equal parts in order: micro-batch by micro-batch, in each one
+rank by rank.
+"""
+
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from slotworks.training.run import Run
+from slotworks.training.seeds import seed_for
+from slotworks.types import Dataset, RawBatch
+
+
+class BatchOrder(Sampler[list[int]]):
+    """Sample indices of one part (`rank` of `world_size`) of every micro-batch, from step `start` to the last."""
+
+    def __init__(self, length: int, run: Run, *, start: int = 0, rank: int = 0, world_size: int = 1):
+        self.length, self.run, self.start = length, run, start
+        self.rank, self.world_size = rank, world_size
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def batch(self, step: int) -> list[int]:
+        """All indices of the global batch of a step, counted from 0."""
+        positions = np.arange(step * self.run.batch_size, (step + 1) * self.run.batch_size)
+        return [self._sample(int(position)) for position in positions]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        parts = self.run.accumulate * self.world_size
+        size = self.run.batch_size // parts
+        for step in range(self.start, self.run.steps):
+            batch = self.batch(step)
+            for part in range(self.rank, parts, self.world_size):
+                yield batch[part * size :][:size]
+
+    def __len__(self) -> int:
+        return (self.run.steps - self.start) * self.run.accumulate
+
+    def _sample(self, position: int) -> int:
+        epoch, offset = divmod(position, self.length)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(seed_for("order", self.run.seed, epoch))
+            self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).numpy()
+        return int(self._permutation[offset])
+
+
+def loader(dataset: Dataset, order: BatchOrder, *, num_workers: int, pin_memory: bool) -> DataLoader:
+    """Reads the batches of `order`, in other processes if asked to, as CPU tensors that hold the stored integers."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # reads whole batches through __getitems__
+        batch_sampler=order,
+        collate_fn=_tensors,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # its own, so that starting workers does not touch the global one
+    )
+
+
+def _tensors(raw: RawBatch) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(np.require(value, requirements=["C", "W"])) for key, value in raw.items()}
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole group: the training process decides, or its readers die before it saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

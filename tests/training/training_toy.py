@@ -1,0 +1,154 @@
+"""A method and a data set small enough to train in milliseconds, and a script that trains them to be killed."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from slotworks.nn.noise import batch_noise
+from slotworks.training import Adam, Run
+from slotworks.types import DataConfig, Method, MethodConfig, SlotOutput
+
+
+@dataclass(frozen=True)
+class ToyConfig(MethodConfig):
+    image_size: tuple[int, int] = (4, 4)
+    width: int = 6
+    noise: float = 0.1  # scale of the noise on the code
+    dropout: float = 0.0
+    loss_scale: float = 1.0
+    explode_at: int | None = None  # step whose loss is infinite
+
+    def build(self):
+        return Toy(self)
+
+
+class Toy(Method):
+    """A linear autoencoder with a noisy code, a frozen part, a buffer and a convolution."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        size = 3 * config.image_size[0] * config.image_size[1]
+        self.stem = nn.Conv2d(3, 3, 3, padding=1)
+        self.down = nn.Linear(size, config.width)
+        self.up = nn.Linear(config.width, size)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.seen = []  # dtypes of images
+
+    def param_groups(self):
+        return {
+            "encoder": [*self.stem.parameters(), *self.down.parameters()],
+            "decoder": list(self.up.parameters()),
+        }
+
+    def encode(self, image):
+        code = self.down(self.stem(image).flatten(1))
+        return SlotOutput(code[:, None], torch.ones(len(image), 1, 16))
+
+    def loss(self, batch, step):
+        image = batch["image"]
+        self.calls += 1
+        self.seen.append(image.dtype)
+        code = self.encode(image).slots[:, 0]
+        code = code + self.config.noise * batch_noise(code.shape, code.device, torch.float32)
+        code = nn.functional.dropout(code, self.config.dropout, self.training)
+        recon = self.up(code)
+        scale = self.config.loss_scale * (torch.inf if step == self.config.explode_at else 1.0)
+        return {"recon": scale * (recon - image.flatten(1)).square().mean(), "size": code.square().mean()}
+
+
+@dataclass(frozen=True)
+class ToyData(DataConfig):
+    length: int = 20
+
+    def open(self, split="train"):
+        return ToyImages(self.length)
+
+    @property
+    def name(self):
+        return "toy"
+
+    @property
+    def size(self):
+        return (4, 4)
+
+
+class ToyImages:
+    def __init__(self, length):
+        pixels = np.random.default_rng(0).integers(0, 256, (length, 4, 4, 3), dtype=np.uint8)
+        pixels[:, :, 2:] = pixels[:, :, :2]  # something to learn
+        self.pixels = pixels
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitems__(self, indices):
+        return {"image": self.pixels[list(indices)], "index": np.array(indices)}
+
+
+def toy_run(**changes) -> Run:
+    """Ten steps with every part of the state in use."""
+    run = Run(
+        method=ToyConfig(loss_weights={"size": 0.01}),
+        data=ToyData(),
+        steps=10,
+        batch_size=8,
+        optimizer=Adam(lr=0.01, warmup_steps=3, max_grad_norm=1.0, decay="linear"),
+        ema_decay=0.9,
+        log_every=1,
+        eval_every=1000,
+        save_every=5,
+        tensorboard=False,
+    )
+    return replace(run, **changes)
+
+
+def toy_metric(method, step):
+    """An evaluator that draws random numbers, as evaluators do."""
+    image = torch.rand(4, 3, 4, 4)
+    return {"code": method.encode(image).slots.square().mean().item()}
+
+
+def session_then_kill(folder: str) -> None:
+    """Ctrl-C to the whole process group after step 3; then go on and die at once after step 7."""
+    from slotworks.training import train
+
+    run = toy_run(num_workers=1)
+
+    def interrupt(step, values):
+        if step == 3:
+            os.killpg(0, signal.SIGINT)
+
+    def kill(step, values):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    print("stopped at", train(run, folder, on_log=interrupt).step, flush=True)
+    train(run, folder, on_log=kill)
+
+
+def two_processes(folder: str) -> None:
+    """As `torchrun` starts it: stop both processes after the first one was asked to, then go on to the end."""
+    from slotworks.training import train
+
+    run = toy_run(accumulate=2, eval_every=5)
+
+    def ask(step, values):  # called in the first process only
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    stopped = train(run, folder, on_log=ask, evaluators=toy_metric)
+    result = train(run, folder, evaluators=toy_metric)
+    code = result.metrics["eval/code"]
+    Path(folder, f"rank{os.environ['RANK']}.txt").write_text(f"{stopped.step} {result.step} {code!r}")
+
+
+if __name__ == "__main__":
+    {"kill": session_then_kill, "ddp": two_processes}[sys.argv[1]](sys.argv[2])
