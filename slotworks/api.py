@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+import slotworks.data.scenes
+import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
 from slotworks import protocols as known_protocols
 from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery
@@ -136,7 +138,7 @@ def evaluate(
         The records written, see `slotworks.evaluation.records`.
     """
     run, method = load(run_folder, device=device)
-    names = known_protocols.names() if list(protocols) == ["all"] else protocols
+    names = list(known_protocols.PROTOCOLS) if list(protocols) == ["all"] else protocols
     chosen = [known_protocols.get(name) for name in names]  # a wrong name is found before the work
     source = data or run.data
     dataset = source.open(split)

@@ -167,3 +167,31 @@ def test_documentation_quotes_every_protocol():
     page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text(encoding="utf-8")
     for protocol in PROTOCOLS.values():
         assert protocol.describe() in page
+
+
+EXAMPLES = {
+    "batch0": "**A batch of six plain images** (five slots, up to five objects, one image without objects):",
+    "fewer_slots0": "**Fewer slots than objects** (two slots, six objects):",
+    "void2": "**A void border around every object, as in VOC** (28 x 28 pixels, so the border is a large share):",
+    "overlap2": "**Overlapping instances, as in COCO**:",
+}
+
+
+def example_table(case_id: str) -> str:
+    """One case scored under every protocol, as a table of percentages."""
+    (case,) = [case for case in cases("image", "batch") if case.id == case_id]
+    metrics = ("fg_ari", "mbo_i", "miou_i", "mbo_c", "miou_c")
+    rows = ["| protocol | " + " | ".join(LABELS[m] for m in metrics) + " |", "| --- |" + " ---: |" * len(metrics)]
+    for name, protocol in PROTOCOLS.items():
+        scores = protocol.score(case.pred, case.truth, num_slots=case.num_slots)
+        means = {m: (s.values.nan_to_num() * s.weights).sum() / s.weights.sum() for m, s in scores.items()}
+        rows.append(
+            f"| `{name}` | " + " | ".join(f"{100 * means[m]:.1f}" if m in means else "-" for m in metrics) + " |"
+        )
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("case_id", EXAMPLES)
+def test_documentation_shows_these_numbers(case_id):
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text(encoding="utf-8")
+    assert f"{EXAMPLES[case_id]}\n\n{example_table(case_id)}\n" in page

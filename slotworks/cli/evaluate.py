@@ -60,6 +60,4 @@ def evaluate(
         return
     out.print(scores_table(f"{run}: {records[0]['data']}, {split} split, percent, mean ± standard error", records))
     for record in records:
-        name, masks = record["protocol"].rstrip("]").partition("[")[::2]
-        rules = protocols.get(name)
-        out.print((rules.with_masks(masks) if masks else rules).describe(), style="dim", soft_wrap=True)
+        out.print(protocols.get(record["protocol"]).describe(), style="dim", soft_wrap=True)

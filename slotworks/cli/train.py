@@ -102,8 +102,8 @@ def train_seeds(run: Run, base: Path, count: int) -> dict:
 
 
 def _say(step: int, metrics: dict[str, float], verdict: str) -> None:
-    scores = ", ".join(f"{name} {percent(value)}" for name, value in metrics.items())
-    err.print(f"step {step}: {scores}; {verdict}", soft_wrap=True)
+    """The detector's word; the loop prints the metrics itself."""
+    err.print(f"step {step}  {verdict}", soft_wrap=True, style="dim" if verdict.startswith("healthy") else "yellow")
 
 
 def _take(words: Sequence[str], option: str) -> tuple[list[str], str | None]:

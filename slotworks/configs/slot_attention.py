@@ -99,6 +99,7 @@ def tetrominoes_mini() -> Run:
             image_size=(35, 35),
             num_slots=4,
             num_iterations=5,
+            test_iterations=8,
             encoder_strides=(2, 1, 1, 1),
             decoder_shuffle=2,
             initializer="learned",

@@ -309,9 +309,11 @@ def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.n
         if size != _file_bytes(field, rows):
             raise UserError(f"{file} has {size:,} bytes, expected {_file_bytes(field, rows):,}; {again}")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {again}") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy answers a damaged header with half a dozen kinds of exceptions
         raise UserError(f"{file} is damaged ({error}); {again}") from error
     if array.dtype != np.dtype(field["dtype"]) or array.shape != (rows, *field["shape"]):
         raise UserError(f"{file} is damaged: it holds {array.dtype} {array.shape}, not what index.json says; {again}")

@@ -81,7 +81,9 @@ class SpatialBroadcastDecoder(nn.Module):
             multi-dSprites (table 6): `(1, 1, 1)`; CLEVR (table 5): `(2, 2, 2, 2, 1)`.
         kernel_size: of the hidden layers; the last layer has 3.
         broadcast_size: height and width of the grid; None divides `image_size` by all strides and by `shuffle`.
-        shuffle: the last layer renders `shuffle x shuffle` pixels at each position (not in the paper: 2 costs a quarter).
+        shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which is
+            interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's texture,
+            which soft full-size masks do early in training at the cost of whose pixel it is.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))
@@ -117,7 +119,7 @@ class SpatialBroadcastDecoder(nn.Module):
             else:
                 layers.append(SameConvTranspose(width, channels, kernel_size, stride))
         self.layers = nn.ModuleList(layers)
-        self.last = nn.Conv2d(channels, 4 * shuffle**2, 3, padding="same")
+        self.last = nn.Conv2d(channels, 3 * shuffle**2 + 1, 3, padding="same")
         self.shuffle = nn.PixelShuffle(shuffle)
         glorot_(self)
 
@@ -132,7 +134,12 @@ class SpatialBroadcastDecoder(nn.Module):
             else:
                 x = layer(x)
             x = x.relu()
-        x = self.shuffle(self.last(x))[..., : self.image_size[0], : self.image_size[1]]
-        x = x.unflatten(0, (b, n)).float()  # b n 4 h w
-        parts, masks = x[:, :, :3], x[:, :, 3].softmax(dim=1)
+        x = self.last(x).float()
+        height, width = self.image_size
+        parts = self.shuffle(x[:, :-1])[..., :height, :width].unflatten(0, (b, n))  # b n 3 h w
+        logits = x[:, -1:]
+        if self.shuffle.upscale_factor > 1:
+            scale = self.shuffle.upscale_factor
+            logits = nn.functional.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+        masks = logits[:, 0, :height, :width].unflatten(0, (b, n)).softmax(dim=1)  # b n h w
         return DecoderOutput((parts * masks[:, :, None]).sum(dim=1), masks, parts)

@@ -219,9 +219,9 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
             text = f"{value:.1f} {what} (threshold {SHARED_NOTE}){on}."
             found.append((name, worst if value >= SHARED else "note", text))
 
-    background = stats.get("background_slots", 1)
+    background = stats.get("background_slots", 1.0)
     shared("background_split", background, "slots share the background", "note")
-    shared("over_segmentation", stats.get("slots_per_object", 1), "slots share an object", "problem")
+    shared("over_segmentation", stats.get("slots_per_object", 1.0), "slots share an object", "problem")
     if regions is None:
         if (dead := stats.get("dead_slots", 0)) >= DEAD:
             found.append(("dead_slots", "note", f"{dead:.0%} of the slots own nothing (threshold {DEAD:.0%}){on}."))
@@ -234,14 +234,14 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
         )
         found.append(("merged_objects", "problem" if lost >= SWALLOWED else "note", text))
     else:
-        shared("merged_objects", stats.get("objects_per_slot", 1), "objects share a slot", "problem")
+        shared("merged_objects", stats.get("objects_per_slot", 1.0), "objects share a slot", "problem")
     return found
 
 
 # What the curves tell.
 
 
-def _loss_findings(losses: Sequence[tuple[float, float]]) -> list[tuple[str, Severity, str]]:
+def _loss_findings(losses: Sequence[tuple[Any, float]]) -> list[tuple[str, Severity, str]]:
     broken = [step for step, loss in losses if not math.isfinite(loss)]
     if broken:
         return [("nan", "problem", f"The loss is not a number, first at step {broken[0]}.")]

@@ -149,7 +149,8 @@ def _slot_colors(pred: np.ndarray, true: np.ndarray | None, *, num_slots: int) -
         overlap = np.zeros((num_slots, num_objects + 1))
         np.add.at(overlap, (pred[true >= 0], true[true >= 0]), 1)
         union = overlap.sum(0, keepdims=True) + overlap.sum(1, keepdims=True) - overlap
-        pairs = zip(*linear_sum_assignment(overlap / np.maximum(union, 1), maximize=True), strict=True)
+        slots, regions = linear_sum_assignment(overlap / np.maximum(union, 1), maximize=True)
+        pairs = zip(slots.tolist(), regions.tolist(), strict=True)
         chosen = {n: _color(m - 1) if m else BACKGROUND for n, m in pairs if overlap[n, m]}
     free = iter(range(num_objects, num_objects + num_slots))
     return [chosen[n] if n in chosen else _color(next(free)) for n in range(num_slots)]

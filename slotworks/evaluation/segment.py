@@ -104,7 +104,7 @@ def segment_images(
                 raise
             yield {"file": str(file), "error": str(error)}
             continue
-        small = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        small = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
         with inspecting(method, seed=seed) as device:
             batch = to_batch({"image": small[None]}, device)
             try:

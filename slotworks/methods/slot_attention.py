@@ -28,7 +28,8 @@ class SlotAttentionConfig(MethodConfig):
     image_size: tuple[int, int] = (35, 35)  # height and width in pixels
     num_slots: int = 4  # K: objects and background
     slot_dim: int = 64  # D
-    num_iterations: int = 3  # T
+    num_iterations: int = 3  # T in training
+    test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int = 128  # hidden width of the residual MLP inside Slot Attention
     channels: int = 32  # of encoder and decoder
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
@@ -65,10 +66,18 @@ class SlotAttentionAutoencoder(Method):
             if position is not None:
                 position.project.weight.data *= config.position_gain
 
-    def encode(self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None) -> SlotOutput:
-        """Images in [0, 1] to slots; `num_slots` may differ from training where the initialiser is shared."""
+    def encode(
+        self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
+    ) -> SlotOutput:
+        """Images in [0, 1] to slots.
+
+        `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
+        """
+        if num_iterations is None and not self.training:
+            num_iterations = self.config.test_iterations
         features = self.encoder(2 * image - 1)
-        out = self.slot_attention(features, self.initializer(len(image), num_slots))
+        slots = self.initializer(len(image), num_slots)
+        out = self.slot_attention(features, slots, num_iterations=num_iterations)
         return replace(out, grid=self.encoder.grid(*image.shape[-2:]))
 
     def decode(self, slots: Float[Tensor, "b n d"]) -> DecoderOutput:

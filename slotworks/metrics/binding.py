@@ -42,7 +42,7 @@ def stripes(pred: Integer[Tensor, "b h w"], *, where: Bool[Tensor, "b h w"] | No
         At most 1; NaN when no pair can be compared (a single image, or one slot owns everything in each).
     """
     pred, where = pred[:MAX_COMPARED], None if where is None else where[:MAX_COMPARED]
-    own = one_hot(pred.flatten(1).long()).float()  # b p n; float32 counts pixels exactly up to 2^24
+    own = one_hot(pred.flatten(1).long()).double()  # b p n; mixed precision leaves float64 alone: counts stay exact
     counted = own if where is None else own * where.flatten(1).unsqueeze(-1)
     tables = torch.einsum("ipn,jpm->ijnm", counted, own).long()
     between = _agreement(tables.flatten(0, 1)).view(len(pred), len(pred))
@@ -70,9 +70,10 @@ def swallowed(table: Int64[Tensor, "b n m"]) -> Float[Tensor, " b"]:
     """
     image = torch.arange(len(table), device=table.device)
     region = table.sum(1).argmax(1)  # b
-    slot = table[image, :, region].argmax(1)  # b
-    inside = table.sum((1, 2)) - table[image, :, region].sum(1)
-    return (table[image, slot].sum(1) - table[image, slot, region]) / inside
+    inside = table[image, :, region]  # b n
+    outside = table.sum(2) - inside
+    slot = (inside * (outside.sum(1, keepdim=True) + 1) + outside).argmax(1)  # of two equal ones, the larger outside
+    return outside[image, slot] / outside.sum(1)
 
 
 def entropy(masks: Float[Tensor, "b n h w"], *, where: Bool[Tensor, "b h w"] | None = None) -> Float[Tensor, " b"]:
@@ -116,9 +117,9 @@ def objects_per_slot(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:
 
 def binding_stats(
     masks: Float[Tensor, "b n h w"],
-    true: Integer[Tensor, "b h w"] | None = None,
+    true: Integer[Tensor, "b y x"] | None = None,
     *,
-    valid: Bool[Tensor, "b h w"] | None = None,
+    valid: Bool[Tensor, "b y x"] | None = None,
 ) -> dict[str, float]:
     """All statistics of a set of images, averaged over the images in which they are defined (NaN if in none).
 

@@ -18,7 +18,7 @@ MAX_IDS = 4096
 """Object and slot ids are column and row numbers of a table; larger ones are a mistake, such as colours read as ids."""
 
 CHUNK = 2**20
-"""Pixels counted at once. On a CPU larger intermediates need fresh memory each time, which takes longer than counting."""
+"""Pixels counted at once. On a CPU larger intermediates need fresh memory each time, which costs more than counting."""
 
 
 def segmentation(masks: Float[Tensor, "*b n h w"], size: tuple[int, int]) -> Int64[Tensor, "*b height width"]:

@@ -2,26 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-@dataclass
-class _Share:
-    seed: int
-    part: int
-    parts: int
-    generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
-
-
-_share: _Share | None = None  # set by the training loop while it computes a loss
+_generators: dict[torch.device, torch.Generator] = {}  # one per device, kept: torch.compile must not see new ones
+_part: tuple[int, int] | None = None  # which part of how many; None outside training
 
 
 @contextmanager
-def shared_noise(seed: int, *, part: int, parts: int) -> Iterator[None]:
+def shared_noise(seed: int, device: torch.device | str = "cpu", *, part: int, parts: int) -> Iterator[None]:
     """Inside, `batch_noise` and `batch_uniform` return part `part` of the `parts` equal parts of one global draw.
 
     All parts draw the noise of the whole batch from the same seed and keep their own rows, so one process with a batch
@@ -30,20 +21,26 @@ def shared_noise(seed: int, *, part: int, parts: int) -> Iterator[None]:
 
     Args:
         seed: of the global draw, from 0.
+        device: where noise will be asked for, besides the CPU; with its index, such as `cuda:0`.
         part: which part this is, 0 to `parts - 1`, in the order of the rows.
         parts: processes times micro-batches.
 
     Raises:
         ValueError: if `part` is not one of the `parts`.
     """
-    global _share
+    global _part
     if not 0 <= part < parts:
         raise ValueError(f"part is {part} of {parts}; parts are counted from 0 to {parts - 1}.")
-    outer, _share = _share, _Share(seed, part, parts)
+    outer, states = _part, {place: generator.get_state() for place, generator in _generators.items() if _part}
+    for place in {torch.device("cpu"), torch.device(device)}:
+        _generators.setdefault(place, torch.Generator(place)).manual_seed(seed)
+    _part = (part, parts)
     try:
         yield
     finally:
-        _share = outer
+        _part = outer
+        for place, state in states.items():
+            _generators[place].set_state(state)
 
 
 def batch_noise(
@@ -67,11 +64,8 @@ def batch_uniform(
 def _rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Tensor:
-    if _share is None:
+    if _part is None:
         return draw(*shape, device=device, dtype=dtype)
-    rows = shape[0]
-    where = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0": one generator per device, never two
-    if where not in _share.generators:
-        _share.generators[where] = torch.Generator(where).manual_seed(_share.seed)
-    noise = draw(rows * _share.parts, *shape[1:], generator=_share.generators[where], device=where, dtype=dtype)
-    return noise[_share.part * rows :][:rows]
+    rows, (part, parts) = shape[0], _part
+    generator = _generators[torch.device(device or "cpu")]
+    return draw(rows * parts, *shape[1:], generator=generator, device=device, dtype=dtype)[part * rows :][:rows]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 36  # room for the axes
+HUGE = 1e100  # a number beyond is as missing as infinity; below 1 / HUGE it is zero
 MAX_POINTS = 240  # more cannot be told apart at this width; neighbours are averaged
 
 
@@ -40,20 +41,20 @@ class Chart:
 def chart(title: str, series: Mapping[str, Sequence[tuple[float, float | None]]], *, log: bool = False) -> Chart | None:
     """Lay out curves of (step, value); None if there is no finite value.
 
-    `log` asks for a logarithmic axis and is ignored if a value is not above 0.
+    `log` asks for a logarithmic axis and is ignored if a value is not above zero.
     """
     curves = {label: _thinned(points) for label, points in series.items()}
-    steps = [step for points in curves.values() for step, value in points if value is not None]
+    steps = [step for points in series.values() for step, _ in points]
     values = [value for points in curves.values() for _, value in points if value is not None]
     if not values:
         return None
-    log = log and min(values) > 0
+    log = log and min(values) > 1 / HUGE
     low, high = min(values), max(values)
     if log:
         low, high, y_values = _log_range(low, high)
     else:
         low, high, y_values = _linear_range(low, high)
-    first, last, x_values = min(steps), max(steps), _ticks(min(steps), max(steps), 4)
+    first, last = min(steps), max(steps)
 
     def x(step: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * ((step - first) / (last - first) if last > first else 0.5)
@@ -72,21 +73,27 @@ def chart(title: str, series: Mapping[str, Sequence[tuple[float, float | None]]]
         final = next((value for _, value in reversed(points) if value is not None), None)
         if final is not None:
             lines.append(Line(label, path, number(final)))
-    x_ticks = [(x(tick), _short(tick)) for tick in x_values if first <= tick <= last]
+    x_ticks = [(x(tick), _short(tick)) for tick in _ticks(first, last, 5) if first <= tick <= last]
     return Chart(title, lines, x_ticks, [(y(tick), _short(tick)) for tick in y_values], log)
 
 
 def number(value: float) -> str:
-    """Four digits that matter: 0.8613, 12.35, 3.7e-05."""
-    return f"{value:.4g}"
+    """Four digits that matter: 0.8613, 12.35, 3.7e-5."""
+    return _plain(f"{value:.4g}") if abs(value) >= 1e-3 or value == 0 else _plain(f"{value:.3e}")
 
 
 def _short(value: float) -> str:
-    """A tick label: 7k, 0.25, 1e-05."""
+    """A tick label: 7k, 0.25, 1e-5."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if size <= abs(value) < 1e12:
             return f"{value / size:g}{letter}"
-    return f"{value:.3g}"
+    return _plain(f"{value:.3g}") if 1e-3 <= abs(value) < 1e12 or value == 0 else _plain(f"{value:.2e}")
+
+
+def _plain(text: str) -> str:
+    """3.700e-05 as 3.7e-5."""
+    digits, e, power = text.partition("e")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + (f"e{int(power)}" if e else "")
 
 
 def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
@@ -95,7 +102,7 @@ def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, 
     thinned: list[tuple[float, float | None]] = []
     for start in range(0, len(points), max(size, 1)):
         group = points[start : start + size]
-        finite = [value for _, value in group if value is not None and math.isfinite(value)]
+        finite = [value for _, value in group if value is not None and abs(value) < HUGE]  # False for NaN
         thinned.append((sum(step for step, _ in group) / len(group), sum(finite) / len(finite) if finite else None))
     return thinned
 
@@ -109,17 +116,19 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _linear_range(low: float, high: float) -> tuple[float, float, list[float]]:
-    if low == high:  # a constant curve runs through the middle
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    ticks = _ticks(low, high, 4)
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1 / HUGE):  # a constant curve runs through the middle
+        room = abs(low) / 2 if abs(low) > 1 / HUGE else 0.5
+        low, high = low - room, high + room
+    ticks = _ticks(low, high, 5)
     return ticks[0], ticks[-1], ticks
 
 
 def _log_range(low: float, high: float) -> tuple[float, float, list[float]]:
-    if low == high:
+    if high / low < 1 + 1e-9:
         low, high = low / 2, high * 2
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1 + (last - first) // 6, 1 + (last - first) // 6)
+    factors = (1, 2, 5) if last - first <= 2 else (1,)
     ticks = [factor * 10.0**decade for decade in decades for factor in factors]
     low = max((tick for tick in ticks if tick <= low), default=low)
     high = min((tick for tick in ticks if tick >= high), default=high)

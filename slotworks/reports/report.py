@@ -8,9 +8,11 @@ shown, and what could not be read is said at the end of the page.
 """
 
 import base64
+import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import yaml
 
 from slotworks.reports.curves import Chart, chart, number
 
+WHOLE = {"input": "input", "truth": "true masks", "segmentation": "predicted", "recon": "rendered"}
 LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd")
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
 MAX_SHEETS = 6  # earlier samples shown
@@ -62,7 +65,10 @@ def _content(folder: Path) -> dict[str, Any]:
         "facts": _facts(settings, rows),
         "verdict": str(doctor.get("verdict", "")),
         "examined": doctor.get("step"),
-        "findings": [_mapping(finding) for finding in doctor.get("findings") or []],
+        "findings": [
+            {key: str(_mapping(finding).get(key) or "") for key in ("name", "severity", "evidence", "fix")}
+            for finding in _list(doctor.get("findings"))
+        ],
         "evals": [_evaluation(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))],
         "samples": _samples(folder, notes),
         "sheets": _sheets(folder, notes),
@@ -70,7 +76,9 @@ def _content(folder: Path) -> dict[str, Any]:
         "settings": dict(_flat(settings)),
         "env": dict(_flat(env)),
         "notes": notes,
+        "captions": WHOLE,
         "label": _label,
+        "score": _score,
     }
 
 
@@ -79,11 +87,11 @@ def _content(folder: Path) -> dict[str, Any]:
 
 def _read(path: Path, parse: Any, notes: list[str]) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}")
+        notes.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}.")
         return None
 
 
@@ -93,10 +101,14 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     rows, broken = [], []
     for i, line in enumerate(text.splitlines(), start=1):
         try:
-            row = json.loads(line)
-            rows.append({"step": float(row["step"])} | {k: v for k, v in row.items() if k != "step"})
-        except (ValueError, KeyError, TypeError, AttributeError):
+            row = _mapping(json.loads(line))
+        except ValueError:
+            row = {}
+        step = _number(row.get("step"))
+        if step is None:
             broken.append(i)
+        else:
+            rows.append(row | {"step": step})
     if broken:
         which = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
         notes.append(f"{path.name}: {len(broken)} of {len(rows) + len(broken)} lines were left out (line {which}).")
@@ -124,6 +136,18 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # a JSON integer has no limit
+        return None
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings by dotted name."""
     for name, value in settings.items():
@@ -143,13 +167,12 @@ def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tupl
     if rows:
         of = f" of {settings['steps']:,}" if isinstance(settings.get("steps"), int) else ""
         facts.append(("steps", f"{rows[-1]['step']:,.0f}{of}"))
-        seconds = rows[-1].get("time")
-        if isinstance(seconds, int | float):
+        if (seconds := _number(rows[-1].get("time"))) is not None:
             hours, minutes = divmod(round(seconds / 60), 60)
             facts.append(
                 ("time", f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s")
             )
-    return facts + [(name, str(settings[name])) for name in ("seed", "precision") if name in settings]
+    return facts + [(name, str(settings[name])) for name in ("seed", "precision") if settings.get(name) is not None]
 
 
 def _label(metric: str) -> str:
@@ -161,6 +184,11 @@ def _label(metric: str) -> str:
     return known.get(metric, metric.upper() if len(metric) <= 5 else metric.replace("_", " "))
 
 
+def _score(value: float | None) -> str:
+    """0.861, 24.31, 1234: three decimals for what lies near [0, 1]."""
+    return "n/a" if value is None else f"{value:.3f}" if abs(value) < 10 else number(value)
+
+
 def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """One file of `eval/`: each metric with its protocol, how its images spread and which are the worst."""
     protocol = record.get("protocol")
@@ -168,10 +196,10 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     for name, value in _mapping(record.get("metrics")).items():
         rules = protocol.get(name) if isinstance(protocol, Mapping) else protocol
         mean, sem, n = (_number(_mapping(value).get(key)) for key in ("mean", "sem", "n"))
-        metrics.append({"name": name, "mean": mean, "sem": sem, "n": n, "protocol": str(rules or "not stated")})
+        spread = "" if sem is None or mean is None else _score(sem) if abs(mean) < 10 else f"{sem:.2g}"
+        metrics.append({"name": name, "mean": mean, "spread": spread, "n": n, "protocol": str(rules or "not stated")})
     name, values = next(iter(_mapping(record.get("per_image")).items()), ("", []))
-    values = values if isinstance(values, list) else []
-    scored = [(score, i) for i, value in enumerate(values) if (score := _number(value)) is not None]
+    scored = [(score, i) for i, value in enumerate(_list(values)) if (score := _number(value)) is not None]
     about = ("data", "split", "num_images", "checkpoint", "seed")
     return {
         "title": path.stem,
@@ -198,24 +226,27 @@ def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:
 def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     """Rows of `samples/index.json` with their pictures, worst first."""
     index = _mapping(_read(folder / "samples" / "index.json", json.loads, notes))
-    rows = [_mapping(row) for row in index.get("rows") or []]
+    rows = [_mapping(row) for row in _list(index.get("rows"))]
     if not rows:
         return None
 
-    def pictures(value: Any) -> Any:
-        """Names to data URIs, in the same nesting."""
-        if isinstance(value, list):
-            return [pictures(one) for one in value]
-        return _picture(folder / "samples", value, notes)
+    def pictures(names: Any) -> list[str | None]:
+        return [_picture(folder / "samples", name, notes) for name in _list(names)]
 
     shown = []
     for row in rows:
-        scores = {str(name): _number(value) for name, value in _mapping(row.get("scores")).items()}
-        whole = {key: pictures(row[key]) for key in ("input", "truth", "segmentation", "recon") if row.get(key)}
-        slots = {key: pictures(row.get(key) or []) for key in ("parts", "masks", "attn_steps")}
-        colors = [str(color) for color in row.get("colors") or []]
-        colors += [""] * max(len(slots["parts"]), len(slots["masks"]))  # a colour, or none, for every slot
-        shown.append({"index": row.get("index", "?"), "scores": scores, "whole": whole, "colors": colors} | slots)
+        parts, masks = pictures(row.get("parts")), pictures(row.get("masks"))
+        named = [str(color) for color in _list(row.get("colors"))]
+        colors = [color if re.fullmatch("#[0-9a-f]{6}", color) else "" for color in named]
+        shown.append(
+            {
+                "index": row.get("index", "?"),
+                "scores": {str(name): _number(value) for name, value in _mapping(row.get("scores")).items()},
+                "whole": {key: pictures([row[key]])[0] for key in WHOLE if row.get(key)},
+                "slots": list(itertools.zip_longest(parts, masks, colors[: max(len(parts), len(masks))])),
+                "attn_steps": [pictures(step) for step in _list(row.get("attn_steps"))],
+            }
+        )
     names = [name for row in shown for name, value in row["scores"].items() if value is not None]
     first = "fg_ari" if "fg_ari" in names else next(iter(names), None)
     if first is not None:
@@ -246,14 +277,10 @@ def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:
     if len(losses) == 2 and series.get("total") in [points for name, points in losses.items() if name != "total"]:
         del losses["total"]  # the only term, under another name
     groups: dict[str, list[Chart | None]] = {"loss": [chart("loss", losses, log=True)]} if losses else {}
+    order = list(series)
     rest = set(series) - set(losses) - {"total"}
-    for name in sorted(rest, key=lambda name: ("/" not in name, not name.startswith("eval/"), name)):
+    for name in sorted(rest, key=lambda name: ("/" not in name, not name.startswith("eval/"), order.index(name))):
         prefix, _, metric = name.rpartition("/")
         title = _label(metric) if prefix == "eval" else metric.replace("_", " ")
         groups.setdefault(prefix or "optimiser", []).append(chart(title, {name: series[name]}))
     return {group: kept for group, charts in groups.items() if (kept := [one for one in charts if one is not None])}
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Slot Attention: slots compete for positions, then each is updated with what it won.
 
-Locatello et al. 2020 (arXiv 2006.15055), Algorithm 1. Every argument defaults to the paper; the others are the ablations
-of its supplement, section 2, and the departures of later code, each under a name of its own:
+Locatello et al. 2020 (arXiv 2006.15055), Algorithm 1. Every argument defaults to the paper; the others are the
+ablations of its supplement, section 2, and the departures of later code, each under a name of its own:
 
 | code base | arguments |
 | --- | --- |
@@ -31,12 +31,12 @@ class SlotAttention(nn.Module):
     Args:
         feature_dim: width of the input features.
         slot_dim: width of a slot.
-        num_iterations: T. Can be changed at any time: `module.num_iterations = 5`.
+        num_iterations: T; `forward` takes another number for one call.
         mlp_dim: hidden width of the residual MLP; None leaves the MLP out.
         qkv_dim: width of queries, keys and values; None is `slot_dim`.
         num_heads: attention heads.
-        heads: "joint" takes one softmax over heads and slots (SLATE); "separate" one over the slots in each head, with an
-            output projection (SAVi).
+        heads: "joint" takes one softmax over heads and slots (SLATE); "separate" one over the slots in each head, with
+            an output projection to `slot_dim` (lucidrains; SAVi has one to the width of a head, which no recipe uses).
         scale: factor on the logits; None is `(qkv_dim / num_heads) ** -0.5`. The temperature ablation is `scale=1`.
         eps: offset that keeps the mean over positions finite. 1e-8 vanishes in float16; the iterations run in float32.
         eps_in: add it to the "attention" before normalising (paper) or to the "denominator" only (SAVi).
@@ -49,9 +49,9 @@ class SlotAttention(nn.Module):
         mlp_in_last_iteration: False leaves the MLP out of the last iteration (STEVE).
         qkv_bias: biases on queries, keys and values.
         projections: False makes queries, keys and values the identity (soft k-means ablation).
-        gradient: "unrolled" through all iterations; "implicit" only through the last (Chang et al. 2022, first order: T - 1
-            iterations without gradient, then one with); "bilevel" the same, with a straight-through gradient to the
-            initial slots (Jia et al. 2023, BO-QSA).
+        gradient: "unrolled" through all iterations; "implicit" only through the last (Chang et al. 2022, first order:
+            T - 1 iterations without gradient, then one with); "bilevel" the same, with a straight-through gradient to
+            the initial slots (Jia et al. 2023, BO-QSA).
 
     >>> attention = SlotAttention(feature_dim=32, slot_dim=64)
     >>> out = attention(torch.randn(2, 100, 32), torch.randn(2, 4, 64))
@@ -86,11 +86,13 @@ class SlotAttention(nn.Module):
         super().__init__()
         qkv_dim = qkv_dim or slot_dim
         if qkv_dim % num_heads:
-            raise ValueError(f"qkv_dim is {qkv_dim} but num_heads is {num_heads}; make the width a multiple of the heads.")
+            raise ValueError(
+                f"qkv_dim is {qkv_dim} but num_heads is {num_heads}; make the width a multiple of the heads."
+            )
         if not projections and feature_dim != slot_dim:
             raise ValueError(
-                f"Without projections features and slots share one space, but feature_dim is {feature_dim} and slot_dim "
-                f"{slot_dim}; make them equal."
+                f"Without projections features and slots share one space, but feature_dim is {feature_dim} and "
+                f"slot_dim {slot_dim}; make them equal."
             )
         if update == "replace" and qkv_dim != slot_dim and heads == "joint":
             raise ValueError(f'update="replace" needs qkv_dim {qkv_dim} equal to slot_dim {slot_dim}.')
@@ -135,12 +137,15 @@ class SlotAttention(nn.Module):
         features: Float[Tensor, "b p c"],
         slots: Float[Tensor, "b n d"],
         *,
+        num_iterations: int | None = None,
         feature_mask: Bool[Tensor, "b p"] | None = None,
         slot_mask: Bool[Tensor, "b n"] | None = None,
     ) -> SlotOutput:
         """Refine `slots` on `features`.
 
-        `feature_mask` is False at padding, which no slot reads; `slot_mask` is False for absent slots, which win nothing.
+        `num_iterations` is the module's own by default; more of them at test time help in crowded scenes (supplement).
+        `feature_mask` is False at padding, which no slot reads; `slot_mask` is False for absent slots, which win no
+        position.
         """
         with torch.autocast(features.device.type, enabled=False):  # float16 and bfloat16 lose the normalisation
             if features.dtype != torch.float64:
@@ -148,8 +153,9 @@ class SlotAttention(nn.Module):
             x = self.norm_features(features)
             k, v = self._split(self.to_k(x)), self._split(self.to_v(x))  # b k p d
             initial, steps = slots, []
-            for i in range(self.num_iterations):
-                last = i == self.num_iterations - 1
+            count = num_iterations or self.num_iterations
+            for i in range(count):
+                last = i == count - 1
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.gradient == "unrolled")):
                     if last and self.gradient == "implicit":
                         slots = slots.detach()
@@ -167,14 +173,18 @@ class SlotAttention(nn.Module):
         normalized = self.norm_slots(slots)
         q = self._split(self.to_q(normalized)) * self.scale  # b k n d
         logits = q @ k.transpose(-1, -2)  # b k n p
-        if slot_mask is not None:
-            logits = logits.masked_fill(~slot_mask[:, None, :, None], -torch.inf)
         if self.softmax_over == "positions":
+            if feature_mask is not None:
+                logits = logits.masked_fill(~feature_mask[:, None, None], -torch.inf)
             attn = logits.softmax(dim=-1)
-            weights = attn if feature_mask is None else attn * feature_mask[:, None, None]
+            weights = attn = attn if slot_mask is None else attn * slot_mask[:, None, :, None]
         else:
-            axes = (1, 2) if self.heads == "joint" else (2, 2)
-            attn = logits.flatten(*axes).softmax(dim=axes[0]).view_as(logits) if axes == (1, 2) else logits.softmax(dim=2)
+            if slot_mask is not None:
+                logits = logits.masked_fill(~slot_mask[:, None, :, None], -torch.inf)
+            if self.heads == "joint":
+                attn = logits.flatten(1, 2).softmax(dim=1).view_as(logits)
+            else:
+                attn = logits.softmax(dim=2)
             weights = self._normalize(attn, feature_mask)
         updates = weights @ v  # b k n d
         updates = self.to_out(updates.transpose(1, 2).flatten(2))  # b n d

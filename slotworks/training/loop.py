@@ -114,6 +114,8 @@ def train(
         )
     checkpoint = read_folder(run, folder)  # every process reads and checks before the first one writes
     start = checkpoint.step if checkpoint else 0
+    if fabric.broadcast(start) != start:
+        raise UserError(f"Processes see different files in {folder}; give a folder that all machines share.")
 
     # ---- method, optimiser, average --------------------------------------------------------------------------------
     set_seed(seed_for("weights", run.seed), fabric.device)
@@ -194,7 +196,7 @@ def train(
                 part, parts = micro * world + fabric.global_rank, run.accumulate * world
                 set_seed(seed_for("dropout", run.seed, step, part), fabric.device)  # for all noise but `batch_noise`'s
                 with (
-                    shared_noise(seed_for("noise", run.seed, step), part=part, parts=parts),
+                    shared_noise(seed_for("noise", run.seed, step), fabric.device, part=part, parts=parts),
                     fabric.no_backward_sync(model, enabled=micro + 1 < run.accumulate),
                 ):
                     terms = model(raw, step)
@@ -246,6 +248,7 @@ def train(
         del batches  # ends the reading processes
         if done < run.steps:
             display.say(f"Stopped at step {done} of {run.steps}; the same command goes on from there.")
+    fabric.barrier()  # when any process returns, the folder is complete
     metrics = {name: value for name, value in metrics.items() if name != "step"}
     return Result(folder, done, done == run.steps, seconds, metrics)
 

@@ -1,4 +1,4 @@
-"""Random numbers as a function of the run's seed and the step: no state to save, nothing that evaluation could disturb."""
+"""Random numbers as a function of the seed and the step: no state to save, nothing that evaluation could disturb."""
 
 import numpy as np
 import torch

@@ -1,16 +1,19 @@
 """The data sets give what the official containers hold: numbers from `truth.json`, counted by other readers."""
 
+import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FIXTURES
 from PIL import Image
+from wire import FIXTURES, example, floats, strings
 
 from slotworks.data import CLEVR, CLEVRTex, MultiDSprites, Tetrominoes
 from slotworks.data.clevrtex import COLORS, SHAPES, SIZES
+from slotworks.data.store import write_store
 from slotworks.data.tfrecord import read_examples, read_payloads, write_records
 from slotworks.types import UserError
 
@@ -73,8 +76,6 @@ def test_multi_dsprites(official, truth):
 
 def test_binarized_sprites_become_three_channels(official):
     """No official file of this variant is in the fixtures: one is made with its schema."""
-    from wire import example, floats, strings
-
     image = np.zeros((64, 64), np.uint8)
     image[10:20, 5:9] = 255
     masks = np.stack([255 - image, image, 0 * image, 0 * image], axis=-1)
@@ -82,10 +83,14 @@ def test_binarized_sprites_become_three_channels(official):
     def one_byte_each(array):
         return strings([bytes([value]) for value in array.reshape(-1).tolist()])
 
-    properties = {key: floats([0, 1, 0, 0]) for key in ("x", "y", "shape", "scale", "orientation", "visibility", "color")}
+    properties = {
+        key: floats([0, 1, 0, 0]) for key in ("x", "y", "shape", "scale", "orientation", "visibility", "color")
+    }
     record = example(image=one_byte_each(image), mask=one_byte_each(masks), **properties)
     write_records(official / "multi_dsprites/multi_dsprites_binarized.tfrecords", [record])
-    data = MultiDSprites(root=str(official / "multi_dsprites"), variant="binarized", train_size=1, test_size=0, val_size=0)
+    data = MultiDSprites(
+        root=str(official / "multi_dsprites"), variant="binarized", train_size=1, test_size=0, val_size=0
+    )
     batch = everything(data.open())
     np.testing.assert_array_equal(batch["image"], np.repeat(image[None, :, :, None], 3, axis=-1))
     np.testing.assert_array_equal(batch["mask"][0], image // 255)
@@ -109,8 +114,8 @@ def test_clevr_without_resizing(official, truth):
     batch = everything(data.open())
     records = truth["multi_object_datasets"]["clevr_with_masks"]["records"]
     examples = list(read_examples(CLEVR_FILE))
-    for i, (record, example) in enumerate(zip(records, examples, strict=True)):
-        image = example.uint8("image", (240, 320, 3))
+    for i, (record, stored) in enumerate(zip(records, examples, strict=True)):
+        image = stored.uint8("image", (240, 320, 3))
         assert image.sum() == record["image_sum"]
         np.testing.assert_array_equal(batch["image"][i], image[29:221, 64:256])
         assert pixels(batch["mask"][i], 11) == record["crop_mask_pixels"]
@@ -119,11 +124,11 @@ def test_clevr_without_resizing(official, truth):
         assert batch["visibility"][i].sum() == record["sum_visibility"]
         for key in ("size", "material", "shape", "color", "z"):
             np.testing.assert_array_equal(batch[key][i], np.float32(record[key]))
-    assert batch["num_objects"].tolist() == [3, 4, 6, 8]  # one object left the crop in scene 1, two in scene 3
+    assert batch["num_objects"].tolist() == [3, 4, 6, 9]  # one object left the crop in scenes 1 and 3
 
 
 def test_clevr_at_128_pixels(official):
-    """Three source pixels become two: weights 3/4 and 1/4, and the pixels with numbers 0, 2, 3, 5, 6, 8, ... for masks."""
+    """Three source pixels become two: weights 3/4 and 1/4, and for masks the pixels 0, 2, 3, 5, 6, 8, ..."""
     root = str(official / "clevr_with_masks")
     cropped = everything(CLEVR(root=root, max_objects=10, image_size=192, train_size=4).open())
     batch = everything(CLEVR(root=root, max_objects=10, train_size=4).open())
@@ -149,15 +154,19 @@ def test_clevr6_keeps_scenes_of_at_most_six_objects(official):
     assert everything(CLEVR(root=root, train_size=4).open())["scene_objects"].tolist() == [3, 5, 6]
     assert everything(CLEVR(root=root, train_size=4, max_objects=5).open())["scene_objects"].tolist() == [3, 5]
     six = CLEVR(root=root, train_size=1, test_size=1, val_size=1)
-    assert [everything(six.open(split))["scene_objects"].tolist() for split in ("train", "test", "val")] == [[3], [5], [6]]
+    assert [everything(six.open(split))["scene_objects"].tolist() for split in ("train", "test", "val")] == [
+        [3],
+        [5],
+        [6],
+    ]
     ten = CLEVR(root=root, train_size=1, test_size=2, val_size=1, max_objects=10)
     assert [everything(ten.open(split))["scene_objects"].tolist() for split in ("test", "val")] == [[5, 6], [10]]
     assert [path.name for path in (official / "clevr_with_masks/prepared").glob("[!.]*")] == ["clevr_with_masks-128"]
-    with pytest.raises(UserError, match="The split 'val' needs 3 images of .*clevr_with_masks-128, but 2 fit"):
+    with pytest.raises(UserError, match=r"The split 'val' needs 3 images of .*clevr_with_masks-128, but 2 fit"):
         CLEVR(root=root, train_size=1, test_size=2, val_size=1).open("val")
-    with pytest.raises(UserError, match="The split 'train' needs 70,000 images of .*clevr_with_masks-128, but 4 fit"):
+    with pytest.raises(UserError, match=r"The split 'train' needs 70,000 images of .*clevr_with_masks-128, but 4 fit"):
         CLEVR(root=root).open()
-    with pytest.raises(UserError, match="The split 'val' of .*clevr_with_masks-128 is empty"):
+    with pytest.raises(UserError, match=r"The split 'val' of .*clevr_with_masks-128 is empty"):
         CLEVR(root=root, train_size=1, val_size=0).open("val")
 
 
@@ -218,8 +227,6 @@ def test_colours_are_stored_where_they_mean_something(official):
         shutil.copy(file, folder / file.name.replace("outd", "vbg"))
     data = CLEVRTex(root=str(official / "clevrtex"), variant="vbg")
     row = data.decode(0)
-    import json
-
     names = [item["color"] for item in json.loads(data.files(0)[2].read_text())["objects"]]
     assert [COLORS[k - 1] for k in row["color"][1 : len(names) + 1]] == names
 
@@ -248,13 +255,15 @@ def test_a_missing_file_is_named_with_origin_and_size(tmp_path, data, file, orig
     with pytest.raises(UserError) as raised:
         data(root=str(tmp_path)).open()
     assert str(raised.value) == (
-        f"{tmp_path / file} is missing ({size}). Get it from https://storage.googleapis.com/multi-object-datasets{origin} "
-        "and put it there."
+        f"{tmp_path / file} is missing ({size}). Get it from https://storage.googleapis.com/multi-object-datasets"
+        f"{origin} and put it there."
     )
 
 
 def test_missing_clevrtex_files(official):
-    with pytest.raises(UserError, match=r"clevrtex_camo is missing .* Get it from https://www.robots.ox.ac.uk/~vgg/data/"):
+    with pytest.raises(
+        UserError, match=r"clevrtex_camo is missing .* Get it from https://www.robots.ox.ac.uk/~vgg/data/"
+    ):
         CLEVRTex(root=str(official / "clevrtex"), variant="camo").open()
     folder = official / "clevrtex/clevrtex_full/0"
     (folder / "CLEVRTEX_full_000009_flat.png").unlink()
@@ -268,13 +277,13 @@ def test_missing_clevrtex_files(official):
 def test_a_mask_that_lost_its_palette(official):
     data = CLEVRTex(root=str(official / "clevrtex"))
     Image.open(data.files(0)[1]).convert("RGB").save(data.files(0)[1])
-    with pytest.raises(UserError, match="_flat.png is a RGB image of 320 x 240 pixels, expected P or L of 320 x 240"):
+    with pytest.raises(UserError, match=r"_flat.png is a RGB image of 320 x 240 pixels, expected P or L of 320 x 240"):
         data.decode(0)
 
 
 def test_a_file_that_ends_early(official):
     data = Tetrominoes(root=str(official / "tetrominoes"), train_size=3, test_size=1, val_size=1)
-    text = r"tetrominoes_train.tfrecords holds 4 records, but train_size \+ test_size \+ val_size = 5; choose smaller sizes"
+    text = r"tetrominoes_train.tfrecords holds 4 records, but train_size \+ test_size \+ val_size = 5; choose smaller"
     for _ in range(2):  # the second time from what the first one kept
         with pytest.raises(UserError, match=text):
             data.open()
@@ -291,7 +300,7 @@ def test_resuming_a_real_file_gives_the_same_bytes(official, monkeypatch):
     """A preparation of 240 records stops in the middle and goes on: same bytes as without a stop."""
     file = official / "tetrominoes/tetrominoes_train.tfrecords"
     write_records(file, list(read_payloads(file)) * 60)
-    monkeypatch.setattr("slotworks.data.store.CHUNK_BYTES", 200_000)
+    monkeypatch.setattr("slotworks.data.prepared.write_store", partial(write_store, chunk_bytes=200_000))
     data = Tetrominoes(root=str(official / "tetrominoes"), train_size=238, test_size=1, val_size=1)
     reference = {path.name: path.read_bytes() for path in data.prepare().iterdir()}
     shutil.rmtree(data.store_path)

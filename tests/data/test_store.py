@@ -35,14 +35,18 @@ def write(path, rows=rows, **options):
     write_store(path, rows, **options)
 
 
+def noting(starts):
+    """The same rows; where their reading started goes into a list."""
+
+    def read(start):
+        starts.append(start)
+        return rows(start)
+
+    return read
+
+
 def contents(path):
     return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Synchronising protects from power cuts, which no test makes; a killed process leaves its writes to the system."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture
@@ -125,7 +129,7 @@ def test_a_kill_at_any_moment_loses_at_most_a_chunk(tmp_path, whole):
 
         code = in_child(killed)
         starts = []
-        write(path, lambda start: (starts.append(start), rows(start))[1])
+        write(path, noting(starts))
         assert contents(path) == contents(whole)
         assert starts in ([0], [3], [6], [9], [10], [])  # complete chunks are not read again
         if code == 0:
@@ -148,7 +152,7 @@ def test_a_kill_while_reading_a_row(tmp_path, whole, last):
     assert in_child(killed) == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
     starts = []
-    write(tmp_path / "killed", lambda start: (starts.append(start), rows(start))[1])
+    write(tmp_path / "killed", noting(starts))
     assert starts == [last // 3 * 3]
     assert contents(tmp_path / "killed") == contents(whole)
 
@@ -191,7 +195,7 @@ def partial_store(path, **options):
 def test_a_partial_store_of_something_else_is_not_continued(tmp_path, whole, options):
     partial_store(tmp_path / "store", **options)
     starts = []
-    write(tmp_path / "store", lambda start: (starts.append(start), rows(start))[1])
+    write(tmp_path / "store", noting(starts))
     assert starts == [0]
     assert contents(tmp_path / "store") == contents(whole)
 
@@ -218,7 +222,7 @@ def test_full_disk(tmp_path, whole):
     )
     assert not (tmp_path / "store").exists()
     starts = []
-    write(tmp_path / "store", lambda start: (starts.append(start), rows(start))[1])
+    write(tmp_path / "store", noting(starts))
     assert starts == [6]
     assert contents(tmp_path / "store") == contents(whole)
 
@@ -226,8 +230,12 @@ def test_full_disk(tmp_path, whole):
 def test_two_processes_prepare_once(tmp_path, whole):
     """Each GPU's process opens the data set: one prepares, the others wait for it."""
 
+    def read(start):
+        (tmp_path / f"read-{os.getpid()}").touch()
+        return rows(start)
+
     def one():
-        write(tmp_path / "store", lambda start: (tmp_path.joinpath(f"read-{os.getpid()}").touch(), rows(start))[1])
+        write(tmp_path / "store", read)
 
     processes = [fork.Process(target=one) for _ in range(4)]
     for process in processes:
@@ -255,7 +263,9 @@ def test_a_flipped_bit_is_found(whole, name):
     data = bytearray((whole / f"{name}.npy").read_bytes())
     data[-3] ^= 1
     (whole / f"{name}.npy").write_bytes(data)
-    with pytest.raises(UserError, match=rf"{name}.npy is damaged: its checksum is [0-9a-f]{{8}}, expected [0-9a-f]{{8}}"):
+    with pytest.raises(
+        UserError, match=rf"{name}.npy is damaged: its checksum is [0-9a-f]{{8}}, expected [0-9a-f]{{8}}"
+    ):
         Store(whole).verify()
 
 
@@ -267,7 +277,7 @@ def test_incomplete_and_damaged_stores_do_not_open(tmp_path, whole):
         Store(tmp_path / ".stopped.partial")
 
     os.truncate(whole / "mask.npy", 300)
-    with pytest.raises(UserError, match="mask.npy has 300 bytes, expected 328; delete .* and prepare it again"):
+    with pytest.raises(UserError, match=r"mask.npy has 300 bytes, expected 328; delete .* and prepare it again"):
         Store(whole)
     (whole / "mask.npy").unlink()
     with pytest.raises(UserError, match=r"mask.npy is missing; delete"):

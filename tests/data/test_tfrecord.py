@@ -4,8 +4,7 @@ import tracemalloc
 import google_crc32c
 import numpy as np
 import pytest
-from conftest import FIXTURES
-from wire import example, field, floats, ints, strings, varint
+from wire import FIXTURES, example, field, floats, ints, strings, varint
 
 from slotworks.data.tfrecord import Example, read_examples, read_payloads, write_records
 from slotworks.types import UserError
@@ -32,7 +31,7 @@ def test_reads_plain_and_compressed_files_from_any_record(tmp_path, compress):
 
 
 def test_written_file_equals_the_official_framing(tmp_path):
-    """The fixture was made and checked with TensorFlow's reader: our framing of its payloads is the same to the byte."""
+    """The fixture was checked with TensorFlow's reader: our framing of its payloads is the same to the byte."""
     write_records(tmp_path / "file", list(read_payloads(TETROMINOES)), compress=False)
     assert (tmp_path / "file").read_bytes() == gzip.decompress(TETROMINOES.read_bytes())
 
@@ -52,14 +51,18 @@ def test_floats_and_integers(packed):
 
 
 def test_empty_lists_and_encoded_pictures():
-    record = Example(example(f=floats([]), i=ints([]), s=strings([]), pictures=strings([b"\x89PNG", b"", b"x" * 300])), "x")
+    record = Example(
+        example(f=floats([]), i=ints([]), s=strings([]), pictures=strings([b"\x89PNG", b"", b"x" * 300])), "x"
+    )
     assert record.floats("f").shape == record.ints("i").shape == record.uint8("s", (0,)).shape == (0,)
     assert record.strings("pictures") == [b"\x89PNG", b"", b"x" * 300]
 
 
 def test_unknown_fields_are_passed_over():
     known = example(x=floats([3.0]))
-    unknown = field(9, b"abc") + varint(10 << 3) + varint(7) + varint(11 << 3 | 5) + b"1234" + varint(12 << 3 | 1) + b"8" * 8
+    unknown = (
+        field(9, b"abc") + varint(10 << 3) + varint(7) + varint(11 << 3 | 5) + b"1234" + varint(12 << 3 | 1) + b"8" * 8
+    )
     assert Example(unknown + known + unknown, "x").floats("x") == 3.0
 
 
@@ -78,7 +81,9 @@ def test_damaged_messages(payload, text):
 
 
 def test_wrong_schema():
-    record = Example(example(x=floats([1, 2]), mask=strings([b"ab", b"c"]), n=field(3, field(1, b"\x80"))), "f, record 0")
+    record = Example(
+        example(x=floats([1, 2]), mask=strings([b"ab", b"c"]), n=field(3, field(1, b"\x80"))), "f, record 0"
+    )
     with pytest.raises(UserError, match="f, record 0 has no feature 'z', only mask, n, x; is this the right file"):
         record.floats("z", (2,))
     with pytest.raises(UserError, match="feature 'x' holds 2 values, expected 2 x 3; is this"):
@@ -87,7 +92,7 @@ def test_wrong_schema():
         record.uint8("x", (2,))
     with pytest.raises(UserError, match="feature 'mask' is not a list of single bytes"):
         record.uint8("mask", (2,))
-    with pytest.raises(UserError, match="feature 'n' is damaged .a number is cut off"):
+    with pytest.raises(UserError, match=r"feature 'n' is damaged .a number is cut off"):
         record.ints("n")
 
 
@@ -98,7 +103,7 @@ def test_missing_empty_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match="file is empty; get the file again"):
         list(read_payloads(tmp_path / "file"))
     (tmp_path / "file").write_bytes(b"<!DOCTYPE html><html>")
-    with pytest.raises(UserError, match="neither a GZIP file nor a TFRecord file .it begins with b'<!DOCTYPE ht'"):
+    with pytest.raises(UserError, match=r"neither a GZIP file nor a TFRecord file .it begins with b'<!DOCTYPE ht'"):
         list(read_payloads(tmp_path / "file"))
     (tmp_path / "file").write_bytes(gzip.compress(b""))
     with pytest.raises(UserError, match="file holds no record"):

@@ -1,6 +1,9 @@
 """Writes `tf.Example` messages, byte by byte as the protobuf wire format prescribes."""
 
 import struct
+from pathlib import Path
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def varint(value):

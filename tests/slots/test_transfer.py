@@ -1,7 +1,8 @@
-"""Slot Attention equals the originals: their weights, the same input, the same output.
+"""Slot Attention equals the originals in torch and JAX: their weights, the same input, the same output.
 
-Each original ran once; its weights, inputs, outputs and, for some, gradients are stored in `tests/references`. The README
-there names repository, commit, file and settings.
+Each original ran once; its weights, inputs, outputs and, for some, gradients are stored in `tests/references`. The
+README there names repository, commit, file and settings. Ours runs in float64: this machine's rounding does not count.
+The original in TensorFlow is in `tests/methods/test_keras_transfer.py`.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotworks.slots import BoxInit, GaussianInit, SlotAttention
+from slotworks.slots import BoxInit, SlotAttention
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -77,7 +78,8 @@ TORCH = {
 
 def reference(name: str) -> dict[str, torch.Tensor]:
     with np.load(REFERENCES / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+        ref = {key: torch.from_numpy(file[key]) for key in file.files}
+    return {key: value.double() if value.is_floating_point() else value for key, value in ref.items()}
 
 
 def weights(ref: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -91,31 +93,8 @@ def from_torch(name: str, **changed) -> tuple[SlotAttention, dict[str, torch.Ten
     module = SlotAttention(feature_dim, slot_dim, 3, mlp_dim=24, **(options | changed))
     theirs = weights(ref)
     state = {key: theirs[f"{names[key.rsplit('.', 1)[0]]}.{key.rsplit('.', 1)[1]}"] for key in module.state_dict()}
-    module.load_state_dict(state)
+    module.double().load_state_dict(state)
     return module, ref
-
-
-def keras_state(ref: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keras packs a GRU's gates as update, reset, candidate; torch as reset, update, candidate. Kernels are transposed."""
-
-    def gates(x):
-        z, r, n = x.chunk(3, dim=-1)
-        return torch.cat([r, z, n], dim=-1)
-
-    w = weights(ref)
-    state = {
-        "gru.weight_ih": gates(w["gru/kernel"]).T,
-        "gru.weight_hh": gates(w["gru/recurrent_kernel"]).T,
-        "gru.bias_ih": gates(w["gru/bias"][0]),
-        "gru.bias_hh": gates(w["gru/bias"][1]),
-    }
-    for ours, theirs in {"norm_features": "norm_inputs", "norm_slots": "norm_slots", "norm_mlp": "norm_mlp"}.items():
-        state |= {f"{ours}.weight": w[f"{theirs}/gamma"], f"{ours}.bias": w[f"{theirs}/beta"]}
-    for ours, theirs in {"to_q": "project_q", "to_k": "project_k", "to_v": "project_v"}.items():
-        state[f"{ours}.weight"] = w[f"{theirs}/kernel"].T
-    for ours, theirs in {"mlp.0": "mlp/0", "mlp.2": "mlp/1"}.items():
-        state |= {f"{ours}.weight": w[f"{theirs}/kernel"].T, f"{ours}.bias": w[f"{theirs}/bias"]}
-    return state
 
 
 def flax_state(ref: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -190,23 +169,6 @@ def test_each_departure_from_the_paper_is_needed(name, paper):
     assert (module(ref["features"], ref["slots"]).slots - ref["out_slots"]).abs().max() > 0.05
 
 
-def test_equals_the_keras_original_with_gradients(monkeypatch):
-    ref = reference("slot_attention")
-    module = SlotAttention(12, 16, 3, mlp_dim=24, norm_eps=1e-3)
-    module.load_state_dict(keras_state(ref))
-    initializer = GaussianInit(4, 16)
-    initializer.load_state_dict({"mu": ref["weight/slots_mu"], "log_sigma": ref["weight/slots_log_sigma"]})
-    monkeypatch.setattr("slotworks.slots.initializers.batch_noise", lambda *args, **kwargs: ref["noise"])
-    features = ref["features"].requires_grad_()
-    slots = module(features, initializer(2)).slots
-    assert_equal(slots, ref["out_slots"])
-    (slots * ref["probe"]).sum().backward()
-    assert_equal(features.grad, ref["grad_features"], 1e-5)
-    assert_equal(initializer.mu.grad, ref["grad_mu"], 1e-5)
-    assert_equal(initializer.log_sigma.grad, ref["grad_log_sigma"], 1e-5)
-    assert_equal(module.to_k.weight.grad.T, ref["grad_k"], 1e-5)
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [("savi", {"num_iterations": 1, "mlp_dim": None}), ("savi_mlp", {"num_iterations": 3, "mlp_dim": 24})],
@@ -214,14 +176,14 @@ def test_equals_the_keras_original_with_gradients(monkeypatch):
 def test_equals_the_jax_original(name, options):
     ref = reference(name)
     module = SlotAttention(12, 16, qkv_dim=20, eps_in="denominator", norm_eps=1e-6, **options)
-    module.load_state_dict(flax_state(ref))
+    module.double().load_state_dict(flax_state(ref))
     out = module(ref["features"], ref["slots"])
     assert_equal(out.slots, ref["out_slots"])
     assert_equal(out.attn, ref["out_attn"][:, 0])
 
 
 def test_heads_of_the_jax_original():
-    """Its projection joins the heads to the width of one head, with a bias: ours only where that is the slot's width."""
+    """Its projection joins the heads to the width of one head, with a bias: equal to ours where that is slot_dim."""
     ref = reference("savi_heads")
     module = SlotAttention(
         12,
@@ -238,9 +200,9 @@ def test_heads_of_the_jax_original():
     state = flax_state(ref) | {f"to_{letter}.bias": torch.zeros(32) for letter in "qkv"}
     joined = "weight/InvertedDotProductAttention_0/DenseGeneral_0"
     state |= {"to_out.weight": ref[f"{joined}/kernel"].flatten(0, 1).T, "to_out.bias": ref[f"{joined}/bias"]}
-    module.load_state_dict(state)
+    module.double().load_state_dict(state)
     out = module(ref["features"], ref["slots"])
-    assert_equal(out.slots, ref["out_slots"])
+    assert_equal(out.slots, ref["out_slots"], 1e-5)  # the original ran in float32
     assert_equal(out.attn, ref["out_attn"].mean(dim=1))
 
 
@@ -253,7 +215,7 @@ def test_box_slots_equal_the_jax_original(name, order):
         boxes = torch.stack([boxes[..., [0, 2]].mean(-1), boxes[..., [1, 3]].mean(-1)], dim=-1)
     module = BoxInit(16, hidden_dim=24, input_dim=len(order))
     w = weights(ref)
-    module.load_state_dict(
+    module.double().load_state_dict(
         {
             "mlp.0.weight": w["MLP_0/dense_mlp_0/kernel"][order].T,
             "mlp.0.bias": w["MLP_0/dense_mlp_0/bias"],

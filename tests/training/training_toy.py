@@ -40,7 +40,6 @@ class Toy(Method):
         self.up = nn.Linear(config.width, size)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-        self.seen = []  # dtypes of images
 
     def param_groups(self):
         return {
@@ -55,7 +54,6 @@ class Toy(Method):
     def loss(self, batch, step):
         image = batch["image"]
         self.calls += 1
-        self.seen.append(image.dtype)
         code = self.encode(image).slots[:, 0]
         code = code + self.config.noise * batch_noise(code.shape, code.device, torch.float32)
         code = nn.functional.dropout(code, self.config.dropout, self.training)
@@ -93,10 +91,14 @@ class ToyImages:
         return {"image": self.pixels[list(indices)], "index": np.array(indices)}
 
 
+STEADY = ToyConfig(loss_weights={"size": 0.01})
+"""All randomness through `batch_noise`, so that the batch may be split."""
+
+
 def toy_run(**changes) -> Run:
     """Ten steps with every part of the state in use."""
     run = Run(
-        method=ToyConfig(loss_weights={"size": 0.01}),
+        method=replace(STEADY, dropout=0.1),
         data=ToyData(),
         steps=10,
         batch_size=8,
@@ -138,7 +140,7 @@ def two_processes(folder: str) -> None:
     """As `torchrun` starts it: stop both processes after the first one was asked to, then go on to the end."""
     from slotworks.training import train
 
-    run = toy_run(accumulate=2, eval_every=5)
+    run = toy_run(method=STEADY, accumulate=2, eval_every=5)
 
     def ask(step, values):  # called in the first process only
         if step == 3:
@@ -150,5 +152,12 @@ def two_processes(folder: str) -> None:
     Path(folder, f"rank{os.environ['RANK']}.txt").write_text(f"{stopped.step} {result.step} {code!r}")
 
 
+def compiled(folder: str) -> None:
+    """With the loss compiled."""
+    from slotworks.training import train
+
+    train(toy_run(method=STEADY, compile=True), folder)
+
+
 if __name__ == "__main__":
-    {"kill": session_then_kill, "ddp": two_processes}[sys.argv[1]](sys.argv[2])
+    {"kill": session_then_kill, "ddp": two_processes, "compile": compiled}[sys.argv[1]](sys.argv[2])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Float, Int, UInt8, UInt64
 
 from slotworks.data.scenes.random import scene_keys
 from slotworks.types import DataConfig, RawBatch
@@ -77,7 +77,7 @@ class SceneDataset:
         return scene_keys(seed=self.config.seed, split=SPLITS.index(self.split), indices=array)
 
 
-def boxes_of_mask(mask: Int[np.ndarray, "b h w"], count: int) -> Float[np.ndarray, "b {count} 4"]:
+def boxes_of_mask(mask: UInt8[np.ndarray, "b h w"], count: int) -> Float[np.ndarray, "b {count} 4"]:
     """Boxes `x0 y0 x1 y1` in [0, 1] around the pixels of ids 1 to `count`; zeros for an id without a pixel."""
     b, h, w = mask.shape
     boxes = np.zeros((b, count, 4), dtype=np.float32)

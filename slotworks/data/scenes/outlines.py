@@ -67,6 +67,5 @@ def star(x: Plane, y: Plane) -> Bool[np.ndarray, "h w"]:
 
 
 def heart(x: Plane, y: Plane) -> Bool[np.ndarray, "h w"]:
-    """The curve x^2 + (5/4 y - sqrt|x|)^2 = 1, moved and scaled into the square."""
-    y = 1.035 * y + 0.235
-    return x**2 + (1.25 * y - np.sqrt(np.abs(x))) ** 2 <= 1
+    """A disc whose halves are sheared upwards, x^2 + (y - 0.9 |x|)^2 <= 1, moved and scaled into the square."""
+    return x**2 + (1.1725 * y + 0.1725 - 0.9 * np.abs(x)) ** 2 <= 1

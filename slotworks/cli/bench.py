@@ -1,0 +1,64 @@
+"""`slotworks bench`."""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from rich.progress import track
+from rich.table import Table
+
+from slotworks.cli.console import err, out, parse, print_json
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse and run."""
+    parse(bench, argv, verb="bench")
+    return 0
+
+
+def bench(recipes: tuple[str, ...] = (), steps: int = 5, batch_size: int | None = None, json: bool = False) -> None:
+    """Time and memory of a training step, images a second through training and inference, for each recipe here.
+
+    Each recipe runs on noise in a process of its own. Ratios against the plain forms: `python -m benchmarks` in a checkout.
+
+    Examples:
+      slotworks bench
+      slotworks bench --recipes slot_attention.clevr6 --batch-size 8
+
+    Args:
+        recipes: names; all by default.
+        steps: timed steps of each, after two that are not.
+        batch_size: instead of each recipe's own.
+        json: print the rows as JSON.
+    """
+    from slotworks import configs
+
+    names = recipes or tuple(configs.recipes())
+    for name in names:
+        configs.find(name)  # a wrong name is found before the work
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    for name in track(names, "measuring", console=err, disable=json):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:  # its own process: memory of its own
+            rows.append({"recipe": name, **pool.submit(_measure, name, steps, batch_size).result()})
+    if json:
+        print_json(rows)
+        return
+    table = Table(title=f"{rows[0]['device']}, {rows[0]['threads']} threads; medians of {steps}", title_justify="left")
+    for column in ("recipe", "batch", "step ms", "train img/s", "infer img/s", "peak MiB"):
+        table.add_column(column, justify="left" if column == "recipe" else "right")
+    for row in rows:
+        numbers = (row["step_ms"], row["train_images_per_second"], row["infer_images_per_second"], row["peak_mib"])
+        table.add_row(row["recipe"], str(row["batch_size"]), *(f"{number:,.0f}" for number in numbers))
+    out.print(table)
+
+
+def _measure(name: str, steps: int, batch_size: int | None) -> dict:
+    from dataclasses import replace
+
+    from slotworks.configs import find
+    from slotworks.training.bench import measure
+
+    run = find(name)()
+    run = replace(run, batch_size=batch_size or run.batch_size)
+    return {"batch_size": run.batch_size, **measure(run, steps=steps)}

@@ -1,0 +1,145 @@
+"""The spatial broadcast decoder. That it is the paper's: `tests/methods/test_keras_transfer.py`."""
+
+import pytest
+import torch
+from torch import nn
+
+from slotworks.decoders import SpatialBroadcastDecoder
+from slotworks.decoders.spatial_broadcast import BroadcastConv, SameConvTranspose
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size"),
+    [
+        (5, (35, 35)),
+        (5, (7, 12)),
+        (5, (5, 5)),
+        (5, (4, 9)),  # smaller than the kernel
+        (5, (9, 3)),
+        (5, (1, 1)),
+        (3, (8, 6)),
+        (3, (3, 3)),
+        (3, (2, 7)),
+        (7, (7, 11)),
+        (1, (4, 5)),
+    ],
+    ids=str,
+)
+def test_broadcast_convolution_equals_the_plain_one(kernel, size):
+    """Values and all gradients, against tiling the slots and convolving."""
+    torch.manual_seed(0)
+    conv = BroadcastConv(6, 4, kernel, padding="same").double()
+    plain = nn.Conv2d(6, 4, kernel, padding="same").double()
+    plain.load_state_dict(conv.state_dict())
+    slots = torch.randn(3, 6).double().requires_grad_()
+    position = torch.randn(1, 6, *size).double().requires_grad_()
+    out, expected = conv(slots, position), plain(slots[:, :, None, None] + position)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+    probe = torch.randn(out.shape).double()
+    gradients = torch.autograd.grad((out * probe).sum(), (slots, position, conv.weight, conv.bias))
+    wanted = torch.autograd.grad((expected * probe).sum(), (slots, position, plain.weight, plain.bias))
+    for actual, wish in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(actual, wish, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (5, 9)], ids=str)
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_transposed_convolution_crops_as_tensorflow_does(kernel, size):
+    """The full output, `2 n + kernel - 2`, less half of what is too much before and the rest after."""
+    torch.manual_seed(0)
+    conv = SameConvTranspose(3, 2, kernel, 2).double()
+    x = torch.randn(2, 3, *size).double()
+    full = nn.functional.conv_transpose2d(x, conv.weight, conv.bias, stride=2)
+    start = (kernel - 2) // 2  # 1 for the paper's 5x5
+    height, width = 2 * size[0], 2 * size[1]
+    torch.testing.assert_close(conv(x), full[..., start : start + height, start : start + width])
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"image_size": (128, 128)}, 514_948),
+        ({"image_size": (35, 35), "channels": 32, "strides": (1, 1, 1)}, 103_972),
+    ],
+    ids=["table 5", "table 6"],
+)
+def test_parameters(options, count):
+    assert sum(p.numel() for p in SpatialBroadcastDecoder(64, **options).parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "image_size", "broadcast_size"),
+    [
+        ({"strides": (1, 1, 1)}, (9, 12), (9, 12)),
+        ({"strides": (2, 2, 1)}, (32, 24), (8, 6)),
+        ({"strides": (2, 1)}, (35, 33), (18, 17)),  # one row and one column too many are cropped
+        ({"strides": (1,), "shuffle": 2}, (35, 34), (18, 17)),
+        ({"strides": (2, 2), "broadcast_size": (3, 4)}, (12, 16), (3, 4)),
+    ],
+)
+def test_shapes(options, image_size, broadcast_size):
+    decoder = SpatialBroadcastDecoder(8, image_size, channels=4, **options)
+    assert decoder.broadcast_size == broadcast_size
+    out = decoder(torch.randn(2, 3, 8))
+    assert out.recon.shape == (2, 3, *image_size)
+    assert out.masks.shape == (2, 3, *image_size)
+    assert out.parts.shape == (2, 3, 3, *image_size)
+
+
+VARIANTS = {
+    "table 6": {"strides": (1, 1, 1)},
+    "table 5": {"strides": (2, 2, 1)},
+    "shuffled": {"strides": (1,), "shuffle": 2},
+}
+every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+@every_variant
+def test_masks_sum_to_one_and_mix_the_parts(options):
+    torch.manual_seed(0)
+    out = SpatialBroadcastDecoder(8, (8, 12), channels=4, **options)(torch.randn(2, 3, 8))
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 8, 12))
+    assert out.masks.min() > 0
+    torch.testing.assert_close((out.masks[:, :, None] * out.parts).sum(dim=1), out.recon)
+
+
+@every_variant
+def test_permuted_slots_permute_masks_and_keep_the_image(options):
+    torch.manual_seed(0)
+    decoder = SpatialBroadcastDecoder(8, (8, 12), channels=4, **options)
+    slots, order = torch.randn(2, 3, 8), torch.tensor([2, 0, 1])
+    out, permuted = decoder(slots), decoder(slots[:, order])
+    torch.testing.assert_close(permuted.recon, out.recon, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(permuted.masks, out.masks[:, order], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(permuted.parts, out.parts[:, order], atol=1e-6, rtol=1e-5)
+
+
+@every_variant
+def test_slots_are_decoded_alone(options):
+    """Slots of several images recombine: parts stay, masks are the softmax over those present."""
+    torch.manual_seed(0)
+    decoder = SpatialBroadcastDecoder(8, (8, 12), channels=4, **options)
+    slots = torch.randn(2, 3, 8)
+    out = decoder(slots)
+    mixed = decoder(torch.cat([slots[:1, :2], slots[1:, 2:]], dim=1))
+    torch.testing.assert_close(mixed.parts[0], torch.cat([out.parts[0, :2], out.parts[1, 2:]]), atol=1e-6, rtol=1e-5)
+    odds = mixed.masks[0, 0] / mixed.masks[0, 1]  # between two slots of one image, whoever else is there
+    torch.testing.assert_close(odds, out.masks[0, 0] / out.masks[0, 1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(decoder(slots[:, :1]).masks, torch.ones(2, 1, 8, 12))
+
+
+def test_identical_slots_share_every_pixel():
+    decoder = SpatialBroadcastDecoder(8, (8, 12), channels=4, strides=(1, 1, 1))
+    out = decoder(torch.randn(2, 1, 8).expand(-1, 4, -1))
+    torch.testing.assert_close(out.masks, torch.full((2, 4, 8, 12), 0.25))
+    torch.testing.assert_close(out.recon, out.parts[:, 2])
+
+
+def test_masks_stay_in_float32_under_autocast():
+    decoder = SpatialBroadcastDecoder(8, (8, 12), channels=4, strides=(1, 1, 1))
+    slots = torch.randn(2, 3, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = decoder(slots)
+    assert out.recon.dtype == out.masks.dtype == out.parts.dtype == torch.float32
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 8, 12))
+    torch.testing.assert_close(out.recon, decoder(slots).recon, atol=0.02, rtol=0.02)

@@ -1,0 +1,205 @@
+"""Pictures of samples: what is written, that colours match, that training is not disturbed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from slotworks.evaluation.samples import BACKGROUND, COLORS, MAX_SIDE, PALETTE, VOID, contact_sheet, write_samples
+from slotworks.types import DecoderOutput, Method, SlotOutput
+
+HEIGHT, WIDTH = 8, 12
+
+
+class Halves:
+    """Image `i` is grey of value `i`; object 1 is the left third, object 2 the top right corner."""
+
+    def __init__(self, *, mask=True, void=False):
+        self.mask, self.void = mask, void
+
+    def __len__(self):
+        return 100
+
+    def __getitems__(self, indices):
+        image = np.empty((len(indices), HEIGHT, WIDTH, 3), np.uint8)
+        image[:] = np.array(indices)[:, None, None, None]
+        batch = {"image": image}
+        if self.mask:
+            batch["mask"] = np.zeros((len(indices), HEIGHT, WIDTH), np.int64)
+            batch["mask"][:, :, :4] = 1
+            batch["mask"][:, :3, 8:] = 2
+        if self.void:
+            batch["void"] = np.zeros((len(indices), HEIGHT, WIDTH), bool)
+            batch["void"][:, 0, 0] = True
+        return batch
+
+
+class Cuts(Method):
+    """Slot 0 owns the right two thirds, slot 1 the left one, slot 2 nothing."""
+
+    def encode(self, image):
+        self.training_seen = self.training
+        self.drawn = torch.rand(())
+        self.masks = torch.zeros(len(image), 3, HEIGHT, WIDTH)
+        self.masks[:, 0, :, 4:] = 1
+        self.masks[:, 1, :, :4] = 1
+        steps = tuple(torch.full((len(image), 3, HEIGHT * WIDTH), value) for value in (0.2, 0.4))
+        return SlotOutput(torch.zeros(len(image), 3, 2), self.masks.flatten(2), steps, grid=(HEIGHT, WIDTH))
+
+
+class CutsAndRenders(Cuts):
+    channels = 3
+
+    def decode(self, slots):
+        parts = torch.full((len(slots), 3, self.channels, HEIGHT, WIDTH), 0.5)
+        parts[:, 1] = 1.5  # beyond white
+        return DecoderOutput((self.masks[:, :, None] * parts).sum(1), self.masks, parts)
+
+
+class CutsWithGrid(Cuts):
+    def encode(self, image):
+        steps = tuple(torch.full((len(image), 3, 6), value) for value in (0.2, 0.4))
+        return SlotOutput(torch.zeros(len(image), 3, 2), torch.ones(len(image), 3, 6) / 3, steps, grid=(2, 3))
+
+
+def pixels(folder, name):
+    return np.array(Image.open(folder / "samples" / name))
+
+
+def test_everything_the_page_needs_is_written(tmp_path):
+    path = write_samples(
+        CutsAndRenders(), Halves(), tmp_path, indices=range(7, 9), step=1200, scores={8: {"fg_ari": 0.25}}
+    )
+    assert path == tmp_path / "samples" / "index.json"
+    index = json.loads(path.read_text())
+    assert index["step"] == 1200
+    first, second = index["rows"]
+    assert (first["index"], first["scores"], second["index"], second["scores"]) == (7, {}, 8, {"fg_ari": 0.25})
+    assert first["input"] == "step_0001200/000007_input.png"
+    assert [len(first[key]) for key in ("parts", "masks", "attn_steps", "colors")] == [3, 3, 2, 3]
+    assert [len(step) for step in first["attn_steps"]] == [3, 3]
+    names = [first[key] for key in ("input", "truth", "segmentation", "recon")]
+    names += [*first["parts"], *first["masks"], *first["attn_steps"][0], *first["attn_steps"][1]]
+    assert len(set(names)) == 4 + 3 + 3 + 6
+    assert all((tmp_path / "samples" / name).is_file() for name in names)
+    assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [
+        "index.json",
+        "step_0001200",
+        "step_0001200.png",
+    ]
+
+
+def test_pictures_show_the_right_pixels(tmp_path):
+    write_samples(CutsAndRenders(), Halves(void=True), tmp_path, indices=[90], step=0)
+    assert (pixels(tmp_path, "step_0000000/000090_input.png") == 90).all()
+    recon = pixels(tmp_path, "step_0000000/000090_recon.png")
+    assert (recon[:, :4] == 255).all()
+    assert (recon[:, 4:] == 128).all()
+    part = pixels(tmp_path, "step_0000000/000090_parts_1.png")  # colour and, as opacity, the mask
+    assert part.shape == (HEIGHT, WIDTH, 4)
+    assert (part[..., :3] == 255).all()
+    assert (part[:, :4, 3] == 255).all()
+    assert (part[:, 4:, 3] == 0).all()
+    mask = pixels(tmp_path, "step_0000000/000090_masks_0.png")
+    assert (mask[:, :4] == 0).all()
+    assert (mask[:, 4:] == 255).all()
+    truth = pixels(tmp_path, "step_0000000/000090_truth.png")
+    assert truth[0, 0].tolist() == list(VOID)
+    assert truth[1, 0].tolist() == list(COLORS[0])
+    assert truth[0, 11].tolist() == list(COLORS[1])
+    assert truth[7, 11].tolist() == list(BACKGROUND)
+
+
+def test_slots_take_the_colour_of_what_they_fit(tmp_path):
+    path = write_samples(CutsAndRenders(), Halves(), tmp_path, indices=[0], step=0)
+    segmentation = pixels(tmp_path, "step_0000000/000000_segmentation.png")
+    assert segmentation[0, 0].tolist() == list(COLORS[0])  # slot 1 is object 1
+    assert segmentation[7, 11].tolist() == list(BACKGROUND)  # slot 0 is the background
+    colors = json.loads(path.read_text())["rows"][0]["colors"]
+    assert colors == ["#464646", "#e69f00", "#009e73"]  # the empty slot takes a colour no true object has
+
+
+def test_without_masks_or_decoder(tmp_path):
+    path = write_samples(CutsWithGrid(), Halves(mask=False), tmp_path, indices=[3], step=0)
+    [row] = json.loads(path.read_text())["rows"]
+    assert set(row) == {"index", "scores", "colors", "input", "segmentation", "masks", "attn_steps"}
+    assert pixels(tmp_path, row["masks"][0]).shape == (2, 3)
+    assert (pixels(tmp_path, row["masks"][0]) == 85).all()
+    assert (pixels(tmp_path, row["attn_steps"][1][2]) == 102).all()
+    assert pixels(tmp_path, row["segmentation"]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_features_are_not_shown_as_images(tmp_path):
+    method = CutsAndRenders()
+    method.channels = 5
+    [row] = json.loads(write_samples(method, Halves(), tmp_path, indices=[3], step=0).read_text())["rows"]
+    assert "recon" not in row
+    assert "parts" not in row
+    assert len(row["masks"]) == 3
+
+
+def test_later_steps_replace_the_pictures_and_keep_the_sheets(tmp_path):
+    for step in (100, 200):
+        write_samples(CutsAndRenders(), Halves(), tmp_path, indices=[0, 1], step=step)
+    assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [
+        "index.json",
+        "step_0000100.png",
+        "step_0000200",
+        "step_0000200.png",
+    ]
+
+
+def test_training_is_not_disturbed_and_slots_repeat(tmp_path):
+    method = CutsAndRenders().train()
+    before = torch.get_rng_state()
+    drawn = []
+    for step in range(2):
+        write_samples(method, Halves(), tmp_path, indices=[0], step=step)
+        drawn.append(method.drawn)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert method.training
+    assert not method.training_seen
+    assert drawn[0] == drawn[1]
+
+
+def test_nan_does_not_stop_it(tmp_path):
+    method = CutsAndRenders()
+    real = method.decode
+    method.decode = lambda slots: DecoderOutput(*(value * torch.nan for value in vars(real(slots)).values()))
+    write_samples(method, Halves(), tmp_path, indices=[0], step=0)
+    assert (pixels(tmp_path, "step_0000000/000000_recon.png") == 0).all()
+
+
+def test_large_images_are_stored_small(tmp_path):
+    class Large(Halves):
+        def __getitems__(self, indices):
+            return {"image": np.zeros((len(indices), 300, 600, 3), np.uint8)}
+
+    [row] = json.loads(write_samples(Cuts(), Large(), tmp_path, indices=[0], step=0).read_text())["rows"]
+    assert pixels(tmp_path, row["input"]).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
+    assert pixels(tmp_path, row["segmentation"]).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
+
+
+def test_contact_sheet():
+    red, clear = Image.new("RGB", (2, 1), "red"), Image.new("RGBA", (4, 4), (0, 0, 255, 0))
+    sheet = np.array(contact_sheet([[red, clear], [red]], cell=10, gap=2))
+    assert sheet.shape == (2 * 12 + 2, 2 * 12 + 2, 3)
+    assert (sheet[2:7, 2:12] == [255, 0, 0]).all()  # twice as wide as high
+    assert (sheet[7:12, 2:12] == 255).all()
+    assert (sheet[2:12, 14:24] == 255).all()  # see-through shows the paper
+    assert (sheet[14:19, 2:12] == [255, 0, 0]).all()
+    assert contact_sheet([]).size == (4, 4)
+
+
+def test_palette_has_no_two_equal_colours():
+    assert PALETTE.shape == (64, 3)
+    assert PALETTE.dtype == np.uint8
+    assert len({BACKGROUND, VOID, *map(tuple, PALETTE.tolist())}) == 66
+
+
+@pytest.mark.parametrize("first", range(8))
+def test_first_colours_can_be_told_apart(first):
+    near = np.abs(PALETTE[:13].astype(int) - PALETTE[first]).sum(1)
+    assert np.sort(near)[1] > 60

@@ -1,0 +1,204 @@
+"""The command line from outside: what a user types, sees and gets back."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slotworks.cli import VERBS, main
+from slotworks.types import UserError
+
+SMALL = "--steps 4 --eval-every 2 --save-every 2 --eval-images 4 --batch-size 2 --data.num-test 6 --data.num-val 4".split()
+RECIPE = "slot_attention.tetrominoes_mini"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run of four steps, made through the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", RECIPE, "--out", str(folder), *SMALL]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    try:
+        assert main([verb, "--help"]) == 0
+    except SystemExit as stop:  # the parser's way of ending after --help
+        assert stop.code == 0
+    text = capsys.readouterr().out
+    assert "usage" in text
+    assert f"slotworks {verb}" in text
+
+
+def test_train_writes_a_complete_run_folder(run_folder):
+    for name in ("run.yaml", "env.json", "metrics.jsonl", "report.html", "checkpoints/last.safetensors"):
+        assert (run_folder / name).stat().st_size > 0, name
+    record = json.loads((run_folder / "eval" / "tetromino_scenes-test-slot-attention.json").read_text())
+    assert record["num_images"] == 4
+    assert record["metrics"]["fg_ari"]["n"] == 4
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval/fg_ari" in line] == [2, 4]
+
+
+def test_train_again_changes_nothing_when_all_steps_are_done(run_folder):
+    before = (run_folder / "checkpoints" / "last.safetensors").read_bytes()
+    assert main(["train", RECIPE, "--out", str(run_folder), *SMALL]) == 0
+    assert (run_folder / "checkpoints" / "last.safetensors").read_bytes() == before
+
+
+def test_evaluate_prints_json_for_every_protocol(run_folder, capsys):
+    assert main(["evaluate", str(run_folder), "--protocol", "all", "--images", "5", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [r["protocol"] for r in records][:2] == ["oclf", "slot-attention"]
+    assert len(records) == 7
+    assert all(r["num_images"] == 5 for r in records)
+    assert records[0]["metrics"]["fg_ari"]["mean"] == pytest.approx(records[1]["metrics"]["fg_ari"]["mean"], abs=1e-12)
+
+
+def test_doctor_finds_an_untrained_run(run_folder, capsys):
+    assert main(["doctor", str(run_folder), "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    assert any(finding["severity"] == "problem" and finding["fix"] for finding in findings)
+
+
+def test_seeds_report_mean_and_spread(tmp_path, capsys):
+    assert main(["train", RECIPE, "--out", str(tmp_path), "--seeds", "2", "--json", *SMALL]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    values = answer["summary"]["fg_ari"]["seeds"]
+    assert len(values) == 2
+    assert answer["summary"]["fg_ari"]["mean"] == pytest.approx(np.mean(values))
+    assert answer["summary"]["fg_ari"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert (tmp_path / "seed1" / "report.html").is_file()
+
+
+PICTURES = {
+    "rgb.png": lambda: Image.new("RGB", (50, 40), "red"),
+    "grey.png": lambda: Image.new("L", (35, 35), 128),
+    "one_pixel.png": lambda: Image.new("RGB", (1, 1), "blue"),
+    "alpha.png": lambda: Image.new("RGBA", (20, 90), (0, 255, 0, 100)),
+    "palette.gif": lambda: Image.new("P", (33, 70), 3),
+    "black_white.png": lambda: Image.new("1", (64, 64), 1),
+    "print.jpg": lambda: Image.new("CMYK", (60, 30), (10, 200, 30, 0)),
+    "deep.png": lambda: Image.fromarray(np.full((30, 40), 40_000, dtype=np.uint16)),
+}
+
+
+def test_segment_takes_any_size_and_mode(run_folder, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, make in PICTURES.items():
+        make().save(folder / name)
+    Image.new("RGB", (10, 10)).save(folder / "rgb.bmp")  # the same stem as rgb.png: nothing may be overwritten
+    assert main(["segment", str(run_folder), str(folder), "--out", str(tmp_path / "out"), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert len(results) == len(PICTURES) + 1
+    assert len({path for result in results for path in result["written"]}) == 4 * len(results)
+    for result in results:
+        picture = Image.open(result["file"])
+        mask, overlay, vectors, rle = (Path(path) for path in result["written"])
+        labels = np.asarray(Image.open(mask))
+        assert labels.shape == (picture.height, picture.width)
+        assert labels.max() < 4
+        assert Image.open(overlay).size == picture.size
+        stored = np.load(vectors, allow_pickle=False)
+        assert stored["slots"].shape == (4, 64)
+        np.testing.assert_allclose(stored["masks"].sum(0), 1, atol=1e-5)
+        found = json.loads(rle.read_text())["annotations"]
+        assert sum(annotation["area"] for annotation in found) == picture.width * picture.height
+        assert {a["slot"]: a["area"] for a in found} == dict(zip(*np.unique(labels, return_counts=True), strict=True))
+
+
+def test_segment_turns_photos_upright(run_folder, tmp_path):
+    from slotworks.evaluation.segment import read_image
+
+    picture = Image.new("RGB", (30, 20), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6  # lay on its side
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+def test_segment_names_a_damaged_picture_and_goes_on(run_folder, tmp_path, capsys):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    assert main(["segment", str(run_folder), str(tmp_path), "--out", str(tmp_path / "out"), "--json"]) == 1
+    results = json.loads(capsys.readouterr().out)
+    assert "bad.png cannot be read as a picture" in results[0]["error"]
+    assert results[1]["slots"] >= 1
+
+
+MISTAKES = {
+    "nosuchverb": r"there is no verb 'nosuchverb'",
+    "trian": r"Did you mean `slotworks train`",
+    "train slot_attention.tetromino": r"There is no recipe 'slot_attention.tetromino'. Nearest: slot_attention.tetromino",
+    "train nofile.py:f": r"nofile.py is not a file",
+    f"train {RECIPE} --seeds many": r"--seeds is many; expected a number",
+    f"train {RECIPE} --out": r"--out needs a value",
+    "evaluate nofolder": r"nofolder.run.yaml does not exist",
+    "report nofolder": r"nofolder",
+    "doctor nofolder": r"nofolder.run.yaml does not exist",
+    "segment nofolder nopicture.png": r"nopicture.png does not exist; give picture files",
+    "data prepare nodata": r"There is no data set 'nodata'; the known ones are tetrominoes",
+    "data eat": r"There is no action 'eat'",
+    "bench --recipes nothing": r"There is no recipe 'nothing'",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    message = capsys.readouterr().err.strip()
+    assert re.search(MISTAKES[command], message), message
+    assert "Traceback" not in message
+    assert len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "a mistake left something behind"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--batch-size 0", "batch_size is 0; it must be 1 or more."),
+        ("--method.image-size 64 64", "method.image_size is (64, 64) but the images of"),
+        ("--optimizer.lr fast", "Error parsing --optimizer.lr"),
+    ],
+)
+def test_a_wrong_value_is_explained(options, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", RECIPE, *options.split()])
+    assert stop.value.code == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_misspelt_option_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", RECIPE, "--method.num-slot", "5"])
+    assert stop.value.code == 2
+    assert "--method.num-slots" in capsys.readouterr().err
+
+
+def test_official_data_that_is_missing_says_where_it_comes_from(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "slot_attention.tetrominoes"]) == 2
+    message = capsys.readouterr().err
+    assert "tetrominoes_train.tfrecords" in message
+    assert "multi-object-datasets" in message
+
+
+def test_another_number_of_slots_needs_a_shared_initialiser(run_folder, tmp_path, capsys):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    arguments = ["segment", str(run_folder), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--num-slots", "7"]) == 2
+    assert "train with GaussianInit" in capsys.readouterr().err
+
+
+def test_recipes_name_their_file():
+    from slotworks.configs import find, recipes
+
+    assert {"slot_attention.tetrominoes", "slot_attention.multi_dsprites", "slot_attention.clevr6"} <= set(recipes())
+    with pytest.raises(UserError, match="There is no recipe"):
+        find("glass.nothing")

@@ -1,0 +1,141 @@
+"""Who may import whom, that every announced name exists, and that `import slotworks` stays light."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slotworks
+
+ROOT = Path(slotworks.__file__).parent
+
+# This table is the documentation. A folder may import itself and what stands on its right. The stages of the picture do
+# not import each other: a method joins them. Methods do not import methods, `training` knows the contract and never a
+# method's name, `evaluation` gets its data handed over, reports read files.
+STAGES = ("encoders", "slots", "decoders", "guidance")
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "types": (),
+    "nn": ("types",),
+    **dict.fromkeys(STAGES, ("types", "nn")),
+    "methods": ("types", "nn", *STAGES),
+    "data": ("types",),
+    "metrics": ("types",),
+    "protocols": ("types", "metrics"),
+    "evaluation": ("types", "metrics", "protocols"),
+    "training": ("types", "nn"),  # nn: noise that does not depend on the number of processes
+    "editing": ("types",),
+    "synthesis": ("types", "nn", "guidance"),
+    "reports": (),
+    "studio": ("types", "editing", "training", "evaluation"),
+    "configs": ("types", "methods", "data", "training"),
+    "__init__": ("api",),
+}
+ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
+
+HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
+NO_TORCH = ("reports",)
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    """`slotworks/slots/attention.py` belongs to `slots`, `slotworks/types.py` to `types`."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[tuple[int, str]]:
+    """Line and dotted name of every import in a file, also inside functions; names of `from` imports included."""
+    package = ["slotworks", *path.relative_to(ROOT).parts[:-1]]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+    return found
+
+
+def forbidden(path: Path) -> list[str]:
+    """Imports of a file that the table does not allow."""
+    own = part(path)
+    wrong = []
+    for line, name in imported(path):
+        words = name.split(".")
+        if words[0] != "slotworks" or len(words) == 1:
+            continue
+        target = words[1]
+        if not (ROOT / target).is_dir() and not (ROOT / f"{target}.py").is_file():
+            continue  # a name of the package itself, such as __version__
+        fine = target not in ANYTHING[own] if own in ANYTHING else target in (own, *ALLOWED[own])
+        same_method = own != "methods" or target != "methods" or path.name == "__init__.py"
+        if not fine or not same_method:
+            wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    return wrong
+
+
+def test_every_part_is_in_the_table():
+    assert {part(path) for path in FILES} <= ALLOWED.keys() | ANYTHING.keys()
+
+
+@pytest.mark.parametrize("name", sorted({part(path) for path in FILES}))
+def test_imports_follow_the_table(name):
+    assert [line for path in FILES if part(path) == name for line in forbidden(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "lines"),
+    [
+        ("slots/attention.py", "import slotworks.decoders", [1]),
+        ("slots/attention.py", "from slotworks import decoders", [1]),
+        ("slots/attention.py", "from ..decoders import spatial_broadcast", [1]),
+        ("slots/attention.py", "def late():\n    from slotworks.methods import SlotAttentionConfig", [2]),
+        ("slots/attention.py", "from .initializers import GaussianInit\nfrom slotworks.types import Batch", []),
+        ("methods/steve.py", "from slotworks.methods.slate import SLATE", [1]),
+        ("methods/steve.py", "from slotworks.slots import SlotAttention", []),
+        (
+            "training/loop.py",
+            "import torch\nfrom slotworks import __version__\nfrom slotworks.methods import SLATE",
+            [3],
+        ),
+        ("api.py", "from slotworks.methods import SLATE\nfrom slotworks.cli import main", [2]),
+    ],
+)
+def test_the_check_sees_each_kind_of_import(file, code, lines, tmp_path, monkeypatch):
+    for known in ("slots", "decoders", "methods", "training", "cli"):
+        (tmp_path / known).mkdir()
+    (tmp_path / "types.py").touch()
+    path = tmp_path / file
+    path.write_text(code)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert [int(line.split(":")[1].split()[0]) for line in forbidden(path)] == lines
+
+
+@pytest.mark.parametrize("name", NO_TORCH)
+def test_parts_that_read_files_do_without_torch(name):
+    assert [
+        line for path in FILES if part(path) == name for line in imported(path) if line[1].split(".")[0] == "torch"
+    ] == []
+
+
+def modules() -> list[str]:
+    return ["slotworks", *(info.name for info in pkgutil.walk_packages([str(ROOT)], "slotworks."))]
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if not name.endswith("__main__")])
+def test_every_announced_name_exists(name):
+    module = importlib.import_module(name)
+    announced = getattr(module, "__all__", [])
+    assert [wanted for wanted in announced if not hasattr(module, wanted)] == []
+    assert len(set(announced)) == len(announced)
+
+
+def test_import_is_light():
+    code = f"import sys, slotworks; print([name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
