@@ -40,9 +40,10 @@ def doctor(
         json: print the findings as JSON.
     """
     from slotworks import api
-    from slotworks.cli.sources import import_file
+    from slotworks.configs import import_file
 
-    import_file(module)
+    if module:
+        import_file(module)
     findings = api.examine(run, split=split, num_images=images)
     if json:
         print_json([asdict(finding) for finding in findings])

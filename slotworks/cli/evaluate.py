@@ -48,9 +48,11 @@ def evaluate(
         json: print the records as JSON.
     """
     from slotworks import api, protocols
-    from slotworks.cli.sources import find_data, import_file
+    from slotworks.cli.sources import find_data
+    from slotworks.configs import import_file
 
-    import_file(module)
+    if module:
+        import_file(module)
     source = find_data(data, root) if data else None
     records = api.evaluate(
         run, data=source, split=split, protocols=protocol, num_images=images, seed=seed, device=device

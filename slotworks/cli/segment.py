@@ -46,10 +46,11 @@ def segment(
         json: print what was written as JSON.
     """
     from slotworks import api
-    from slotworks.cli.sources import import_file
+    from slotworks.configs import import_file
     from slotworks.evaluation.segment import find_images
 
-    import_file(module)
+    if module:
+        import_file(module)
     files = find_images(images)
     found = api.segment(run, files, out=out_folder, num_slots=num_slots, masks=masks, device=device, skip_damaged=True)
     results = list(track(found, "segmenting", total=len(files), console=err, disable=json or len(files) < 3))

@@ -9,9 +9,10 @@ import tyro
 
 from slotworks.cli.console import err, percent, print_json
 from slotworks.training import Run
+from slotworks.training.allocator import keep_freed_memory
 from slotworks.types import UserError
 
-HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--json] [--OPTION VALUE ...]
+HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--json] [--keep-memory] [--OPTION VALUE ...]
 
 Train a recipe. A run that was stopped goes on where it stopped when the same command is given again.
 
@@ -22,9 +23,10 @@ Train a recipe. A run that was stopped goes on where it stopped when the same co
   slotworks train my_runs.py:ablation_3                            a recipe in a file of your own
   torchrun --nproc-per-node 8 -m slotworks train slot_attention.clevr6
 
-  --out DIR    run folder; default runs/CONFIG (with --seeds: runs/CONFIG/seed0, ...)
-  --seeds N    train N seeds, from the recipe's own seed on, and report mean and spread; default 1
-  --json       print the result as JSON
+  --out DIR      run folder; default runs/CONFIG (with --seeds: runs/CONFIG/seed0, ...)
+  --seeds N      train N seeds, from the recipe's own seed on, and report mean and spread; default 1
+  --json         print the result as JSON
+  --keep-memory  keep freed memory: faster on a CPU under Linux, at the cost of some memory (docs/performance.md)
 
 `slotworks train CONFIG --help` lists every option of a recipe. Recipes:
 """
@@ -44,8 +46,10 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"The first word after `train` is {name}, expected a recipe; `slotworks train --help` lists them.")
     rest, folder = _take(rest, "--out")
     rest, seeds = _take(rest, "--seeds")
-    as_json = "--json" in rest
-    rest = [word for word in rest if word != "--json"]
+    as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
+    rest = [word for word in rest if word not in ("--json", "--keep-memory")]
+    if keep_memory:
+        keep_freed_memory()
     run = build(name, rest)
     base = Path(folder or Path("runs") / name.replace(".py:", ".").replace("/", "_"))
     if seeds is None:

@@ -4,8 +4,10 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from slotworks.training import Run
 from slotworks.types import UserError
@@ -28,7 +30,10 @@ def find(name: str) -> Callable[[], Run]:
     """
     if ":" in name:
         path, function = name.rsplit(":", 1)
-        return _from_file(Path(path), function)
+        module = import_file(Path(path))
+        if not hasattr(module, function):
+            raise UserError(f"{path} has no function {function!r} that returns a Run.")
+        return getattr(module, function)
     known = recipes()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
@@ -36,13 +41,12 @@ def find(name: str) -> Callable[[], Run]:
     return known[name]
 
 
-def _from_file(path: Path, function: str) -> Callable[[], Run]:
+def import_file(path: Path) -> ModuleType:
+    """Import a user's file, so that its recipes can be called and run folders can name its classes."""
     if not path.is_file():
-        raise UserError(f"{path} is not a file; expected FILE.py:FUNCTION, where the function returns a Run.")
+        raise UserError(f"{path} is not a file; give a Python file of your own.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise UserError(f"{path} has no function {function!r} that returns a Run.")
-    return getattr(module, function)
+    return module

@@ -68,8 +68,8 @@ FIXES = {
         "SlotDiffusion) and keep attention in float32: its 1e-8 rounds to 0 in half precision."
     ),
     "uniform_attention": (
-        "Lower the learning rate{lr}, keep attention in float32 and keep the gated update: without it attention "
-        "becomes uniform (google-research issue 567)."
+        "Lower the learning rate{lr}, warm it up for longer{warmup}, keep attention in float32 and keep the gated "
+        "update: without it attention becomes uniform (google-research issue 567)."
     ),
     "one_slot_takes_all": (
         "Train longer if the loss still falls, since a phase of one slot for all comes first; otherwise try other "
@@ -130,12 +130,12 @@ def diagnose(
     found = [*_loss_findings(losses), *_mask_findings(known, early=_progress(curves, settings) < EARLY)]
     if any(name == "nan" for name, _, _ in found):
         found = [one for one in found if one[0] == "nan"]
+    lr, warmup = _setting(settings, "lr"), _setting(settings, "warmup_steps")
+    slots, regions = known.get("num_slots"), known.get("num_regions")
     hints = {
-        "lr": f" (now {lr:g})" if isinstance(lr := _setting(settings, "lr"), int | float) else "",
-        "warmup": f" (now {warmup} steps)" if (warmup := _setting(settings, "warmup_steps")) is not None else "",
-        "slots": f" (now {known['num_slots']:.0f} for {known['num_regions']:.1f} regions)"
-        if "num_regions" in known
-        else "",
+        "lr": f" (now {lr:g})" if isinstance(lr, int | float) else "",
+        "warmup": f" (now {warmup} steps)" if warmup is not None else "",
+        "slots": f" (now {slots:.0f} for {regions:.1f} regions)" if slots and regions else "",
     }
     findings = [Finding(name, severity, text, FIXES[name].format(**hints)) for name, severity, text in found]
     if not findings:
@@ -199,11 +199,8 @@ def _collapse(stats: Mapping[str, float], *, early: bool) -> tuple[str, Severity
     elif (score := stats.get("stripes", 0)) >= STRIPES_NOTE:
         severity: Severity = "problem" if score >= STRIPES else "note"
         doubt = "" if severity == "problem" else "; look at the samples, since data of one layout do the same"
-        return (
-            "stripes",
-            severity,
-            f"Images are cut alike: agreement {score:.2f} (threshold {STRIPES}){on}{doubt}.",
-        )
+        text = f"Images are cut alike: agreement {score:.2f} (threshold {STRIPES}){on}{doubt}."
+        return "stripes", severity, text
     return None
 
 
@@ -211,8 +208,8 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
     """How slots that work share what they see: too many for the background or an object, or too few."""
     found: list[tuple[str, Severity, str]] = []
     on = f" on {stats.get('num_images', 0):.0f} images"
-    used = stats.get("num_slots", 0) * (1 - stats.get("dead_slots", 0))
-    regions = stats.get("num_regions")
+    num_slots, regions = stats.get("num_slots", 0), stats.get("num_regions")
+    used = num_slots * (1 - stats.get("dead_slots", 0))
 
     def shared(name: str, value: float, what: str, worst: Severity) -> None:
         if value >= SHARED_NOTE:
@@ -225,7 +222,7 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
     if regions is None:
         if (dead := stats.get("dead_slots", 0)) >= DEAD:
             found.append(("dead_slots", "note", f"{dead:.0%} of the slots own nothing (threshold {DEAD:.0%}){on}."))
-    elif used < NEEDED * regions <= NEEDED * stats["num_slots"]:  # objects share slots, but not for lack of slots
+    elif used < NEEDED * regions <= NEEDED * num_slots:  # objects share slots, but not for lack of slots
         text = f"{used:.1f} slots are in use for {regions:.1f} true regions (threshold {NEEDED:.0%}){on}."
         found.append(("dead_slots", "problem", text))
     elif (lost := stats.get("swallowed", 0)) >= SWALLOWED_NOTE and background < SHARED_NOTE:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 420, 240
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 36  # room for the axes
+WIDTH, HEIGHT = 340, 200
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 34  # room for the axes
 HUGE = 1e100  # a number beyond is as missing as infinity; below 1 / HUGE it is zero
 MAX_POINTS = 240  # more cannot be told apart at this width; neighbours are averaged
 
@@ -128,7 +128,7 @@ def _log_range(low: float, high: float) -> tuple[float, float, list[float]]:
         low, high = low / 2, high * 2
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = range(first, last + 1 + (last - first) // 6, 1 + (last - first) // 6)
-    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    factors = (1, 2, 5) if high / low < 100 else (1,)
     ticks = [factor * 10.0**decade for decade in decades for factor in factors]
     low = max((tick for tick in ticks if tick <= low), default=low)
     high = min((tick for tick in ticks if tick >= high), default=high)

@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
 
 WHOLE = {"input": "input", "truth": "true masks", "segmentation": "predicted", "recon": "rendered"}
@@ -77,6 +78,13 @@ def _content(folder: Path) -> dict[str, Any]:
         "env": dict(_flat(env)),
         "notes": notes,
         "captions": WHOLE,
+        "box": {
+            "width": curves.WIDTH,
+            "height": curves.HEIGHT,
+            "left": curves.LEFT,
+            "right": curves.WIDTH - curves.RIGHT,
+            "bottom": curves.HEIGHT - curves.BOTTOM,
+        },
         "label": _label,
         "score": _score,
     }

@@ -148,6 +148,7 @@ def optimizer_state(method: Method, optimizer: torch.optim.Optimizer) -> dict[st
     return {f"{names[id(p)]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
 
 
+@torch.no_grad()
 def restore_optimizer(
     method: Method, optimizer: torch.optim.Optimizer, state: dict[str, Tensor], *, source: str
 ) -> None:
@@ -161,17 +162,16 @@ def restore_optimizer(
         parameter, _, key = name.rpartition(".")
         by_name.setdefault(parameter, {})[key] = value
     names = {id(p): name for name, p in method.named_parameters()}
-    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
-    unknown = by_name.keys() - set(order)
-    wrong = [n for n, s in zip(order, shapes, strict=True) if n in by_name and by_name[n]["exp_avg"].shape != s]
-    if unknown or wrong:
-        raise UserError(
-            f"The optimiser's state for {min(unknown or wrong)} in {source} does not fit the method; the file belongs "
-            "to another run."
-        )
+    parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
+    for name, values in by_name.items():
+        if name not in parameters or any(v.ndim and v.shape != parameters[name].shape for v in values.values()):
+            raise UserError(
+                f"The optimiser's state for {name} in {source} does not fit the method; the file belongs to another run."
+            )
+        # Fused Adam reads memory in order: its state must lie as the parameter does (channels last, for example).
+        by_name[name] = {k: torch.empty_like(parameters[name]).copy_(v) if v.ndim else v for k, v in values.items()}
     state_dict = optimizer.state_dict()
-    state_dict["state"] = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    state_dict["state"] = {index: by_name[name] for index, name in enumerate(parameters) if name in by_name}
     optimizer.load_state_dict(state_dict)
 
 

@@ -143,3 +143,19 @@ def test_masks_stay_in_float32_under_autocast():
     assert out.recon.dtype == out.masks.dtype == out.parts.dtype == torch.float32
     torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 8, 12))
     torch.testing.assert_close(out.recon, decoder(slots).recon, atol=0.02, rtol=0.02)
+
+
+def test_a_shuffled_decoder_draws_masks_at_the_size_of_the_map():
+    """One mask value for `shuffle x shuffle` pixels, bilinear between their centres: 9, 3, 3 and 1 sixteenths."""
+    torch.manual_seed(0)
+    decoder, seen = SpatialBroadcastDecoder(8, (8, 12), channels=4, strides=(1,), shuffle=2), []
+    assert decoder.last.out_channels == 3 * 4 + 1
+    decoder.last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    out = decoder(torch.randn(1, 2, 8))
+    coarse = seen[0][0, -1] - seen[0][1, -1]  # 4 x 6: log odds of the two slots
+    odds = (out.masks[0, 0] / out.masks[0, 1]).log()
+    expected = (9 * coarse[2, 3] + 3 * coarse[1, 3] + 3 * coarse[2, 2] + coarse[1, 2]) / 16
+    torch.testing.assert_close(odds[4, 6], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(odds[0, 0], coarse[0, 0], atol=1e-5, rtol=1e-4)
+    colour = seen[0][0, :12].unflatten(0, (3, 2, 2))  # c, row and column inside the block
+    torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 2, 4])

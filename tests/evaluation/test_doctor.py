@@ -218,6 +218,7 @@ def test_nan_in_masks():
 
 
 def test_unknown_numbers_are_not_judged():
+    assert names({"num_regions": 4.0, "dead_slots": 0.9}) == ["healthy"]
     assert names({"stripes": None, "entropy": math.nan, "largest_share": 0.5}) == ["healthy"]
     [nothing] = diagnose({})
     assert (nothing.name, nothing.severity, nothing.evidence) == ("healthy", "ok", "Nothing was measured yet.")

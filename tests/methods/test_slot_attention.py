@@ -104,6 +104,17 @@ def test_more_slots_after_training():
         build(initializer="learned").encode(torch.rand(2, 3, 10, 14), num_slots=11)
 
 
+def test_more_iterations_outside_of_training():
+    """`num_iterations` for one call, `test_iterations` of the config for evaluation, and never in training."""
+    method, image = build(test_iterations=5), torch.rand(2, 3, 10, 14)
+    assert len(method.encode(image).attn_steps) == 3
+    assert len(method.encode(image, num_iterations=2).attn_steps) == 2
+    method.eval()
+    assert len(method.encode(image).attn_steps) == 5
+    assert len(method.encode(image, num_iterations=2).attn_steps) == 2
+    assert len(build().eval().encode(image).attn_steps) == 3
+
+
 def test_unrolled_trains_every_parameter():
     method = build()
     method.loss({"image": torch.rand(2, 3, 10, 14)}, step=0)["recon"].backward()

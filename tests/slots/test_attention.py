@@ -90,18 +90,15 @@ def test_softmax_over_positions_sums_to_one_over_positions():
 
 
 def test_the_number_of_iterations_can_change():
+    """For one call, or for good; two iterations are one and one more."""
     module, features, slots = case()
-    module.num_iterations = 1
-    first = module(features, slots)
+    one, two = (module(features, slots, num_iterations=count) for count in (1, 2))
+    assert (len(one.attn_steps), len(two.attn_steps)) == (1, 2)
+    assert len(module(features, slots).attn_steps) == 3
+    close(two.attn_steps[0], one.attn)
+    close(module(features, one.slots, num_iterations=1).slots, two.slots)
     module.num_iterations = 2
-    both = module(features, slots)
-    close(both.attn_steps[0], first.attn)
-    close(module_one_more(module, features, first.slots), both.slots)
-
-
-def module_one_more(module, features, slots):
-    module.num_iterations = 1
-    return module(features, slots).slots
+    close(module(features, slots).slots, two.slots)
 
 
 def test_the_default_scale_is_the_width_of_a_head():
@@ -228,10 +225,9 @@ def test_gradient_of_the_last_iteration(gradient):
     wanted = (features, module.to_k.weight, module.gru.weight_hh)
     gradients = torch.autograd.grad(out.slots.square().sum(), (*wanted, slots), allow_unused=True)
 
-    module.gradient, module.num_iterations = "unrolled", 2
-    last = module(features, slots).slots.detach().requires_grad_()
-    module.num_iterations = 1
-    expected = torch.autograd.grad(module(features, last).slots.square().sum(), (*wanted, last))
+    module.gradient = "unrolled"
+    last = module(features, slots, num_iterations=2).slots.detach().requires_grad_()
+    expected = torch.autograd.grad(module(features, last, num_iterations=1).slots.square().sum(), (*wanted, last))
     for actual, wish in zip(gradients[:-1], expected[:-1], strict=True):
         close(actual, wish)
     if gradient == "implicit":
