@@ -1,11 +1,11 @@
 """Whole jobs in a few lines of Python; the command line calls these and nothing else.
 
-    from slotworks import train, evaluate, segment
-    from slotworks.configs import slot_attention
+from slotworks import train, evaluate, segment
+from slotworks.configs import slot_attention
 
-    run = train(slot_attention.tetrominoes_mini(), "runs/mine")
-    evaluate("runs/mine", protocols=["oclf"])
-    segment("runs/mine", ["photo.jpg"], out="segments")
+run = train(slot_attention.tetrominoes_mini(), "runs/mine")
+evaluate("runs/mine", protocols=["oclf"])
+segment("runs/mine", ["photo.jpg"], out="segments")
 """
 
 import json
@@ -145,9 +145,7 @@ def evaluate(
     place = next(method.parameters()).device
     records = []
     for protocol in chosen:
-        result = evaluate_discovery(
-            method, dataset, protocol=protocol, num_images=num_images, seed=seed, device=place
-        )
+        result = evaluate_discovery(method, dataset, protocol=protocol, num_images=num_images, seed=seed, device=place)
         records.append(_record(Path(run_folder), source, split, result))
     return records
 

@@ -11,18 +11,22 @@ in [0, 1]. `attn` and `masks` are soft and sum to one over the slots; a `segment
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slotworks.errors import UserError as UserError
+
 Batch = dict[str, Tensor]
-"""A batch on its device. Keys: `image` always; `mask`, `void`, `overlap` (`b h w`) and a data set's properties if known."""
+"""A batch on its device: `image` always; `mask`, `void`, `overlap` (`b h w`) and a data set's properties if known.
+
+With classes also `class_mask` (the last object owns shared pixels) and `class_mask_highest` (the highest class id)."""
 
 RawBatch = dict[str, np.ndarray]
-"""A batch as a data set stores it: `image` uint8 `b h w 3`, `mask` integer `b h w`, `void` and `overlap` bool `b h w`."""
+"""A batch as a data set stores it: `image` uint8 `b h w 3`, `mask` integer, `void` and `overlap` bool, `b h w`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class MethodConfig:
 class Method(nn.Module):
     """One paper: joins an encoder, slots and decoders."""
 
-    config: MethodConfig
+    config: Any  # its own MethodConfig
 
     def encode(self, image: Float[Tensor, "*b 3 h w"]) -> SlotOutput:
         """Take images apart into slots."""
@@ -91,7 +95,9 @@ class Method(nn.Module):
 class Decodes(Protocol):
     """A method with a direct decoder."""
 
-    def decode(self, slots: Float[Tensor, "*b n d"]) -> DecoderOutput: ...
+    def decode(self, slots: Float[Tensor, "*b n d"]) -> DecoderOutput:
+        """What slots render."""
+        ...
 
 
 @runtime_checkable
@@ -100,7 +106,9 @@ class Samples(Protocol):
 
     def sample(
         self, slots: Float[Tensor, "b n d"], *, steps: int, cfg_scale: float, generator: torch.Generator | None
-    ) -> Float[Tensor, "b 3 h w"]: ...
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Images in [0, 1] generated from slots."""
+        ...
 
 
 @runtime_checkable
@@ -147,10 +155,3 @@ def to_batch(raw: RawBatch, device: torch.device | str = "cpu") -> Batch:
             tensor = tensor.long()
         batch[key] = tensor
     return batch
-
-
-class UserError(Exception):
-    """A mistake the user can fix. The message is one sentence or two: what was given, what was expected, what to do.
-
-    The command line prints the message alone and exits with code 2.
-    """

@@ -50,7 +50,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = ["usage: slotworks VERB ...", "", "Object-centric learning: take images apart into slots, one per object.", ""]
+    lines = [
+        "usage: slotworks VERB ...",
+        "",
+        "Object-centric learning: take images apart into slots, one per object.",
+        "",
+    ]
     lines += [f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items()]
     lines += ["", "`slotworks VERB --help` shows examples and defaults."]
     return "\n".join(lines)

@@ -19,7 +19,8 @@ def main(argv: Sequence[str]) -> int:
 def bench(recipes: tuple[str, ...] = (), steps: int = 5, batch_size: int | None = None, json: bool = False) -> None:
     """Time and memory of a training step, images a second through training and inference, for each recipe here.
 
-    Each recipe runs on noise in a process of its own. Ratios against the plain forms: `python -m benchmarks` in a checkout.
+    Each recipe runs on noise in a process of its own. Ratios against the plain forms: `python -m benchmarks` in a
+    checkout.
 
     Examples:
       slotworks bench

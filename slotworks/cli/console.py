@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 T = TypeVar("T")
@@ -54,5 +55,5 @@ def scores_table(title: str, records: Sequence[dict]) -> Table:
         for name in names:
             metric = record["metrics"].get(name)
             cells.append("" if metric is None else f"{percent(metric['mean'])} ± {percent(metric['sem'])}")
-        table.add_row(record["protocol"], *cells, str(record["num_images"]))
+        table.add_row(escape(record["protocol"]), *cells, str(record["num_images"]))
     return table

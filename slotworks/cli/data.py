@@ -13,7 +13,8 @@ HELP = """usage: slotworks data list | prepare NAME | check ROOT
 
   slotworks data list                                            size, licence, splits, what background means
   slotworks data prepare tetrominoes --root data/tetrominoes     official file to a memory-mapped store; resumes
-  slotworks data check data/tetrominoes                          which file is missing or damaged, and where it comes from
+  slotworks data check data/tetrominoes                          which file is missing or damaged, and where it comes
+  from
 
 `slotworks data prepare --help` and so on show the options."""
 

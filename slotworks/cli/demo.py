@@ -60,7 +60,9 @@ def demo(
         print_json(answer)
     elif "metrics" in answer:
         fg_ari = answer["metrics"]["fg_ari"]["mean"]
-        out.print(f"FG-ARI {percent(fg_ari)} on held-out scenes. Open {Path(answer['report']).resolve()}", soft_wrap=True)
+        out.print(
+            f"FG-ARI {percent(fg_ari)} on held-out scenes. Open {Path(answer['report']).resolve()}", soft_wrap=True
+        )
         has_display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
         if open and has_display:
             webbrowser.open(Path(answer["report"]).resolve().as_uri())

@@ -47,7 +47,7 @@ def evaluate(
         module: Python file that defines the run's own classes.
         json: print the records as JSON.
     """
-    from slotworks import api, protocols
+    from slotworks import api
     from slotworks.cli.sources import find_data
     from slotworks.configs import import_file
 
@@ -62,4 +62,4 @@ def evaluate(
         return
     out.print(scores_table(f"{run}: {records[0]['data']}, {split} split, percent, mean ± standard error", records))
     for record in records:
-        out.print(protocols.get(record["protocol"]).describe(), style="dim", soft_wrap=True)
+        out.print(record["rules"], style="dim", soft_wrap=True, markup=False)

@@ -28,7 +28,8 @@ def segment(
 ) -> int:
     """Take own pictures of any size and mode apart with a trained run.
 
-    For cat.jpg it writes cat_mask.png (palette, value = slot), cat_overlay.png, cat_slots.npz (slot vectors and soft masks) and
+    For cat.jpg it writes cat_mask.png (palette, value = slot), cat_overlay.png, cat_slots.npz (slot vectors and soft
+    masks) and
     cat_rle.json (COCO run-length masks). A picture that cannot be read is named and skipped; the exit code is then 1.
 
     Examples:

@@ -43,7 +43,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     name, *rest = argv
     if name.startswith("-"):
-        raise UserError(f"The first word after `train` is {name}, expected a recipe; `slotworks train --help` lists them.")
+        raise UserError(
+            f"The first word after `train` is {name}, expected a recipe; `slotworks train --help` lists them."
+        )
     rest, folder = _take(rest, "--out")
     rest, seeds = _take(rest, "--seeds")
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
@@ -101,7 +103,9 @@ def train_seeds(run: Run, base: Path, count: int) -> dict:
         spread = stdev(values) if len(values) > 1 else 0.0
         summary[name] = {"mean": mean(values), "std": spread, "seeds": values}
         each = ", ".join(percent(value) for value in values)
-        err.print(f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}")
+        err.print(
+            f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}"
+        )
     return {"folder": str(base), "summary": summary, "runs": answers}
 
 
@@ -125,5 +129,3 @@ def _take(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
         else:
             rest.append(word)
     return rest, value
-
-

@@ -46,7 +46,8 @@ def import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a Python file of your own.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

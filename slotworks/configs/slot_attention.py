@@ -89,8 +89,10 @@ def clevrtex() -> Run:
 def tetrominoes_mini() -> Run:
     """Tetrominoes drawn on the fly, at a reduced cost: the recipe of `slotworks demo`.
 
-    Not the paper's configuration. The encoder and the decoder work at half the resolution, slots start from learned vectors
-    with the bi-level gradient of BO-QSA (one of five iterations is differentiated), weights are averaged, bfloat16, batch 16.
+    Not the paper's configuration. The encoder and the decoder work at half the resolution, slots start from learned
+    vectors
+    with the bi-level gradient of BO-QSA (one of five iterations is differentiated), weights are averaged, bfloat16,
+    batch 16.
 
     Command:   slotworks train slot_attention.tetrominoes_mini
     """

@@ -31,13 +31,16 @@ def _border_patterns(size: int, kernel: int) -> Tensor:
 class BroadcastConv(nn.Conv2d):
     """A zero-padded stride-1 convolution of a slot tiled over a grid plus a position embedding, without the tiling.
 
-    The tiled slot is the same at every position, so all outputs that see the same part of the kernel are equal: `kernel`
+    The tiled slot is the same at every position, so all outputs that see the same part of the kernel are equal:
+    `kernel`
     patterns along each axis. A small product gives one vector for each pattern, a one-hot product spreads them, and the
     position embedding, which no slot changes, is convolved once. Exact up to rounding; with a 5x5 kernel on 35x35 it
     needs 2 % of the multiplications.
     """
 
-    def forward(self, slots: Float[Tensor, "s d"], position: Float[Tensor, "1 d h w"]) -> Float[Tensor, "s c h w"]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, slots: Float[Tensor, "s d"], position: Float[Tensor, "1 d h w"]
+    ) -> Float[Tensor, "s c h w"]:
         """`s` slots to `s` maps of the size of `position`."""
         height, width = position.shape[-2:]
         kernel = self.kernel_size[0]
@@ -62,7 +65,9 @@ class BroadcastConv(nn.Conv2d):
 class SameConvTranspose(nn.ConvTranspose2d):
     """A transposed convolution that multiplies the size by its stride and crops as TensorFlow's `SAME` does."""
 
-    def forward(self, x: Float[Tensor, "s d h w"]) -> Float[Tensor, "s c h2 w2"]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "s d h w"]
+    ) -> Float[Tensor, "s c h2 w2"]:
         """Crops one pixel less before than after where the kernel leaves an odd number."""
         height, width = x.shape[-2] * self.stride[0], x.shape[-1] * self.stride[1]
         crop = (self.kernel_size[0] - self.stride[0]) // 2
@@ -77,13 +82,15 @@ class SpatialBroadcastDecoder(nn.Module):
         slot_dim: width of a slot.
         image_size: height and width of the rendered image in pixels.
         channels: width of every hidden layer.
-        strides: one hidden layer each; 1 is a convolution, 2 a transposed convolution that doubles the size. Tetrominoes and
+        strides: one hidden layer each; 1 is a convolution, 2 a transposed convolution that doubles the size.
+        Tetrominoes and
             multi-dSprites (table 6): `(1, 1, 1)`; CLEVR (table 5): `(2, 2, 2, 2, 1)`.
         kernel_size: of the hidden layers; the last layer has 3.
         broadcast_size: height and width of the grid; None divides `image_size` by all strides and by `shuffle`.
-        shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which is
-            interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's texture,
-            which soft full-size masks do early in training at the cost of whose pixel it is.
+        shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value,
+        which is
+            interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
+            texture, which soft full-size masks do early in training at the cost of whose pixel it is.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))

@@ -13,8 +13,8 @@ from slotworks.nn.position import PositionEmbedding
 class CNNEncoder(nn.Module):
     """Four 5x5 convolutions, a position embedding, a LayerNorm and an MLP (Locatello et al. 2020, tables 3 and 4).
 
-    Images are expected in [-1, 1]. Padding is TensorFlow's `SAME`. CLEVR uses 64 channels, Tetrominoes and multi-dSprites
-    32; `strides=(1, 2, 2, 1)` is the set-prediction encoder of table 3.
+    Images are expected in [-1, 1]. Padding is TensorFlow's `SAME`. CLEVR uses 64 channels, Tetrominoes and
+    multi-dSprites 32; `strides=(1, 2, 2, 1)` is the set-prediction encoder of table 3.
 
     >>> import torch
     >>> CNNEncoder(channels=32)(torch.zeros(2, 3, 35, 35)).shape
@@ -34,8 +34,7 @@ class CNNEncoder(nn.Module):
         self.strides = tuple(strides)
         widths = [3] + [channels] * len(self.strides)
         self.convs = nn.ModuleList(
-            nn.Conv2d(c_in, channels, kernel_size, stride)
-            for c_in, stride in zip(widths, self.strides, strict=False)
+            nn.Conv2d(c_in, channels, kernel_size, stride) for c_in, stride in zip(widths, self.strides, strict=False)
         )
         self.position = PositionEmbedding(channels) if position_embedding else None
         self.norm = nn.LayerNorm(channels, eps=norm_eps)
@@ -52,7 +51,7 @@ class CNNEncoder(nn.Module):
         """One feature for every position of the map, row by row."""
         x = image
         for conv in self.convs:
-            x = same_conv(conv, x).relu()
+            x = same_conv(conv, x).relu()  # pyright: ignore[reportArgumentType]  (ModuleList has no element type)
         if self.position is not None:
             x = x + self.position(x.shape[-2], x.shape[-1])
         return self.mlp(self.norm(x.flatten(2).transpose(1, 2)))

@@ -1,0 +1,1 @@
+"""A method and data in; scores, pictures and diagnoses out."""

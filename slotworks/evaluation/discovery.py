@@ -4,15 +4,14 @@ images  --method-->  soft masks  --protocol-->  one value per image and metric  
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from slotworks import protocols
+from slotworks.evaluation.masks import inspecting
 from slotworks.metrics import segmentation
 from slotworks.protocols import MaskSource, Protocol
 from slotworks.types import Batch, Dataset, Decodes, Method, UserError, to_batch
@@ -43,6 +42,7 @@ class DiscoveryResult:
             "data": data,
             "split": split,
             "protocol": self.protocol.name,
+            "rules": self.protocol.describe(),
             "num_images": self.num_images,
             "checkpoint": checkpoint,
             "seed": self.seed,
@@ -75,7 +75,7 @@ def evaluate_discovery(
         protocol: or its name.
         num_images: how many images (or videos), from the first on; all by default.
         batch_size: images per forward pass.
-        device: where to compute.
+        device: where the method is.
         masks: score `decoder` masks or `attention`; by default what the protocol says, or attention if the method has
             no decoder. `result.protocol` names what was used.
         seed: of the initial slots.
@@ -89,7 +89,7 @@ def evaluate_discovery(
         raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
     values: dict[str, list[Tensor]] = {}
     weights: dict[str, list[Tensor]] = {}
-    with _undisturbed(method, torch.device(device), seed):
+    with inspecting(method, seed=seed):
         for start in range(0, count, batch_size):
             batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
             if "mask" not in batch:
@@ -143,17 +143,3 @@ def _flat(soft: Float[Tensor, "*b n y x"], batch: Batch) -> tuple[Int64[Tensor, 
     size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
     keys = ("mask", "void", "overlap", "class_mask", "class_mask_highest")
     return segmentation(soft, size).flatten(1), {key: batch[key].flatten(1) for key in keys if key in batch}
-
-
-@contextmanager
-def _undisturbed(method: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Eval mode, no gradients and a random state of our own; everything as before afterwards."""
-    training = {module: module.training for module in method.modules()}  # frozen parts may be in eval mode already
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            method.eval()
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.files import write_text
 from slotworks.metrics.binding import binding_stats
 from slotworks.types import Dataset, Method, UserError, to_batch
 
@@ -327,10 +328,7 @@ def write(
         "findings": [asdict(finding) for finding in findings],
         "stats": {name: value if value is not None and math.isfinite(value) else None for name, value in stats.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # written beside and renamed: never half a file
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return beside.replace(path)
+    return write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read(run_folder: str | os.PathLike[str]) -> tuple[dict[str, float | None], list[Finding]]:

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-from slotworks.types import UserError
+from slotworks.errors import UserError
+from slotworks.files import write_text
 
-KEYS = ("data", "split", "protocol", "num_images", "checkpoint", "seed", "metrics", "per_image")
+KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "metrics", "per_image")
 """Every record has exactly these."""
 
 
@@ -37,12 +37,7 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
     if set(record) != set(KEYS):
         raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
     text = json.dumps(_finite(record), allow_nan=False, indent=1)
-    target = folder / "eval" / f"{name}.json"
-    target.parent.mkdir(exist_ok=True)
-    beside = target.with_name(f".{name}.{os.getpid()}.tmp")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(target)
-    return target
+    return write_text(folder / "eval" / f"{name}.json", text + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ import colorsys
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.files import replacing, write_text
 from slotworks.types import Batch, Dataset, DecoderOutput, Method, SlotOutput, to_batch
 
 BACKGROUND = (70, 70, 70)  # the true background, and the slot that fits it best
@@ -86,9 +87,10 @@ def write_samples(
     ]
     names = ("input", "truth", "segmentation", "recon")
     sheet = contact_sheet([[p[name] for name in names if name in p] + p.get("parts", p["masks"]) for p, _ in shown])
-    _replace(samples / f"{folder.name}.png", lambda path: sheet.save(path, optimize=True))
+    with replacing(samples / f"{folder.name}.png") as path:
+        sheet.save(path, optimize=True)
     text = json.dumps({"step": step, "rows": rows}, indent=1) + "\n"
-    index_file = _replace(samples / "index.json", lambda path: path.write_text(text, encoding="utf-8"))
+    index_file = write_text(samples / "index.json", text)
     for old in samples.glob("step_*"):  # the new index no longer names them
         if old.is_dir() and old != folder:
             shutil.rmtree(old)
@@ -182,10 +184,3 @@ def _save(picture: Any, path: Path) -> Any:
         return [_save(one, path.with_stem(f"{path.stem}_{k}")) for k, one in enumerate(picture)]
     picture.save(path, optimize=True)
     return f"{path.parent.name}/{path.name}"
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write beside and rename: a reader sees the old file or the new one, never half of it."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    write(beside)
-    return beside.replace(path)

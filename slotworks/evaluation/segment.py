@@ -85,7 +85,8 @@ def segment_images(
         num_slots: another number of slots than in training, where the method allows it.
         masks: "decoder" for the masks the decoder mixes with, "attention" for those of Slot Attention.
         seed: of the initial slots.
-        skip_damaged: yield the sentence about a picture that cannot be read as `error` and go on, instead of raising it.
+        skip_damaged: yield the sentence about a picture that cannot be read as `error` and go on, instead of raising
+        it.
 
     Yields:
         For each picture its `file`, the files `written` and the number of `slots` that own pixels.
@@ -144,7 +145,8 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
         rle = coco_mask.encode(np.asfortranarray(labels == slot))
         area = int(coco_mask.area(rle))
         bbox = [float(v) for v in coco_mask.toBbox(rle)]
-        counts = rle["counts"].decode("ascii")
+        counts = rle["counts"]
+        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
         found.append(
             {"slot": int(slot), "segmentation": {"size": list(size), "counts": counts}, "area": area, "bbox": bbox}
         )
@@ -153,7 +155,8 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
 
 
 def _upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear masks at the picture's own size, then argmax; in bands of rows, so that a large photo stays small in memory."""
+    """Bilinear masks at the picture's own size, then argmax; in bands of rows, so that a large photo stays small in
+    memory."""
     n, (height, width) = len(soft), size
     if height * width * n <= 64_000_000:
         return F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0).byte().numpy()

@@ -20,6 +20,8 @@ from typing import Any
 import jinja2
 import yaml
 
+from slotworks.errors import UserError
+from slotworks.files import write_text
 from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
 
@@ -34,11 +36,11 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` in a run folder and return its path.
 
     Raises:
-        ValueError: if the folder does not exist.
+        UserError: if the folder does not exist, or the disk refuses.
     """
     folder = Path(run_folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the folder of a run, such as runs/mine.")
+        raise UserError(f"{folder} is not a folder; give the folder of a run, such as runs/mine.")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -47,10 +49,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template("report.html.j2").render(_content(folder))
-    path = folder / "report.html"
-    beside = path.with_name(f".{os.getpid()}.report.html")  # written beside and renamed: never half a page
-    beside.write_text(text, encoding="utf-8")
-    return beside.replace(path)
+    return write_text(folder / "report.html", text)
 
 
 def _content(folder: Path) -> dict[str, Any]:

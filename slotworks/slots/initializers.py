@@ -82,9 +82,7 @@ class BoxInit(nn.Module):
 
     def __init__(self, slot_dim: int, hidden_dim: int = 256, input_dim: int = 4):
         super().__init__()
-        self.mlp = glorot_(
-            nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, slot_dim))
-        )
+        self.mlp = glorot_(nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, slot_dim)))
 
     def forward(self, boxes: Float[Tensor, "b m x"]) -> Float[Tensor, "b n d"]:
         """`m` boxes to `m + 1` slots."""

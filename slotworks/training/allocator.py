@@ -1,7 +1,7 @@
 """An opt-in for training on a CPU under Linux: keep freed memory instead of handing it back to the system.
 
-glibc takes every block above 128 KiB from the system anew and gives it back when it is freed, so each step maps, clears and
-unmaps the same activations. Kept, they are reused as they are. Resident memory then stays at its peak.
+glibc takes every block above 128 KiB from the system anew and gives it back when it is freed, so each step maps,
+clears and unmaps the same activations. Kept, they are reused as they are. Resident memory then stays at its peak.
 """
 
 import ctypes

@@ -166,7 +166,7 @@ def restore_optimizer(
     for name, values in by_name.items():
         if name not in parameters or any(v.ndim and v.shape != parameters[name].shape for v in values.values()):
             raise UserError(
-                f"The optimiser's state for {name} in {source} does not fit the method; the file belongs to another run."
+                f"The optimiser's state of {name} in {source} does not fit the method; the file belongs to another run."
             )
         # Fused Adam reads memory in order: its state must lie as the parameter does (channels last, for example).
         by_name[name] = {k: torch.empty_like(parameters[name]).copy_(v) if v.ndim else v for k, v in values.items()}

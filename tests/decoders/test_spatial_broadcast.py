@@ -159,3 +159,12 @@ def test_a_shuffled_decoder_draws_masks_at_the_size_of_the_map():
     torch.testing.assert_close(odds[0, 0], coarse[0, 0], atol=1e-5, rtol=1e-4)
     colour = seen[0][0, :12].unflatten(0, (3, 2, 2))  # c, row and column inside the block
     torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 2, 4])
+
+
+@every_variant
+def test_initial_weights_are_those_of_keras(options):
+    decoder = SpatialBroadcastDecoder(32, (8, 12), channels=32, **options)
+    limit = (6 / (25 * 64)) ** 0.5
+    for layer in decoder.layers:
+        assert 0.98 * limit < layer.weight.abs().max() <= limit
+    assert all((p == 0).all() for name, p in decoder.named_parameters() if "bias" in name)

@@ -52,3 +52,10 @@ def test_without_position_embedding_features_do_not_know_where_they_are():
 def test_epsilon_of_the_norm():
     assert CNNEncoder(8).norm.eps == 1e-5
     assert CNNEncoder(8, norm_eps=1e-3).norm.eps == 1e-3
+
+
+def test_initial_weights_are_those_of_keras():
+    encoder = CNNEncoder(32)
+    assert 0.98 * (6 / (25 * 64)) ** 0.5 < encoder.convs[1].weight.abs().max() <= (6 / (25 * 64)) ** 0.5
+    assert encoder.position.project.weight.abs().max() <= (6 / 36) ** 0.5
+    assert all((p == 0).all() for name, p in encoder.named_parameters() if "bias" in name)

@@ -135,13 +135,15 @@ def test_epsilon_in_the_denominator_shrinks_a_slot_by_its_mass():
     close(slots, feature.expand(-1, 4, -1) * 5 / 6)
 
 
-def test_sum_is_the_mean_times_the_mass():
+def test_sum_is_the_mean_times_the_mass_and_can_be_normalised():
     features, slots = torch.randn(2, 20, 6).double(), torch.zeros(2, 4, 6).double()
     options = {"num_iterations": 1, "eps": 0.0}
     mean = SlotAttention.soft_kmeans(6, **options)(features, slots).slots
     total = SlotAttention.soft_kmeans(6, **options, aggregation="sum")(features, slots).slots
+    normed = SlotAttention.soft_kmeans(6, **options, aggregation="sum_norm").double()(features, slots).slots
     close(mean, features.mean(dim=1, keepdim=True).expand(-1, 4, -1))
     close(total, mean * 5)
+    close(normed, torch.nn.functional.layer_norm(total, (6,)))
 
 
 def test_soft_kmeans_finds_two_clusters():
@@ -177,6 +179,14 @@ def test_parameters():
     assert sum(p.numel() for p in attention.parameters()) == 54_208
     assert sum(p.numel() for p in initializer.parameters()) == 128
     assert sum(p.numel() for p in SlotAttention.soft_kmeans(64).parameters()) == 0
+
+
+def test_initial_weights_are_those_of_keras():
+    module = SlotAttention(64, 64)
+    for layer in (module.to_q, module.to_k, module.to_v):
+        assert 0.98 * (6 / 128) ** 0.5 < layer.weight.abs().max() <= (6 / 128) ** 0.5
+    torch.testing.assert_close(module.gru.weight_hh.T @ module.gru.weight_hh, torch.eye(64), atol=1e-5, rtol=0)
+    assert all((p == 0).all() for name, p in module.named_parameters() if "bias" in name)
 
 
 # Precision
@@ -222,6 +232,8 @@ def test_gradient_of_the_last_iteration(gradient):
     out = module(features, slots)
     close(out.slots, unrolled.slots)
     close(torch.stack(out.attn_steps), torch.stack(unrolled.attn_steps))
+    assert [attn.requires_grad for attn in unrolled.attn_steps] == [True, True, True]
+    assert [attn.requires_grad for attn in out.attn_steps] == [False, False, True]  # no memory for the others
     wanted = (features, module.to_k.weight, module.gru.weight_hh)
     gradients = torch.autograd.grad(out.slots.square().sum(), (*wanted, slots), allow_unused=True)
 

@@ -1,0 +1,75 @@
+"""Files are written beside and renamed: whoever reads one sees the old content or the new, never half of it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slotworks.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; on success it reaches the disk and takes the place of `path`.
+
+    If writing fails, for example because the disk is full, the partial file is removed and `path` stays as it was.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    path = Path(path)
+    beside = path.with_name(f".partial.{path.name}")  # the same name every time: a killed process leaves one at most
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        _flush(beside)
+        beside.replace(path)
+        _flush(path.parent)  # the rename itself
+    except OSError as error:
+        kept = "the file that was there is untouched" if path.exists() else "nothing was there before"
+        raise UserError(f"{path} could not be written ({error.strerror or error}); {kept}.") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write text in UTF-8, whole or not at all.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process: two trainings in one folder would mix their files.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("a") as file:
+        try:  # the system lets go when the process ends, however it does
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another process is training in {folder}; wait, or choose another folder.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
