@@ -87,7 +87,8 @@ def train(
 
     result = train_loop(run, folder, evaluators=[measure], **options)
     answer: dict[str, Any] = {"folder": str(folder), "step": result.step, "seconds": result.seconds}
-    if finish and result.step >= run.steps:
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    if finish and result.finished and first:
         answer |= _finish(run, folder)
     return answer
 

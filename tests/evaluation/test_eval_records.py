@@ -11,6 +11,7 @@ RECORD = {
     "data": "tetrominoes",
     "split": "test",
     "protocol": "oclf",
+    "rules": "oclf: FG-ARI",
     "num_images": 2,
     "checkpoint": "checkpoints/last",
     "seed": 0,
@@ -30,7 +31,7 @@ def test_record_is_read_back(tmp_path):
     assert tuple(stored) == KEYS
     assert stored["per_image"] == {"mbo_i": [0.25, None]}
     assert stored["metrics"] == {"mbo_i": {"mean": 0.25, "sem": None, "n": 1}}
-    assert {key: stored[key] for key in KEYS[:6]} == {key: RECORD[key] for key in KEYS[:6]}
+    assert {key: stored[key] for key in KEYS[:7]} == {key: RECORD[key] for key in KEYS[:7]}
 
 
 def test_nothing_is_lost_and_nothing_left_behind(tmp_path):

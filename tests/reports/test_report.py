@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from slotworks.errors import UserError
 from slotworks.reports import write_report
 
 
@@ -348,7 +349,7 @@ def test_the_page_is_replaced_whole(run):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is not a folder; give the folder of a run"):
+    with pytest.raises(UserError, match=r"nowhere is not a folder; give the folder of a run"):
         write_report(tmp_path / "nowhere")
 
 

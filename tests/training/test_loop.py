@@ -14,9 +14,10 @@ from training_toy import STEADY, Toy, ToyConfig, ToyData, ToyImages, toy_metric,
 
 from slotworks.nn.noise import batch_noise
 from slotworks.training import Adam, Diverged, load_method, load_run, open_fabric, train
-from slotworks.training.checkpoint import load_checkpoint
+from slotworks.training.checkpoint import load_checkpoint, save_checkpoint
 from slotworks.training.order import BatchOrder
 from slotworks.training.run import schedule
+from slotworks.training.seeds import seed_for, set_seed
 from slotworks.types import DataConfig, UserError
 
 SCRIPT = Path(__file__).with_name("training_toy.py")
@@ -115,8 +116,6 @@ def test_first_loss_by_hand(tmp_path):
     method = load_method(tmp_path, ema=False)
     pixels = ToyImages(20).pixels[BatchOrder(20, run).batch(0)]
     image = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    from slotworks.training.seeds import seed_for
-
     noise = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed_for("noise", 0, 0)))
     recon = method.up(method.encode(image).slots[:, 0] + 0.1 * noise)
     expected = (recon - image.flatten(1)).square().mean().item()
@@ -200,6 +199,27 @@ def test_evaluators_see_the_average_in_evaluation_mode(tmp_path):
     train(toy_run(steps=5, eval_every=5, ema_decay=None), tmp_path / "raw", evaluators=look)
     assert torch.equal(seen[5][2], last(tmp_path / "raw").model["up.bias"])
     assert last(tmp_path / "raw").ema == {}
+
+
+def test_average_by_hand(tmp_path):
+    """From the weights of every step, with a break in between."""
+    run = toy_run(keep_every=1, ema_decay=0.25)
+    train(run, tmp_path, stop_after=4)
+    train(run, tmp_path)
+    set_seed(seed_for("weights", 0), torch.device("cpu"))
+    expected = ToyConfig().build().up.weight.detach()
+    for step, rate in enumerate([1 / 10, 2 / 11, 3 / 12, *[0.25] * 7]):
+        weights = load_checkpoint(tmp_path / "checkpoints" / f"step_{step + 1:07d}.safetensors").model["up.weight"]
+        expected = rate * expected + (1 - rate) * weights
+    torch.testing.assert_close(last(tmp_path).ema["up.weight"], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_seconds_add_up_over_sessions(tmp_path):
+    train(toy_run(), tmp_path, stop_after=2)
+    save_checkpoint(replace(last(tmp_path), seconds=1000.0), tmp_path / "checkpoints" / "last.safetensors")
+    result = train(toy_run(), tmp_path)
+    assert 1000 < result.seconds < 1100
+    assert [line["time"] > 1000 for line in lines(tmp_path)] == [False] * 2 + [True] * 8
 
 
 def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path):
@@ -302,6 +322,16 @@ def test_a_loss_that_is_not_finite(tmp_path, ten_steps):
     assert state.step == 5
     assert all(value.isfinite().all() for value in state.model.values())
     assert lines(tmp_path)[-1]["step"] == 7  # seven good updates
+
+
+def test_a_loss_without_gradient_that_is_not_finite(tmp_path):
+    class Constant(Toy):
+        def loss(self, batch, step):
+            return super().loss(batch, step) | {"constant": torch.tensor(torch.nan)}
+
+    config = type("ConstantConfig", (ToyConfig,), {"build": lambda self: Constant(self)})
+    with pytest.raises(Diverged, match=r"Step 0 .* constant nan, gradient norm 0\.\d+\)"):
+        train(toy_run(method=config()), tmp_path)
 
 
 def test_a_gradient_that_is_not_finite(tmp_path):
@@ -447,7 +477,9 @@ def test_channels_last_reaches_images_and_weights(tmp_path, ten_steps):
 @pytest.mark.slow
 def test_compiled_loss_is_the_same(tmp_path):
     """In a process of its own: checked annotations and torch.compile do not go together."""
-    subprocess.run([sys.executable, str(SCRIPT), "compile", str(tmp_path)], env=ENVIRONMENT, check=True, timeout=300)
+    command = [sys.executable, str(SCRIPT), "compile", str(tmp_path)]
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, timeout=300, stdout=subprocess.PIPE)
+    assert 1 <= int(done.stdout) <= 6  # a few around the noise, not one per step
     train(toy_run(method=STEADY), tmp_path / "plain")
     assert largest_difference(last(tmp_path), last(tmp_path / "plain")) < 1e-6
 

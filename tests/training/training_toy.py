@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,9 +139,16 @@ def session_then_kill(folder: str) -> None:
 
 def two_processes(folder: str) -> None:
     """As `torchrun` starts it: stop both processes after the first one was asked to, then go on to the end."""
-    from slotworks.training import train
+    from slotworks.training import loop, train
 
     run = toy_run(method=STEADY, accumulate=2, eval_every=5)
+    save = loop.save_checkpoint
+
+    def slow_save(*arguments):  # as for a large model: the second process must not go on without the file
+        time.sleep(0.5)
+        save(*arguments)
+
+    loop.save_checkpoint = slow_save
 
     def ask(step, values):  # called in the first process only
         if step == 3:
@@ -153,10 +161,11 @@ def two_processes(folder: str) -> None:
 
 
 def compiled(folder: str) -> None:
-    """With the loss compiled."""
+    """With the loss compiled; prints how many graphs that took."""
     from slotworks.training import train
 
     train(toy_run(method=STEADY, compile=True), folder)
+    print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 if __name__ == "__main__":
