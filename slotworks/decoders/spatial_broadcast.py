@@ -31,11 +31,10 @@ def _border_patterns(size: int, kernel: int) -> Tensor:
 class BroadcastConv(nn.Conv2d):
     """A zero-padded stride-1 convolution of a slot tiled over a grid plus a position embedding, without the tiling.
 
-    The tiled slot is the same at every position, so all outputs that see the same part of the kernel are equal:
-    `kernel`
-    patterns along each axis. A small product gives one vector for each pattern, a one-hot product spreads them, and the
-    position embedding, which no slot changes, is convolved once. Exact up to rounding; with a 5x5 kernel on 35x35 it
-    needs 2 % of the multiplications.
+    The tiled slot is the same at every position, so all outputs that see the same part of the kernel are equal, and
+    along each axis there are only as many different parts as the kernel is wide. A small product gives one vector for
+    each, a one-hot product spreads them, and the position embedding, which no slot changes, is convolved once. Exact up
+    to rounding; with a 5x5 kernel on 35x35 it needs 2 % of the multiplications.
     """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -83,14 +82,15 @@ class SpatialBroadcastDecoder(nn.Module):
         image_size: height and width of the rendered image in pixels.
         channels: width of every hidden layer.
         strides: one hidden layer each; 1 is a convolution, 2 a transposed convolution that doubles the size.
-        Tetrominoes and
-            multi-dSprites (table 6): `(1, 1, 1)`; CLEVR (table 5): `(2, 2, 2, 2, 1)`.
-        kernel_size: of the hidden layers; the last layer has 3.
+            Tetrominoes and multi-dSprites (table 6): `(1, 1, 1)`; CLEVR (table 5): `(2, 2, 2, 2, 1)`.
+        kernel_size: of the hidden layers, odd; the last layer has 3.
         broadcast_size: height and width of the grid; None divides `image_size` by all strides and by `shuffle`.
-        shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value,
-        which is
-            interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
-            texture, which soft full-size masks do early in training at the cost of whose pixel it is.
+        shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which
+            is interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
+            texture, which soft full-size masks do early in training, whoever's pixel it is.
+
+    Raises:
+        ValueError: if the kernel is even, or the grid does not grow to the size of the image.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))
@@ -113,6 +113,15 @@ class SpatialBroadcastDecoder(nn.Module):
         factor = shuffle
         for stride in strides:
             factor *= stride
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}; an odd one keeps the size of a map, for example 5.")
+        if broadcast_size and (
+            broadcast_size[0] * factor < image_size[0] or broadcast_size[1] * factor < image_size[1]
+        ):
+            raise ValueError(
+                f"A grid of {broadcast_size} grows by {factor} and does not reach image_size {image_size}; leave "
+                "broadcast_size out, or make it larger."
+            )
         self.image_size = image_size
         self.broadcast_size = broadcast_size or (-(-image_size[0] // factor), -(-image_size[1] // factor))
         self.position = PositionEmbedding(slot_dim)
@@ -141,7 +150,8 @@ class SpatialBroadcastDecoder(nn.Module):
             else:
                 x = layer(x)
             x = x.relu()
-        x = self.last(x).float()
+        x = self.last(x)
+        x = x if x.dtype == torch.float64 else x.float()  # masks and colours leave mixed precision
         height, width = self.image_size
         parts = self.shuffle(x[:, :-1])[..., :height, :width].unflatten(0, (b, n))  # b n 3 h w
         logits = x[:, -1:]

@@ -30,8 +30,8 @@ class PositionEmbedding(nn.Module):
     def forward(self, height: int, width: int) -> Float[Tensor, "1 c h w"]:
         """The embedding for a map of this size in pixels."""
         weight = self.project.weight
-        key = (height, width, weight.device)
+        key = (height, width, weight.device, weight.dtype)
         if key not in self._grids:
-            self._grids[key] = corner_grid(height, width).to(weight.device)
+            self._grids[key] = corner_grid(height, width).to(weight)
         grid = self._grids[key].movedim(0, -1)  # h w 4
         return self.project(grid).movedim(-1, 0)[None]

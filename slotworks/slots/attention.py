@@ -12,6 +12,8 @@ ablations of its supplement, section 2, and the departures of later code, each u
 | StableLSD, GLASS | `num_heads=k, scale=slot_dim ** -0.5` |
 | VideoSAUR | `gru_state="normalized"` |
 | lucidrains | `qkv_bias=True`; its multi-head module: `heads="separate", scale=slot_dim ** -0.5` |
+| OCLF | `num_heads=k`; returns the mean over heads where we return the sum |
+| SlotDiffusion | `eps=1e-6` |
 | BO-QSA | `gradient="bilevel", eps=1.0, eps_in="denominator"` with `LearnedInit` |
 """
 
@@ -96,6 +98,17 @@ class SlotAttention(nn.Module):
             )
         if update == "replace" and qkv_dim != slot_dim and heads == "joint":
             raise ValueError(f'update="replace" needs qkv_dim {qkv_dim} equal to slot_dim {slot_dim}.')
+        for name, value, known in (
+            ("heads", heads, ("joint", "separate")),
+            ("eps_in", eps_in, ("attention", "denominator")),
+            ("softmax_over", softmax_over, ("slots", "positions")),
+            ("aggregation", aggregation, ("mean", "sum", "sum_norm")),
+            ("update", update, ("gru", "replace")),
+            ("gru_state", gru_state, ("slots", "normalized")),
+            ("gradient", gradient, ("unrolled", "implicit", "bilevel")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; choose {', '.join(known)}.")
         self.num_iterations = num_iterations
         self.num_heads, self.heads = num_heads, heads
         self.scale = scale if scale is not None else (qkv_dim / num_heads) ** -0.5
@@ -153,7 +166,9 @@ class SlotAttention(nn.Module):
             x = self.norm_features(features)
             k, v = self._split(self.to_k(x)), self._split(self.to_v(x))  # b k p d
             initial, steps = slots, []
-            count = num_iterations or self.num_iterations
+            count = self.num_iterations if num_iterations is None else num_iterations
+            if count < 1:
+                raise ValueError(f"num_iterations is {count}; slots look at the input at least once.")
             for i in range(count):
                 last = i == count - 1
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.gradient == "unrolled")):

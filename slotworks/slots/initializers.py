@@ -76,8 +76,9 @@ class LearnedInit(nn.Module):
 class BoxInit(nn.Module):
     """Slots from given boxes, one slot for each and one more, first, for the background (SAVi, Kipf et al. 2022).
 
-    Boxes are `x0 y0 x1 y1` in [0, 1]; an absent box is all -1, as is every row that pads a batch. The background slot
-    comes from a box of zeros. `input_dim=2` takes centres `x y` instead.
+    Boxes are `x0 y0 x1 y1` in [0, 1]; an absent box is all -1, as is every row that pads a batch (SAVi's absent
+    boxes are zeros, like its background's, so their slots start equal). The background slot comes from a box of zeros.
+    `input_dim=2` takes centres `x y` instead.
     """
 
     def __init__(self, slot_dim: int, hidden_dim: int = 256, input_dim: int = 4):
@@ -86,7 +87,7 @@ class BoxInit(nn.Module):
 
     def forward(self, boxes: Float[Tensor, "b m x"]) -> Float[Tensor, "b n d"]:
         """`m` boxes to `m + 1` slots."""
-        present = (boxes >= 0).all(dim=-1, keepdim=True)
+        present = ~(boxes == -1).all(dim=-1, keepdim=True)
         if not (((boxes >= 0) & (boxes <= 1)) | ~present).all():
             low, high = boxes.min().item(), boxes.max().item()
             raise ValueError(f"Boxes lie between {low:g} and {high:g}; expected [0, 1], or -1 for an absent box.")

@@ -168,3 +168,10 @@ def test_initial_weights_are_those_of_keras(options):
     for layer in decoder.layers:
         assert 0.98 * limit < layer.weight.abs().max() <= limit
     assert all((p == 0).all() for name, p in decoder.named_parameters() if "bias" in name)
+
+
+def test_sizes_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match=r"A grid of \(4, 4\) grows by 4 and does not reach image_size \(35, 35\)"):
+        SpatialBroadcastDecoder(8, (35, 35), strides=(2, 2), broadcast_size=(4, 4))
+    with pytest.raises(ValueError, match="kernel_size is 4; an odd one"):
+        SpatialBroadcastDecoder(8, (35, 35), strides=(1,), kernel_size=4)

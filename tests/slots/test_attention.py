@@ -1,5 +1,7 @@
 """Slot Attention: closed forms, symmetries, gradients, masks. That it is the papers' module: `test_transfer.py`."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -334,3 +336,15 @@ def test_a_mask_must_be_boolean():
     module, features, slots = case()
     with pytest.raises(TypeCheckError, match="feature_mask"):
         module(features, slots, feature_mask=torch.ones(2, 20))
+
+
+def test_misspelt_options_are_refused():
+    """In a process of its own: the checked annotations of the test run would refuse them first."""
+    code = "from slotworks.slots import SlotAttention; SlotAttention(8, 8, gradient='bi-level')"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ValueError: gradient is 'bi-level'; choose unrolled, implicit, bilevel." in answer.stderr
+
+
+def test_no_iteration_is_refused():
+    with pytest.raises(ValueError, match="num_iterations is 0; slots look at the input at least once"):
+        SlotAttention(8, 8)(torch.zeros(1, 4, 8), torch.zeros(1, 2, 8), num_iterations=0)

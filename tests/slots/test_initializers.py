@@ -104,7 +104,6 @@ def test_boxes_outside_of_the_image_are_refused(box):
         BoxInit(slot_dim=8)(torch.tensor([[box]]).float())
 
 
-@pytest.mark.xfail(strict=True, reason="a box with one negative side passes for an absent one")
 def test_a_box_that_begins_outside_of_the_image_is_refused():
     with pytest.raises(ValueError, match=r"Boxes lie between -0\.5 and 0\.6"):
         BoxInit(slot_dim=8)(torch.tensor([[[-0.5, 0.2, 0.5, 0.6]]]))
