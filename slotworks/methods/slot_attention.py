@@ -2,8 +2,8 @@
 
 Locatello et al. 2020, "Object-Centric Learning with Slot Attention", arXiv 2006.15055; hyperparameters from the
 supplement, section 5. The defaults are the model for Tetrominoes and multi-dSprites (tables 4 and 6);
-`configs/slot_attention.py` has CLEVR6 (tables 3 and 5). Differences from the paper: none with the defaults. `encoder_strides` and `decoder_shuffle`
-make the reduced-cost variant that the `_mini` recipes use.
+`configs/slot_attention.py` has CLEVR6 (tables 3 and 5). Differences from the paper: none with the defaults.
+`encoder_strides` and `decoder_shuffle` make the reduced-cost variant that the `_mini` recipes use.
 """
 
 from dataclasses import dataclass, replace
