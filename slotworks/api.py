@@ -100,8 +100,13 @@ def _finish(run: Run, folder: Path) -> dict:
     run, method = load(folder)
     device = next(method.parameters()).device
     test = run.data.open("test")
-    result = evaluate_discovery(method, test, protocol=run.protocol, device=device, num_images=run.eval_images)
-    _record(folder, run.data, "test", result)
+    results = [
+        evaluate_discovery(method, test, protocol=name, device=device, num_images=run.eval_images)
+        for name in dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
+    ]
+    for result in results:
+        _record(folder, run.data, "test", result)
+    result = results[0]
     stats = doctor.stats_of(method, test, num_images=min(len(test), run.eval_images))
     findings = doctor.diagnose(stats, _curves(folder), asdict(run))
     doctor.write(folder, stats, findings, step=run.steps)

@@ -203,3 +203,21 @@ def test_recipes_name_their_file():
     assert {"slot_attention.tetrominoes", "slot_attention.multi_dsprites", "slot_attention.clevr6"} <= set(recipes())
     with pytest.raises(UserError, match="There is no recipe"):
         find("glass.nothing")
+
+
+def test_demo_trains_measures_and_names_the_report(tmp_path, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from slotworks.configs import slot_attention
+
+    recipe = slot_attention.tetrominoes_mini()
+    data = replace(recipe.data, num_train=8, num_val=4, num_test=4)
+    tiny = replace(recipe, data=data, steps=2, batch_size=2, eval_images=4)
+    monkeypatch.setattr(slot_attention, "tetrominoes_mini", lambda: tiny)
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--no-open"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    score = json.loads((tmp_path / "demo" / "eval" / "tetromino_scenes-test-slot-attention.json").read_text())
+    assert f"FG-ARI {100 * score['metrics']['fg_ari']['mean']:.1f} on held-out scenes" in text
+    assert str(tmp_path / "demo" / "report.html") in text.replace(" ", "")
+    both = json.loads((tmp_path / "demo" / "eval" / "tetromino_scenes-test-oclf.json").read_text())
+    assert {"fg_ari", "ari", "mbo_i", "miou_i"} <= set(both["metrics"])

@@ -59,7 +59,6 @@ def loader(dataset: Dataset, order: BatchOrder, *, num_workers: int, pin_memory:
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # its own, so that starting workers does not touch the global one
     )
 
 
