@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
+    if os.name == "nt":  # cannot open a folder, nor flush a file opened to read
         return
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -106,6 +106,7 @@ def tetrominoes_mini() -> Run:
             decoder_shuffle=2,
             initializer="learned",
             gradient="bilevel",
+            init_noise_steps=5_000,
             position_gain=2.0,
         ),
         data=TetrominoScenes(),

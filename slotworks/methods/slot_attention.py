@@ -6,6 +6,7 @@ supplement, section 5. The defaults are the model for Tetrominoes and multi-dSpr
 `encoder_strides` and `decoder_shuffle` make the reduced-cost variant that the `_mini` recipes use.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,6 +38,7 @@ class SlotAttentionConfig(MethodConfig):
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
+    init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
     position_gain: float = 1.0  # factor on the initial weights of both position embeddings (not in the paper)
 
     def build(self) -> "SlotAttentionAutoencoder":
@@ -89,5 +91,8 @@ class SlotAttentionAutoencoder(Method):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over all values in [-1, 1], four times the error in [0, 1]."""
+        if isinstance(self.initializer, LearnedInit) and self.config.init_noise_steps:
+            progress = min(step / self.config.init_noise_steps, 1)
+            self.initializer.noise_scale = (1 + math.cos(math.pi * progress)) / 2
         recon = self.decode(self.encode(batch["image"]).slots).recon
         return {"recon": 4 * F.mse_loss(recon, batch["image"])}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from slotworks.training.files import replacing
+from slotworks.files import replacing
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
 from slotworks.types import Method, MethodConfig, UserError
@@ -59,7 +59,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "scaler": json.dumps(checkpoint.scaler),
     }
     with replacing(path) as beside:
-        save_file(tensors, beside, metadata=metadata)
+        try:
+            save_file(tensors, beside, metadata=metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from None
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -13,7 +13,7 @@ import torch
 
 import slotworks
 from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
-from slotworks.training.files import write_text
+from slotworks.files import write_text
 from slotworks.training.run import Run
 from slotworks.training.serialize import load_run, save_run, to_plain
 from slotworks.types import UserError

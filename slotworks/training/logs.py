@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from slotworks.training.files import write_text
+from slotworks.files import write_text
 from slotworks.training.run import Run
 from slotworks.training.serialize import to_plain
 from slotworks.types import UserError

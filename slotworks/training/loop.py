@@ -28,7 +28,7 @@ from slotworks.training.checkpoint import (
 )
 from slotworks.training.devices import clip, open_fabric, scale_adapts
 from slotworks.training.ema import EMA
-from slotworks.training.files import locked, write_text
+from slotworks.files import locked, write_text
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.interrupt import Interrupt
 from slotworks.training.logs import Display, Log, cut_back

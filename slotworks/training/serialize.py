@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from slotworks.training.files import write_text
+from slotworks.files import write_text
 from slotworks.training.run import Run
 from slotworks.types import UserError
 
@@ -97,7 +97,7 @@ def from_plain(cls: type[T], plain: Any, *, source: str) -> T:
     """The reverse of `to_plain`: an object of class `cls` or derived from it.
 
     Raises:
-        UserError: for an unknown class, a field too many or missing, a value of the wrong type, or settings that the
+        UserError: for an unknown class, a field too many or one without default missing, a value of the wrong type, or settings that the
             class itself refuses.
     """
     return _dataclass(cls, plain, "", source)
@@ -123,13 +123,13 @@ def _dataclass(cls: type[T], plain: Any, where: str, source: str) -> T:
         if name != "kind" and name not in names:
             raise UserError(f"{source}: {kind} has no field {prefix}{name}; its fields are {', '.join(names)}.")
     for name, field in names.items():
-        if name not in plain:
-            default = "" if field.default is MISSING else f" (default {field.default!r})"
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if name not in plain and needed:  # a field with a default may be younger than the file
             raise UserError(
-                f"{source}: the field {prefix}{name} of {kind} is missing{default}; its fields are {', '.join(names)}."
+                f"{source}: the field {prefix}{name} of {kind} is missing; its fields are {', '.join(names)}."
             )
     hints = typing.get_type_hints(chosen)
-    values = {name: _value(hints[name], plain[name], f"{prefix}{name}", source) for name in names}
+    values = {name: _value(hints[name], plain[name], f"{prefix}{name}", source) for name in names if name in plain}
     try:
         return chosen(**values)
     except ValueError as error:
