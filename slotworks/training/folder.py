@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import slotworks
-from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from slotworks.files import write_text
+from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from slotworks.training.run import Run
 from slotworks.training.serialize import load_run, save_run, to_plain
 from slotworks.types import UserError

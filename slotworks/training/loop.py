@@ -17,6 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from slotworks.files import locked, write_text
 from slotworks.nn.noise import shared_noise
 from slotworks.training.checkpoint import (
     LAST,
@@ -28,7 +29,6 @@ from slotworks.training.checkpoint import (
 )
 from slotworks.training.devices import clip, open_fabric, scale_adapts
 from slotworks.training.ema import EMA
-from slotworks.files import locked, write_text
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.interrupt import Interrupt
 from slotworks.training.logs import Display, Log, cut_back

@@ -97,8 +97,8 @@ def from_plain(cls: type[T], plain: Any, *, source: str) -> T:
     """The reverse of `to_plain`: an object of class `cls` or derived from it.
 
     Raises:
-        UserError: for an unknown class, a field too many or one without default missing, a value of the wrong type, or settings that the
-            class itself refuses.
+        UserError: for an unknown class, an unknown field, a missing one that has no default, a value of the wrong
+            type, or settings that the class itself refuses.
     """
     return _dataclass(cls, plain, "", source)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from training_toy import ToyConfig, toy_run
 
+from slotworks.files import locked
 from slotworks.nn.noise import batch_noise, shared_noise
 from slotworks.training import Adam, open_fabric, train
 from slotworks.training.devices import clip
 from slotworks.training.ema import EMA
-from slotworks.files import locked
 from slotworks.training.logs import Display, Log, cut_back
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder
