@@ -74,6 +74,23 @@ def test_seeds_report_mean_and_spread(tmp_path, capsys):
     assert answer["summary"]["fg_ari"]["mean"] == pytest.approx(np.mean(values))
     assert answer["summary"]["fg_ari"]["std"] == pytest.approx(np.std(values, ddof=1))
     assert (tmp_path / "seed1" / "report.html").is_file()
+    assert json.loads((tmp_path / "summary.json").read_text())["summary"] == answer["summary"]
+
+
+def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    from slotworks import api
+    from slotworks.training import Diverged
+
+    def train(run, folder, **options):
+        if run.seed == 1:
+            raise Diverged("Step 7 gave a loss that is not finite.")
+        return {"metrics": {"fg_ari": {"mean": 0.5 + run.seed / 10}}, "protocol": "", "verdict": "", "report": ""}
+
+    monkeypatch.setattr(api, "train", train)
+    assert main(["train", RECIPE, "--out", str(tmp_path), "--seeds", "3", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["summary"]["fg_ari"]["seeds"] == [0.5, 0.7]
+    assert answer["runs"][1] == {"seed": 1, "diverged": "Step 7 gave a loss that is not finite."}
 
 
 PICTURES = {

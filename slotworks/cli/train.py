@@ -1,5 +1,6 @@
 """`slotworks train`."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from statistics import mean, stdev
 import tyro
 
 from slotworks.cli.console import err, percent, print_json
+from slotworks.files import write_text
 from slotworks.training import Run
 from slotworks.training.allocator import keep_freed_memory
 from slotworks.types import UserError
@@ -91,11 +93,22 @@ def train_one(run: Run, folder: Path) -> dict:
 
 
 def train_seeds(run: Run, base: Path, count: int) -> dict:
-    """Train several seeds one after the other, each resuming by itself, and report mean and spread."""
+    """Train several seeds one after the other, each resuming by itself; report mean and spread, write summary.json.
+
+    A seed that diverges is named and left out of the mean; the others go on.
+    """
+    from slotworks.training import Diverged
+
     answers = []
     for seed in range(run.seed, run.seed + count):
         err.print(f"[bold]seed {seed}[/bold]")
-        answers.append(train_one(replace(run, seed=seed), base / f"seed{seed}"))
+        try:
+            answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}")})
+        except Diverged as error:
+            err.print(str(error), soft_wrap=True, markup=False)
+            answers.append({"seed": seed, "diverged": str(error)})
+        if "diverged" not in answers[-1] and "metrics" not in answers[-1]:
+            break  # Ctrl-C: the remaining seeds are not wanted now
     finished = [answer for answer in answers if "metrics" in answer]
     summary = {}
     for name in finished[0]["metrics"] if finished else ():
@@ -106,7 +119,9 @@ def train_seeds(run: Run, base: Path, count: int) -> dict:
         err.print(
             f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}"
         )
-    return {"folder": str(base), "summary": summary, "runs": answers}
+    answer = {"folder": str(base), "summary": summary, "runs": answers}
+    write_text(base / "summary.json", json.dumps(answer, indent=1) + "\n")
+    return answer
 
 
 def _say(step: int, metrics: dict[str, float], verdict: str) -> None:

@@ -1,5 +1,6 @@
 """Where a run computes: devices, precision and processes through Lightning Fabric."""
 
+import logging
 import math
 import os
 from typing import Any
@@ -9,6 +10,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
 from slotworks.training.run import Run
+
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces what the run already says
 
 
 def open_fabric(run: Run, *, accelerator: str = "auto", devices: int = 1) -> Fabric:
