@@ -27,14 +27,25 @@ from slotworks.evaluation.segment import find_images, segment_images
 from slotworks.training import Run, load_method, load_run
 from slotworks.training import train as train_loop
 from slotworks.training.checkpoint import LAST
-from slotworks.types import DataConfig, Dataset, Method
+from slotworks.types import DataConfig, Dataset, Method, UserError
 
 SAMPLES = 8  # images shown in the report: the worst four and the first four of the evaluated ones
 
 
-def default_device() -> str:
-    """The first CUDA device, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def find_device(name: str | None = None) -> torch.device:
+    """The device of this name; by default the first CUDA device, or the CPU.
+
+    Raises:
+        UserError: if there is no such device here.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"device is {name!r}, which cannot be used here ({reason}); give cpu, or leave it out."
+        ) from None
 
 
 def load(run_folder: str | Path, *, device: str | None = None) -> tuple[Run, Method]:
@@ -45,7 +56,7 @@ def load(run_folder: str | Path, *, device: str | None = None) -> tuple[Run, Met
     """
     folder = Path(run_folder)
     run = load_run(folder / "run.yaml")
-    return run, load_method(folder).to(device or default_device())
+    return run, load_method(folder).to(find_device(device))
 
 
 def train(

@@ -214,6 +214,14 @@ def test_another_number_of_slots_needs_a_shared_initialiser(run_folder, tmp_path
     assert "train with GaussianInit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there(run_folder, device, capsys):
+    assert main(["evaluate", str(run_folder), "--device", device]) == 2
+    message = capsys.readouterr().err
+    assert f"device is '{device}', which cannot be used here" in message
+    assert len(message.strip().splitlines()) == 1
+
+
 def test_recipes_name_their_file():
     from slotworks.configs import find, recipes
 

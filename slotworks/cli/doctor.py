@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,7 +21,7 @@ def doctor(
     run: Annotated[Path, tyro.conf.Positional],
     /,
     images: int = 320,
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     module: Path | None = None,
     json: bool = False,
 ) -> int:

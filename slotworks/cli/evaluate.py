@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,7 +21,7 @@ def evaluate(
     protocol: tuple[str, ...] = ("slot-attention",),
     data: str | None = None,
     root: Path | None = None,
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     images: int | None = None,
     seed: int = 0,
     device: str | None = None,

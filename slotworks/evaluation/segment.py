@@ -13,6 +13,7 @@ from torch import Tensor
 
 from slotworks.evaluation.masks import decode, inspecting
 from slotworks.evaluation.samples import PALETTE
+from slotworks.files import replacing, write_text
 from slotworks.types import Method, UserError, to_batch
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -137,9 +138,12 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
     index.putpalette(palette.flatten().tolist())
     overlay = Image.blend(picture, Image.fromarray(palette[labels]), 0.5)
     files = [out / f"{name}_{kind}" for kind in ("mask.png", "overlay.png", "slots.npz", "rle.json")]
-    index.save(files[0])
-    overlay.save(files[1])
-    np.savez_compressed(files[2], slots=slots.numpy(), masks=soft.numpy())
+    with replacing(files[0]) as path:
+        index.save(path)
+    with replacing(files[1]) as path:
+        overlay.save(path)
+    with replacing(files[2]) as path:
+        np.savez_compressed(path, slots=slots.numpy(), masks=soft.numpy())
     found = []
     for slot in np.unique(labels):
         rle = coco_mask.encode(np.asfortranarray(labels == slot))
@@ -150,7 +154,8 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
         found.append(
             {"slot": int(slot), "segmentation": {"size": list(size), "counts": counts}, "area": area, "bbox": bbox}
         )
-    files[3].write_text(json.dumps({"file_name": file.name, "height": size[0], "width": size[1], "annotations": found}))
+    coco = {"file_name": file.name, "height": size[0], "width": size[1], "annotations": found}
+    write_text(files[3], json.dumps(coco) + "\n")
     return {"file": str(file), "written": [str(f) for f in files], "slots": len(found)}
 
 
