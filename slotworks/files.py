@@ -59,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:  # the system lets go when the process ends, however it does
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"Another process is training in {folder}; wait, or choose another folder.") from None
+            raise UserError(f"Another process is training in {folder}; wait for it, or choose another.") from None
         except OSError:  # a file system without locks
             pass
         yield
