@@ -109,7 +109,7 @@ def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`."""
-    span = (high - low) or abs(high) or 1.0
+    span = next(size for size in (high - low, abs(high), 1.0) if size > 1e-300)  # smaller ones have no logarithm
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * count >= span)
     return [index * step for index in range(math.floor(low / step), math.ceil(high / step) + 1)]

@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slotworks.reports.curves import BOTTOM, HEIGHT, LEFT, MAX_POINTS, RIGHT, TOP, WIDTH, chart, number
@@ -64,6 +64,7 @@ def test_a_constant_runs_through_the_middle():
         assert TOP + 20 < heights[0] < HEIGHT - BOTTOM - 20
 
 
+@example(values=[0.0, 0.0], step=5e-324, log=False)
 @given(
     values=st.lists(st.floats(allow_nan=True, allow_infinity=True) | st.none(), min_size=1, max_size=30),
     step=st.floats(0, 1e9),
