@@ -95,6 +95,8 @@ def tetrominoes_mini() -> Run:
     batch 16.
 
     Command:   slotworks train slot_attention.tetrominoes_mini
+    Takes:     about 4.3 minutes of training on two recent CPU cores, 460 MiB.
+    Expected:  FG-ARI 97.2 +- 0.2 over 3 seeds, docs/results.md.
     """
     return Run(
         method=SlotAttentionConfig(
@@ -120,19 +122,24 @@ def tetrominoes_mini() -> Run:
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
+        expected="FG-ARI 97.2 +- 0.2 over 3 seeds, in about 4.3 minutes on two recent CPU cores",
     )
 
 
 def multi_dsprites_mini() -> Run:
     """Multi-dSprites (coloured on grey) drawn on the fly, at a reduced cost.
 
-    Not the paper's configuration; see `tetrominoes_mini`.
+    Not the paper's configuration; see `tetrominoes_mini`. Spare slots still cut sprites in pieces.
 
     Command:   slotworks train slot_attention.multi_dsprites_mini
+    Takes:     about 11 minutes on one busy core of a recent CPU.
+    Expected:  FG-ARI 55.9, one seed, docs/results.md.
     """
     mini = tetrominoes_mini()
-    method = replace(mini.method, image_size=(64, 64), num_slots=6, encoder_strides=(2, 2, 1, 1), decoder_shuffle=4)
-    return replace(mini, method=method, data=SpriteScenes(variant="colored_on_grayscale"))
+    size = {"image_size": (64, 64), "num_slots": 6, "encoder_strides": (2, 2, 1, 1), "decoder_shuffle": 4}
+    method = replace(mini.method, **size, init_noise_steps=0)
+    data = SpriteScenes(variant="colored_on_grayscale")
+    return replace(mini, method=method, data=data, expected="FG-ARI 55.9, one seed")
 
 
 def clevr6_mini() -> Run:
@@ -142,7 +149,7 @@ def clevr6_mini() -> Run:
     """
     mini = multi_dsprites_mini()
     data = ShapeScenes(min_objects=3, max_objects=6, background="plain")
-    return replace(mini, method=replace(mini.method, num_slots=7), data=data)
+    return replace(mini, method=replace(mini.method, num_slots=7), data=data, expected="not measured yet")
 
 
 def clevrtex_mini() -> Run:
