@@ -126,7 +126,10 @@ def train_seeds(run: Run, base: Path, count: int) -> dict:
 
 def _say(step: int, metrics: dict[str, float], verdict: str) -> None:
     """The detector's word; the loop prints the metrics itself."""
-    err.print(f"step {step}  {verdict}", soft_wrap=True, style="dim" if verdict.startswith("healthy") else "yellow")
+    from slotworks.training.logs import console
+
+    style = "dim" if verdict.startswith("healthy") else "yellow"
+    console.print(f"step {step}  {verdict}", soft_wrap=True, style=style, highlight=False)
 
 
 def _take(words: Sequence[str], option: str) -> tuple[list[str], str | None]:

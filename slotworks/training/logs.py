@@ -16,6 +16,9 @@ from slotworks.types import UserError
 
 METRICS = "metrics.jsonl"
 
+console = Console(stderr=True)
+"""Where the progress bar lives: lines printed through the same console appear above the bar, not across it."""
+
 
 def cut_back(folder: Path, step: int) -> dict[str, Any]:
     """Drop the lines of metrics.jsonl after `step`, and a half-written one.
@@ -109,7 +112,7 @@ class Display:
     """A progress bar on a terminal; elsewhere at most a hundred lines per run, and one per evaluation."""
 
     def __init__(self, run: Run, folder: Path, *, step: int, quiet: bool):
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True, quiet=True) if quiet else console
         self.steps = run.steps
         self.shown = -math.inf
         self.metric = ""
