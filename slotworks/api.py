@@ -3,13 +3,13 @@
 from slotworks import train, evaluate, segment
 from slotworks.configs import slot_attention
 
-run = train(slot_attention.tetrominoes_mini(), "runs/mine")
-evaluate("runs/mine", protocols=["oclf"])
-segment("runs/mine", ["photo.jpg"], out="segments")
+answer = train(slot_attention.tetrominoes_mini(), "runs/mine")
+records = evaluate("runs/mine", protocols=["oclf"])
+for picture in segment("runs/mine", ["photo.jpg"], out="segments"):
+    print(picture["written"])
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ import slotworks.data.scenes
 import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
 from slotworks import protocols as known_protocols
 from slotworks.evaluation import doctor
-from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery
+from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under
 from slotworks.evaluation.records import write_eval
 from slotworks.evaluation.samples import write_samples
 from slotworks.evaluation.segment import find_images, segment_images
 from slotworks.training import Run, load_method, load_run
 from slotworks.training import train as train_loop
 from slotworks.training.checkpoint import LAST
+from slotworks.training.logs import read_metrics
 from slotworks.types import DataConfig, Dataset, Method, UserError
 
 SAMPLES = 8  # images shown in the report: the worst four and the first four of the evaluated ones
@@ -83,13 +84,9 @@ def train(
     validation = run.data.open("val")
 
     def measure(method: Method, step: int) -> dict[str, float]:
-        device = next(method.parameters()).device
-        result = evaluate_discovery(
-            method, validation, protocol=run.protocol, num_images=run.eval_images, device=device
-        )
+        result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
         stats = doctor.stats_of(method, validation, num_images=min(run.eval_images, 64))
-        findings = doctor.diagnose(stats, _curves(folder), asdict(run))
-        doctor.write(folder, stats, findings, step=step)
+        findings = _diagnose(folder, run, stats, step)
         _show(method, result, validation, folder, step)
         values = {name: summary.mean for name, summary in result.metrics.items()}
         if on_eval is not None:
@@ -100,27 +97,22 @@ def train(
     answer: dict[str, Any] = {"folder": str(folder), "step": result.step, "seconds": result.seconds}
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     if finish and result.finished and first:
-        answer |= _finish(run, folder)
+        answer |= _finish(folder)
     return answer
 
 
-def _finish(run: Run, folder: Path) -> dict:
+def _finish(folder: Path) -> dict:
     """The last measurement, on the test split, which chose nothing; and the report."""
     from slotworks.reports import write_report
 
     run, method = load(folder)
-    device = next(method.parameters()).device
     test = run.data.open("test")
-    results = [
-        evaluate_discovery(method, test, protocol=name, device=device, num_images=run.eval_images)
-        for name in dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
-    ]
+    names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
+    results = evaluate_under(list(names), method, test, num_images=run.eval_images)
     for result in results:
         _record(folder, run.data, "test", result)
     result = results[0]
-    stats = doctor.stats_of(method, test, num_images=min(len(test), run.eval_images))
-    findings = doctor.diagnose(stats, _curves(folder), asdict(run))
-    doctor.write(folder, stats, findings, step=run.steps)
+    findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
     _show(method, result, test, folder, run.steps)
     return {
         "metrics": {name: asdict(summary) for name, summary in result.metrics.items()},
@@ -156,15 +148,10 @@ def evaluate(
     """
     run, method = load(run_folder, device=device)
     names = list(known_protocols.PROTOCOLS) if list(protocols) == ["all"] else protocols
-    chosen = [known_protocols.get(name) for name in names]  # a wrong name is found before the work
+    chosen = [known_protocols.get(name) for name in names]  # a wrong name is found before the data are opened
     source = data or run.data
-    dataset = source.open(split)
-    place = next(method.parameters()).device
-    records = []
-    for protocol in chosen:
-        result = evaluate_discovery(method, dataset, protocol=protocol, num_images=num_images, seed=seed, device=place)
-        records.append(_record(Path(run_folder), source, split, result))
-    return records
+    results = evaluate_under(chosen, method, source.open(split), num_images=num_images, seed=seed)
+    return [_record(Path(run_folder), source, split, result) for result in results]
 
 
 def examine(
@@ -175,13 +162,11 @@ def examine(
     A run without a checkpoint is judged by its curves alone.
     """
     folder = Path(run_folder)
-    settings, stats = asdict(load_run(folder / "run.yaml")), {}
+    run, stats = load_run(folder / "run.yaml"), {}
     if (folder / LAST).is_file():
-        run, method = load(folder, device=device)
+        method = load_method(folder).to(find_device(device))
         stats = doctor.stats_of(method, run.data.open(split), num_images=num_images)
-    findings = doctor.diagnose(stats, _curves(folder), settings)
-    doctor.write(folder, stats, findings)
-    return findings
+    return _diagnose(folder, run, stats)
 
 
 def segment(
@@ -217,13 +202,10 @@ def _show(method: Method, result: DiscoveryResult, dataset: Dataset, folder: Pat
     write_samples(method, dataset, folder, indices=indices, step=step, scores=scores)
 
 
-def _curves(folder: Path) -> list[dict]:
-    """The lines of `metrics.jsonl`; a half-written last line is left out."""
-    lines = []
-    path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
+def _diagnose(
+    folder: Path, run: Run, stats: Mapping[str, float | None], step: int | None = None
+) -> list[doctor.Finding]:
+    """Judge statistics together with the run's curves and settings; leaves `eval/doctor.json`."""
+    findings = doctor.diagnose(stats, read_metrics(folder), asdict(run))
+    doctor.write(folder, stats, findings, step=step)
+    return findings

@@ -1,9 +1,11 @@
 """Files are written beside and renamed: whoever reads one sees the old content or the new, never half of it."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from slotworks.errors import UserError
 
@@ -41,6 +43,15 @@ def write_text(path: Path | str, text: str) -> Path:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def finite(value: Any) -> Any:
+    """The same value for JSON: NaN and infinity, which it cannot hold, become null, however deep."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

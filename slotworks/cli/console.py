@@ -1,7 +1,6 @@
 """What every verb shares: parsing with help and examples, tables, JSON."""
 
 import json as json_module
-import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,6 +9,8 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from slotworks.files import finite
 
 T = TypeVar("T")
 
@@ -24,17 +25,8 @@ def parse(function: Callable[..., T], argv: Sequence[str], *, verb: str) -> T:
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output, for machines."""
-    json_module.dump(_finite(value), sys.stdout, indent=1, default=str, allow_nan=False)
+    json_module.dump(finite(value), sys.stdout, indent=1, default=str, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON cannot hold, as null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def percent(value: float | None) -> str:

@@ -4,6 +4,7 @@ images  --method-->  soft masks  --protocol-->  one value per image and metric  
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from slotworks import protocols
-from slotworks.evaluation.masks import inspecting
+from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.metrics import segmentation
-from slotworks.protocols import MaskSource, Protocol
+from slotworks.protocols import MaskSource, Protocol, Score
 from slotworks.types import Batch, Dataset, Decodes, Method, UserError, to_batch
 
 
@@ -58,7 +59,6 @@ def evaluate_discovery(
     protocol: Protocol | str = protocols.DEFAULT,
     num_images: int | None = None,
     batch_size: int = 64,
-    device: torch.device | str = "cpu",
     masks: MaskSource | None = None,
     seed: int = 0,
 ) -> DiscoveryResult:
@@ -69,13 +69,12 @@ def evaluate_discovery(
     modules are as before when this returns.
 
     Args:
-        method: on `device` already.
+        method: on any device.
         dataset: with `mask`, and where it has them `void`, `overlap`, `class_mask`, `class_mask_highest`. A video
             (`b t h w`) is scored as one image with more pixels.
         protocol: or its name.
         num_images: how many images (or videos), from the first on; all by default.
         batch_size: images per forward pass.
-        device: where the method is.
         masks: score `decoder` masks or `attention`; by default what the protocol says, or attention if the method has
             no decoder. `result.protocol` names what was used.
         seed: of the initial slots.
@@ -84,25 +83,48 @@ def evaluate_discovery(
         UserError: if the data set is empty or has no masks, or the method has no decoder whose masks could be scored.
     """
     rules = _with_available_masks(protocols.get(protocol) if isinstance(protocol, str) else protocol, masks, method)
+    return evaluate_under([rules], method, dataset, num_images=num_images, batch_size=batch_size, seed=seed)[0]
+
+
+def evaluate_under(
+    rules: Sequence[Protocol | str],
+    method: Method,
+    dataset: Dataset,
+    *,
+    num_images: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[DiscoveryResult]:
+    """`evaluate_discovery` under several protocols, from one pass of the method over the images."""
+    chosen = [_with_available_masks(protocols.get(r) if isinstance(r, str) else r, None, method) for r in rules]
     count = min(len(dataset), len(dataset) if num_images is None else num_images)
     if count < 1:
         raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
-    values: dict[str, list[Tensor]] = {}
-    weights: dict[str, list[Tensor]] = {}
-    with inspecting(method, seed=seed):
+    scores: list[list[dict[str, Score]]] = [[] for _ in chosen]  # by protocol, then batch
+    with inspecting(method, seed=seed) as device:
         for start in range(0, count, batch_size):
             batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
             if "mask" not in batch:
                 raise UserError(
                     f"This data set has no masks, only {', '.join(batch)}; object discovery needs true masks."
                 )
-            soft = _soft_masks(method, batch["image"], rules.masks)
-            for name, score in rules.score(*_flat(soft, batch), num_slots=soft.shape[-3]).items():
-                values.setdefault(name, []).append(score.values.cpu())
-                weights.setdefault(name, []).append(score.weights.cpu())
-    per_image = {name: torch.cat(parts) for name, parts in values.items()}
-    summaries = {name: summarize(per_image[name], torch.cat(weights[name])) for name in per_image}
-    return DiscoveryResult(rules, count, seed, per_image, summaries)
+            output = method.encode(batch["image"])
+            hard: dict[MaskSource, tuple[Int64[Tensor, b * p], Batch, int]] = {}
+            for found, protocol in zip(scores, chosen, strict=True):
+                if protocol.masks not in hard:
+                    soft = soft_masks(output, decode(method, output) if protocol.masks == "decoder" else None)
+                    hard[protocol.masks] = (*_flat(soft, batch), soft.shape[-3])
+                pred, truth, num_slots = hard[protocol.masks]
+                found.append(protocol.score(pred, truth, num_slots=num_slots))
+    return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
+
+
+def _result(protocol: Protocol, batches: Sequence[dict[str, Score]], count: int, seed: int) -> DiscoveryResult:
+    per_image, summaries = {}, {}
+    for name in batches[0]:
+        per_image[name] = torch.cat([scores[name].values.cpu() for scores in batches])
+        summaries[name] = summarize(per_image[name], torch.cat([scores[name].weights.cpu() for scores in batches]))
+    return DiscoveryResult(protocol, count, seed, per_image, summaries)
 
 
 def summarize(values: Float64[Tensor, " i"], weights: Float64[Tensor, " i"]) -> Summary:
@@ -129,13 +151,6 @@ def _with_available_masks(rules: Protocol, masks: MaskSource | None, method: Met
     if masks is None and not decodes:
         masks = "attention"
     return rules.with_masks(masks or rules.masks)
-
-
-def _soft_masks(method: Method, image: Float[Tensor, "*b 3 h w"], source: MaskSource) -> Float[Tensor, "*b n y x"]:
-    out = method.encode(image)
-    if source == "decoder" and isinstance(method, Decodes):
-        return method.decode(out.slots).masks
-    return out.attn_maps
 
 
 def _flat(soft: Float[Tensor, "*b n y x"], batch: Batch) -> tuple[Int64[Tensor, "b *p"], Batch]:

@@ -24,7 +24,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
-from slotworks.files import write_text
+from slotworks.files import finite, write_text
 from slotworks.metrics.binding import binding_stats
 from slotworks.types import Dataset, Method, UserError, to_batch
 
@@ -326,7 +326,7 @@ def write(
         "verdict": verdict(findings),
         "step": step,
         "findings": [asdict(finding) for finding in findings],
-        "stats": {name: value if value is not None and math.isfinite(value) else None for name, value in stats.items()},
+        "stats": finite(stats),
     }
     return write_text(path, json.dumps(content, indent=1) + "\n")
 

@@ -26,12 +26,16 @@ def inspecting(method: Method, *, seed: int) -> Iterator[torch.device]:
             module.training = mode
 
 
+def soft_masks(output: SlotOutput, decoded: DecoderOutput | None) -> Float[Tensor, "*b n h w"]:
+    """The decoder's masks, or the attention maps where nothing was decoded, at their own size."""
+    return output.attn_maps if decoded is None else decoded.masks
+
+
 def predicted_masks(
     output: SlotOutput, decoded: DecoderOutput | None, *, size: tuple[int, int]
 ) -> Float[Tensor, "b n h w"]:
-    """The decoder's masks, or the attention maps where nothing was decoded; bilinear to `size`, still summing to
-    one."""
-    masks = (output.attn_maps if decoded is None else decoded.masks).float()
+    """`soft_masks`, bilinear to `size` and still summing to one."""
+    masks = soft_masks(output, decoded).float()
     return masks if masks.shape[-2:] == size else interpolate(masks, size, mode="bilinear", align_corners=False)
 
 

@@ -1,12 +1,11 @@
 """The evaluation file of a run folder: `RUN/eval/NAME.json`, one per data set and protocol."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from slotworks.errors import UserError
-from slotworks.files import write_text
+from slotworks.files import finite, write_text
 
 KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "metrics", "per_image")
 """Every record has exactly these."""
@@ -36,13 +35,5 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
         raise UserError(f"{name!r} is not a plain file name; give a name without slashes, such as test-oclf.")
     if set(record) != set(KEYS):
         raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
-    text = json.dumps(_finite(record), allow_nan=False, indent=1)
+    text = json.dumps(finite(record), allow_nan=False, indent=1)
     return write_text(folder / "eval" / f"{name}.json", text + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

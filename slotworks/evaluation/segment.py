@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from slotworks.evaluation.masks import decode, inspecting
+from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
 from slotworks.files import replacing, write_text
+from slotworks.metrics import segmentation
 from slotworks.types import Method, UserError, to_batch
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -116,7 +117,7 @@ def segment_images(
                     raise
                 raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
             decoded = decode(method, encoded) if masks == "decoder" else None
-            soft = (encoded.attn_maps if decoded is None else decoded.masks)[0].float().cpu()
+            soft = soft_masks(encoded, decoded)[0].float().cpu()
         yield _write(out, _unused(file, used), file, picture, soft, encoded.slots[0].float().cpu())
 
 
@@ -160,11 +161,10 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
 
 
 def _upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear masks at the picture's own size, then argmax; in bands of rows, so that a large photo stays small in
-    memory."""
+    """`segmentation` at the picture's own size; of a large photo one slot after the other, to stay small in memory."""
     n, (height, width) = len(soft), size
     if height * width * n <= 64_000_000:
-        return F.interpolate(soft[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0).byte().numpy()
+        return segmentation(soft, size).byte().numpy()
     labels = np.empty(size, dtype=np.uint8)
     best = torch.full(size, -torch.inf)
     for slot in range(n):

@@ -6,6 +6,12 @@ order.py        which samples each step sees
 ema.py          the moving average of the weights
 checkpoint.py   one safetensors file: weights, average, optimiser
 serialize.py    Run to readable YAML and back
+devices.py      devices, precision and processes through Lightning Fabric; gradient clipping
+optimizer.py    Adam over a method's parameter groups
+seeds.py        random numbers as a function of seed and step
+interrupt.py    Ctrl-C and SIGTERM
+allocator.py    the opt-in that keeps freed memory
+bench.py        time and memory of a recipe
 folder.py       the run folder: run.yaml, env.json, one writer at a time
 logs.py         metrics.jsonl, TensorBoard, W&B, the progress bar
 """

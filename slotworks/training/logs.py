@@ -43,6 +43,13 @@ def cut_back(folder: Path, step: int) -> dict[str, Any]:
     return {}
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, without damaged lines; none if the file is missing."""
+    path = folder / METRICS
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return [record for line in lines if (record := _parse(line))]
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line) if line.endswith(b"\n") else None

@@ -9,7 +9,7 @@ from golden_cases import cases
 from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
-from slotworks.evaluation.discovery import evaluate_discovery, summarize
+from slotworks.evaluation.discovery import evaluate_discovery, evaluate_under, summarize
 from slotworks.metrics import fg_ari, segmentation
 from slotworks.protocols import PROTOCOLS
 from slotworks.types import DecoderOutput, Method, SlotOutput, UserError
@@ -235,3 +235,22 @@ def test_golden_batch_through_the_whole_evaluation():
     assert record["protocol"] == "oclf[attention]"
     assert record["metrics"]["mbo_i"]["mean"] == result.metrics["mbo_i"].mean
     assert len(record["per_image"]["mbo_i"]) == 6
+
+
+def test_several_protocols_share_one_pass():
+    """The same numbers as one after the other, and the method sees each image once."""
+    data, names = Blocks(), ["oclf", "slot-attention", "glass-release", "lsd-object"]
+    calls = []
+
+    class Counting(Renderer):
+        def encode(self, image):
+            calls.append(len(image))
+            return super().encode(image)
+
+    together = evaluate_under(names, Counting(), data)
+    assert sum(calls) == len(data)
+    for name, result in zip(names, together, strict=True):
+        alone = evaluate_discovery(Renderer(), data, protocol=name)
+        assert result.protocol == alone.protocol
+        for metric, values in alone.per_image.items():
+            torch.testing.assert_close(result.per_image[metric], values, rtol=0, atol=0, equal_nan=True)
