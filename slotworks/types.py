@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from slotworks.errors import UserError as UserError
 
 Batch = dict[str, Tensor]
-"""A batch on its device: `image` always; `mask`, `void`, `overlap` (`b h w`) and a data set's properties if known.
+"""A batch on its device: `image` or cached `features` (`b p c`); `mask`, `void`, `overlap` (`b h w`) and a data set's
+properties if known. Masks may be larger than images: predictions are scored at the size of the truth.
 
 With classes also `class_mask` (the last object owns shared pixels) and `class_mask_highest` (the highest class id)."""
 
@@ -34,13 +35,15 @@ class SlotOutput:
     """Slots and how they shared the input.
 
     `attn` sums to one over the slots at every position: the map to show as a mask. `attn_steps` holds the same for
-    every iteration, first to last. `grid` is the height and width behind `p`; None means a square.
+    every iteration, first to last. `grid` is the height and width behind `p`; None means a square. `features` is what
+    the slots looked at, where a decoder needs it again: `decode(slots, features)`.
     """
 
     slots: Float[Tensor, "*b n d"]
     attn: Float[Tensor, "*b n p"]
     attn_steps: tuple[Tensor, ...] = ()
     grid: tuple[int, int] | None = None
+    features: Float[Tensor, "*b p c"] | None = None
 
     @property
     def attn_maps(self) -> Float[Tensor, "*b n h w"]:
@@ -54,12 +57,12 @@ class DecoderOutput:
     """What the slots render together and alone.
 
     `recon` is an image in about [0, 1] or a map of features; `masks` sum to one over the slots; `parts` is what each
-    slot shows alone, so that `recon = sum over n of masks * parts`.
+    slot shows alone, so that `recon = sum over n of masks * parts`; None where slots render only together.
     """
 
     recon: Float[Tensor, "*b c h w"]
     masks: Float[Tensor, "*b n h w"]
-    parts: Float[Tensor, "*b n c h w"]
+    parts: Float[Tensor, "*b n c h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ class Method(nn.Module):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """A method with a direct decoder."""
+    """A method with a direct decoder.
+
+    One whose decoder is teacher-forced also takes the features that `encode` returned: `decode(slots, features)`.
+    """
 
     def decode(self, slots: Float[Tensor, "*b n d"]) -> DecoderOutput:
         """What slots render."""
@@ -142,6 +148,10 @@ class DataConfig:
     def max_objects(self) -> int | None:
         """Most objects in one image, without the background; None if unknown."""
         return None
+
+    def augment(self, batch: Batch) -> Batch:
+        """A training batch on its device, randomly changed; random numbers come from `slotworks.nn.noise`."""
+        return batch
 
 
 def to_batch(raw: RawBatch, device: torch.device | str = "cpu") -> Batch:

@@ -24,7 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nn": ("types",),
     **dict.fromkeys(STAGES, ("types", "nn")),
     "methods": ("types", "nn", *STAGES),
-    "data": ("types",),
+    "data": ("types", "nn", "encoders"),  # features of a frozen encoder are cached as a data set
     "metrics": ("types",),
     "protocols": ("types", "metrics"),
     "evaluation": ("types", "metrics", "protocols"),
@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "synthesis": ("types", "nn", "guidance"),
     "reports": (),
     "studio": ("types", "editing", "training", "evaluation"),
-    "configs": ("types", "methods", "data", "training"),
+    "configs": ("types", "encoders", "methods", "data", "training"),
     "__init__": ("api",),
 }
 BELOW_ALL = ("errors", "files")  # no torch in these

@@ -1,5 +1,6 @@
-"""Images to features."""
+"""Image to features."""
 
 from slotworks.encoders.cnn import CNNEncoder
+from slotworks.encoders.vit import ViTConfig, ViTEncoder
 
-__all__ = ["CNNEncoder"]
+__all__ = ["CNNEncoder", "ViTConfig", "ViTEncoder"]

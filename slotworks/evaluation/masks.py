@@ -14,7 +14,7 @@ from slotworks.types import DecoderOutput, Decodes, Method, SlotOutput
 @contextmanager
 def inspecting(method: Method, *, seed: int) -> Iterator[torch.device]:
     """Evaluation mode, no gradients and random slots from `seed`; afterwards all is as it was. Gives the device."""
-    device = next((parameter.device for parameter in method.parameters()), torch.device("cpu"))
+    device = next((value.device for value in (*method.parameters(), *method.buffers())), torch.device("cpu"))
     modes = {module: module.training for module in method.modules()}  # frozen parts stay in evaluation mode
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -41,4 +41,6 @@ def predicted_masks(
 
 def decode(method: Method, output: SlotOutput) -> DecoderOutput | None:
     """What a direct decoder makes of the slots; None for a method without one."""
-    return method.decode(output.slots) if isinstance(method, Decodes) else None
+    if not isinstance(method, Decodes):
+        return None
+    return method.decode(output.slots, *(() if output.features is None else (output.features,)))

@@ -132,8 +132,9 @@ def _pictures(
     colors = _slot_colors(segmentation, true, num_slots=output.slots.shape[-2])
     pictures["segmentation"] = _paint(segmentation, colors)
     if decoded is not None and decoded.recon.shape[1] == 3:  # some decoders render features, not images
-        opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
         pictures["recon"] = _picture(decoded.recon[i])
+    if decoded is not None and decoded.parts is not None and decoded.parts.shape[2] == 3:
+        opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
         pictures["parts"] = [_picture(part) for part in torch.cat([decoded.parts[i], opacity], dim=1)]
     maps = output.attn_maps if decoded is None else decoded.masks
     pictures["masks"] = [_picture(mask[None]) for mask in maps[i]]

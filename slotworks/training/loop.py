@@ -63,13 +63,14 @@ class TrainStep(nn.Module):
     def __init__(self, method: Method, run: Run, device: torch.device):
         super().__init__()
         self.method, self.device = method, device
+        self.augment = run.data.augment
         self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
         self.loss = torch.compile(method.loss) if run.compile else method.loss
 
     def forward(self, raw: RawBatch, step: int) -> dict[str, Tensor]:
         """Raw loss terms. The batch becomes float32 in here, where mixed precision does not round the images."""
-        batch = to_batch(raw, self.device)
-        if batch["image"].ndim == 4:
+        batch = self.augment(to_batch(raw, self.device))
+        if "image" in batch and batch["image"].ndim == 4:
             batch["image"] = batch["image"].contiguous(memory_format=self.layout)
         return self.loss(batch, step)
 
@@ -104,6 +105,8 @@ def train(
         Diverged: if the loss or the gradient is not finite; the last checkpoint holds the last good state.
     """
     folder = Path(folder)
+    if run.steps == 0:
+        raise UserError("This recipe trains nothing (steps is 0); give its name to `slotworks evaluate`.")
     fabric = fabric or open_fabric(run)
     evaluators = [evaluators] if callable(evaluators) else list(evaluators)
     first, world = fabric.is_global_zero, fabric.world_size

@@ -92,7 +92,7 @@ class Run:
 
     method: MethodConfig  # what is trained
     data: DataConfig  # what it is trained on
-    steps: int  # optimiser updates
+    steps: int  # optimiser updates; 0 for a method that needs no training, which is evaluated as it is
     batch_size: int  # samples per update over all processes and micro-batches
     optimizer: Adam = field(default_factory=Adam)  # learning rates and clipping
     seed: int = 0  # of weights, data order and noise
@@ -113,7 +113,8 @@ class Run:
     expected: str = ""  # what the paper reports and what was measured here
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every", "eval_images"):
+        _check(self.steps >= 0, f"steps is {self.steps}; it cannot be negative.")
+        for name in ("batch_size", "accumulate", "log_every", "eval_every", "save_every", "eval_images"):
             value = getattr(self, name)
             _check(value >= 1, f"{name} is {value}; it must be 1 or more.")
         _check(

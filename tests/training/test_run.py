@@ -84,7 +84,7 @@ def test_adam_refuses(change, sentence):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"steps": 0}, "steps is 0; it must be 1 or more."),
+        ({"steps": -1}, "steps is -1; it cannot be negative."),
         ({"eval_every": 0}, "eval_every is 0; it must be 1 or more."),
         ({"keep_every": 0}, "keep_every is 0; give a number of steps, or None to keep only the last checkpoint."),
         ({"num_workers": -1}, "num_workers is -1; it cannot be negative."),
