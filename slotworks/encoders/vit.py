@@ -1,4 +1,4 @@
-"""Vision transformers from `transformers`: DINO, DINOv2, MAE, or a user's own, frozen or with the last blocks trained."""
+"""Vision transformers from `transformers`: DINO, DINOv2, MAE, or a user's own; frozen, or the last blocks trained."""
 
 from dataclasses import dataclass
 from typing import Literal
