@@ -1,8 +1,9 @@
-"""Official files: decoding records without touching their elements, and batches from a store instead of the records.
+"""Official files: decoding records without touching their elements, and batches from a store instead of the files.
 
 The records have the schema of Multi-dSprites (64x64, six entities), with random pixels. The plain decoder is a loop
 over the one-byte strings of a parsed record. The plain batch decodes 64 consecutive records, which is the best a
-TFRecord file allows; the store gives 64 random images. Both files are in memory already.
+TFRecord file allows; the store gives 64 random images. Photographs are JPEG files of 640x480 pixels; the plain batch
+decodes and resizes them to 224 anew. All files are in memory already.
 """
 
 import tempfile
@@ -11,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from slotworks.data import MultiDSprites
+from slotworks.data import MultiDSprites, Pictures
+from slotworks.data.photos import shrink
 from slotworks.data.tfrecord import Example, read_examples, write_records
 
 NUM_RECORDS = 256
@@ -43,7 +46,28 @@ def run() -> list[dict]:
                 best(lambda: store.__getitems__(indices)),
                 best(lambda: batch_of_records(config.official_file, config)),
             ),
+            photographs(Path(root) / "photographs", rng),
         ]
+
+
+def photographs(root: Path, rng: np.random.Generator) -> dict:
+    root.mkdir()
+    for i in range(BATCH):
+        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(root / f"{i}.jpg", quality=90)
+    config = Pictures(root=str(root), val_fraction=0.0, test_fraction=0.0)
+    store = config.open("train")
+    files = config.entries("train")[0]
+    indices = rng.permutation(BATCH).tolist()
+
+    def decoded(file: Path) -> np.ndarray:
+        return shrink(config.read("train", file), config.image_size, config.crop, config.interpolation)["image"]
+
+    return row(
+        "batch of 64 photographs, 224x224: from the store / from JPEG files, one thread each",
+        best(lambda: store.__getitems__(indices)),
+        best(lambda: np.stack([decoded(files[i]) for i in indices])),
+    )
 
 
 def bytes_one_by_one(record: Example, name: str) -> np.ndarray:

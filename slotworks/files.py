@@ -55,7 +55,7 @@ def finite(value: Any) -> Any:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, doing: str = "training") -> Iterator[None]:
     """Hold the folder for this process: two trainings in one folder would mix their files.
 
     Raises:
@@ -70,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:  # the system lets go when the process ends, however it does
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"Another process is training in {folder}; wait for it, or choose another.") from None
+            raise UserError(f"Another process is {doing} in {folder}; wait for it, or choose another.") from None
         except OSError:  # a file system without locks
             pass
         yield

@@ -1,22 +1,38 @@
 """`slotworks data list | prepare | check`."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from slotworks.cli.console import out, parse, print_json
+from slotworks.cli.console import out, parse, print_json, take_option
 from slotworks.types import UserError
 
 HELP = """usage: slotworks data list | prepare NAME | check ROOT
 
   slotworks data list                                            size, licence, splits, what background means
-  slotworks data prepare tetrominoes --root data/tetrominoes     official file to a memory-mapped store; resumes
-  slotworks data check data/tetrominoes                          which file is missing or damaged, and where it comes
+  slotworks data prepare voc2012 --root data/VOCdevkit           official files to memory-mapped stores; resumes
+  slotworks data check data/VOCdevkit                            which file is missing or damaged, and where it comes
   from
 
 `slotworks data prepare --help` and so on show the options."""
+
+PREPARE_HELP = """usage: slotworks data prepare NAME [--root DIR] [--split SPLIT] [--json] [--OPTION VALUE ...]
+
+Turn official files into memory-mapped stores. Killed and started again, it goes on where it was.
+
+  slotworks data prepare tetrominoes --root data/tetrominoes
+  slotworks data prepare coco2017 --split val                    only what measuring needs
+  slotworks data prepare voc2012 --image-size 448 --skip-damaged
+
+  --root DIR     folder of the official files; default data/NAME
+  --split SPLIT  train, val or test: only the store of this one, where each has its own
+  --json         print the folders of the stores as JSON
+
+`slotworks data prepare NAME --help` lists the options of a data set. A recipe looks for a store that was made with its
+own options."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,10 +40,13 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)
         return 0
-    actions = {"list": list_data, "prepare": prepare, "check": check}
-    if argv[0] not in actions:
-        raise UserError(f"There is no action {argv[0]!r}; expected list, prepare or check.")
-    return parse(actions[argv[0]], argv[1:], verb=f"data {argv[0]}") or 0
+    action, *rest = argv
+    if action == "prepare":
+        return prepare(rest)
+    actions = {"list": list_data, "check": check}
+    if action not in actions:
+        raise UserError(f"There is no action {action!r}; expected list, prepare or check.")
+    return parse(actions[action], rest, verb=f"data {action}") or 0
 
 
 def list_data(json: bool = False) -> int:
@@ -54,7 +73,10 @@ def list_data(json: bool = False) -> int:
             ("from", " ".join(dict.fromkeys(row.origin for row in group))),
         ):
             out.print(f"  {label:<11}{text}", soft_wrap=True, markup=False)
-    out.print("Drawn scenes need no files: see the recipes that end in _mini.", style="dim")
+    out.print(
+        "Drawn scenes need no files: see the recipes that end in _mini. A folder of own pictures: docs/data.md.",
+        style="dim",
+    )
     return 0
 
 
@@ -67,21 +89,44 @@ def _groups(rows: Sequence) -> list[list]:
     return list(groups.values())
 
 
-def prepare(name: Annotated[str, tyro.conf.Positional], /, root: Path | None = None, json: bool = False) -> int:
-    """Turn official files into a memory-mapped store. Killed and started again, it goes on where it was.
-
-    Examples:
-      slotworks data prepare tetrominoes --root data/tetrominoes
-
-    Args:
-        name: as `slotworks data list` prints it.
-        root: folder of the official files; default data/NAME.
-        json: print the store's path as JSON.
-    """
+def prepare(argv: Sequence[str]) -> int:
+    """Parse by hand what belongs to the action; the rest are fields of the data set."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(PREPARE_HELP)
+        return 0
+    name, *rest = argv
+    if name.startswith("-"):
+        raise UserError(
+            f"The first word after `prepare` is {name}, expected a name; `slotworks data list` prints them."
+        )
     from slotworks.data import catalog
 
-    path = catalog.prepare(name, root=root)
-    print_json({"prepared": str(path)}) if json else out.print(f"Prepared: {path}", soft_wrap=True)
+    row = catalog.find_row(name)
+    rest, split = take_option(rest, "--split")
+    as_json = "--json" in rest
+    rest = [word for word in rest if word != "--json"]
+    default = row.config()
+    prog = f"slotworks data prepare {name}"
+    about = f"{(type(default).__doc__ or '').splitlines()[0]}\n\nAlso: --split train|val|test, --json."
+    try:
+        config = tyro.cli(
+            type(default),
+            default=default,
+            args=rest,
+            prog=prog,
+            description=about,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    options = {field.name: getattr(config, field.name) for field in fields(config)}
+    changed = {key: value for key, value in options.items() if value != getattr(default, key) and key != "root"}
+    paths = catalog.prepare(row.name, root=config.root, **changed, **({"split": split} if split else {}))
+    if as_json:
+        print_json({"prepared": [str(path) for path in paths]})
+    else:
+        for path in paths:
+            out.print(f"Prepared: {path}", soft_wrap=True)
     return 0
 
 
@@ -103,6 +148,6 @@ def check(root: Annotated[Path, tyro.conf.Positional], /, name: str | None = Non
         print_json([{**vars(finding), "path": str(finding.path)} for finding in findings])
     else:
         for finding in findings:
-            color = "green" if finding.status == "ok" else "red"
+            color = {"ok": "green", "note": "yellow"}.get(finding.status, "red")
             out.print(f"[{color}]{finding.status}[/{color}] {finding.message}", soft_wrap=True)
-    return 1 if any(finding.status != "ok" for finding in findings) else 0
+    return 1 if any(finding.status in ("missing", "damaged") for finding in findings) else 0

@@ -1,8 +1,27 @@
 """Data sets: official files prepared once into memory-mapped stores."""
 
+from slotworks.data.celeba import CelebA
 from slotworks.data.clevr_with_masks import CLEVR
 from slotworks.data.clevrtex import CLEVRTex
+from slotworks.data.coco import COCO
+from slotworks.data.features import CachedFeatures
+from slotworks.data.movi import MOVi
 from slotworks.data.multi_dsprites import MultiDSprites
+from slotworks.data.objects365 import Objects365
+from slotworks.data.pictures import Pictures
 from slotworks.data.tetrominoes import Tetrominoes
+from slotworks.data.voc import VOC
 
-__all__ = ["CLEVR", "CLEVRTex", "MultiDSprites", "Tetrominoes"]
+__all__ = [
+    "CLEVR",
+    "COCO",
+    "VOC",
+    "CLEVRTex",
+    "CachedFeatures",
+    "CelebA",
+    "MOVi",
+    "MultiDSprites",
+    "Objects365",
+    "Pictures",
+    "Tetrominoes",
+]

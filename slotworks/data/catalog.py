@@ -1,19 +1,33 @@
 """Which official data sets there are, where they come from, and whether what lies on the disk is whole."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from slotworks.data.celeba import PAGE as CELEBA_PAGE
+from slotworks.data.celeba import PARTITION, CelebA
 from slotworks.data.clevr_with_masks import CLEVR
 from slotworks.data.clevrtex import OFFICIAL_IMAGES, PAGE, CLEVRTex
 from slotworks.data.clevrtex import Variant as CLEVRTexVariant
+from slotworks.data.coco import COCO
+from slotworks.data.coco import PAGE as COCO_PAGE
+from slotworks.data.movi import BUCKET as MOVI_BUCKET
+from slotworks.data.movi import MAX_OBJECTS as MOVI_VARIANTS
+from slotworks.data.movi import MOVi
+from slotworks.data.movi import Variant as MOViVariant
 from slotworks.data.multi_dsprites import VARIANTS, MultiDSprites, Variant
 from slotworks.data.multi_object_datasets import BUCKET
-from slotworks.data.prepared import PreparedData
+from slotworks.data.objects365 import Objects365
+from slotworks.data.objects365_masks import PAGE as OBJECTS365_PAGE
+from slotworks.data.prepared import SPLITS, OfficialData, PreparedData
 from slotworks.data.store import Store
 from slotworks.data.tetrominoes import Tetrominoes
+from slotworks.data.voc import SBD_PAGE, VOC, VOC_PAGE
 from slotworks.types import UserError
 
 MULTI_OBJECT_LICENCE = "see source (its repository is under Apache-2.0; nothing is said about the data)"
@@ -25,7 +39,7 @@ class CatalogRow:
     """One data set as `slotworks data list` prints it."""
 
     name: str
-    config: Callable[..., PreparedData]  # takes `root` and the options of the data set
+    config: Callable[..., OfficialData]  # takes `root` and the options of the data set
     folder: str  # below a common root, the last part of the config's default root
     download: str  # size of the official files
     disk: str  # size of the prepared store with default settings
@@ -43,29 +57,40 @@ class Finding:
 
     name: str
     path: Path
-    status: Literal["ok", "missing", "damaged"]
+    status: Literal["ok", "note", "missing", "damaged"]  # note: unusual but not wrong
     message: str  # one sentence or two: what is wrong, where the file comes from, what to do
 
 
 def list_rows() -> list[CatalogRow]:
     """Every official data set this package prepares."""
-    return [_tetrominoes(), *map(_multi_dsprites, VARIANTS), _clevr(6), _clevr(10), *map(_clevrtex, OFFICIAL_IMAGES)]
+    rendered = [
+        _tetrominoes(),
+        *map(_multi_dsprites, VARIANTS),
+        _clevr(6),
+        _clevr(10),
+        *map(_clevrtex, OFFICIAL_IMAGES),
+    ]
+    return [*rendered, _voc2012(), _coco2017(), _objects365(), _celeba(), *map(_movi, MOVI_VARIANTS)]
 
 
 def find_row(name: str) -> CatalogRow:
-    """The row of a data set; raises UserError for an unknown name."""
+    """The row of a data set, whose name may be shortened while it is the only one; raises UserError for others."""
     rows = {row.name: row for row in list_rows()}
-    if name not in rows:
+    if name in rows:
+        return rows[name]
+    longer = [known for known in rows if known.startswith(name)] if name else []
+    if len(longer) != 1:
         raise UserError(f"There is no data set {name!r}; the known ones are {', '.join(rows)}.")
-    return rows[name]
+    return rows[longer[0]]
 
 
-def prepare(name: str, root: str | Path | None = None, **options: Any) -> Path:
-    """Prepare a data set from its official files below `root` and return the folder of the store.
+def prepare(name: str, root: str | Path | None = None, *, split: str | None = None, **options: Any) -> list[Path]:
+    """Prepare a data set from its official files below `root` and return the folders of its stores.
 
     Args:
         name: as `list_rows` gives it.
         root: the folder with the official files; `data/<folder>` if None.
+        split: `train`, `val` or `test`, if only the store of this one is wanted; most data sets have one for all.
         options: fields of the config to change, for example `train_size=1000`.
 
     Raises:
@@ -75,7 +100,10 @@ def prepare(name: str, root: str | Path | None = None, **options: Any) -> Path:
     known = [field.name for field in fields(config) if field.name != "root"]
     if unknown := sorted(set(options) - set(known)):
         raise UserError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}.")
-    return replace(config, **({"root": str(root)} if root else {}), **options).prepare()
+    if split not in (None, *SPLITS):
+        raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
+    config = replace(config, **({"root": str(root)} if root else {}), **options)
+    return [part.prepare() for part in ([config.part(split)] if split else config.parts())]
 
 
 def check(root: str | Path, name: str | None = None) -> list[Finding]:
@@ -95,8 +123,9 @@ def check(root: str | Path, name: str | None = None) -> list[Finding]:
     for row in [find_row(name)] if name else list_rows():
         own = root if _has_trace(row, root) else root / row.folder
         if name or _has_trace(row, own):
-            for finding in _check_one(row, own):
-                findings.setdefault((finding.path, finding.message), finding)
+            for part in row.config(root=str(own)).parts():
+                for finding in _check_part(row.name, part):
+                    findings.setdefault((finding.path, finding.message), finding)
     if not findings:
         folders = ", ".join(sorted({row.folder for row in list_rows()}))
         raise UserError(f"{root} holds no data set that is known here; expected are folders called {folders}.")
@@ -104,36 +133,43 @@ def check(root: str | Path, name: str | None = None) -> list[Finding]:
 
 
 def _has_trace(row: CatalogRow, root: Path) -> bool:
-    stores = row.config(root=str(root)).store_path
-    return any((root / file).exists() for file in row.files) or any(_stores(stores))
+    parts = row.config(root=str(root)).parts()
+    return any((root / file).exists() for file in row.files) or any(_stores(part) for part in parts)
 
 
-def _stores(store_path: Path) -> list[Path]:
-    """Prepared stores of this data set with any sizes; what is before the last hyphen names the data set."""
-    return sorted(store_path.parent.glob(store_path.name.rsplit("-", 1)[0] + "-*"))
+def _stores(part: PreparedData) -> list[Path]:
+    """Prepared stores of the same with any sizes; what is before the first number of a name says of what it is."""
+    about = re.split(r"-(?=\d)", part.store_name)[0]
+    found = (part.store_path.parent.glob(f"{about}-*")) if part.store_path.parent.is_dir() else ()
+    return sorted(path for path in found if path.is_dir() and re.split(r"-(?=\d)", path.name)[0] == about)
 
 
-def _check_one(row: CatalogRow, root: Path) -> list[Finding]:
-    config = row.config(root=str(root))
-    findings = [_check_store(row.name, path) for path in _stores(config.store_path)]
+def _check_part(name: str, part: PreparedData) -> list[Finding]:
+    findings = [_check_store(name, path) for path in _stores(part)]
     sound = [Store(finding.path) for finding in findings if finding.status == "ok"]
-    official = root / row.files[0]
     try:
-        source = config.source()
+        source = part.source()
     except UserError as error:
         if sound:
             return findings  # the official files are not needed any more
-        return [*findings, Finding(row.name, official, "missing", str(error))]
+        return [*findings, Finding(name, part.official, "missing", str(error))]
     if any(store.index["source"] == source for store in sound):
         return findings
     stale = "{} was made from other files than those that lie there now; to use these, delete it and prepare it again."
-    findings += [Finding(row.name, store.path, "damaged", stale.format(store.path)) for store in sound]
-    try:
-        count = sum(1 for _ in config.rows())
-    except UserError as error:
-        return [*findings, Finding(row.name, official, "damaged", str(error))]
-    said = f"{official} is readable to the end: {count:,} of {config.num_images:,} images."
-    return [*findings, Finding(row.name, official, "ok", said)]
+    alike = [store for store in sound if store.index["source"].keys() == source.keys()]  # not one without masks
+    findings += [Finding(name, store.path, "damaged", stale.format(store.path)) for store in alike]
+    found = part.examine()
+    for path, message in found.faults:
+        findings.append(Finding(name, path, "damaged" if path.exists() else "missing", message))
+    findings += [Finding(name, part.official, "note", note) for note in found.notes]
+    if found.num_images:
+        expected = part.official_images
+        count = f"{found.num_images:,} images" if expected is None else f"{found.num_images:,} of {expected:,} images"
+        said = f"{part.official} is readable to the end: {count}."
+        if len(found.faults) or found.notes:
+            said = f"{part.official}: {count} can be read."
+        findings.append(Finding(name, part.official, "ok", said))
+    return findings
 
 
 def _check_store(name: str, path: Path) -> Finding:
@@ -142,7 +178,9 @@ def _check_store(name: str, path: Path) -> Finding:
         store.verify()
     except UserError as error:
         return Finding(name, path, "damaged", str(error))
-    return Finding(name, path, "ok", f"{path} is whole: {len(store):,} images.")
+    left_out = int(np.asarray(store.arrays["damaged"]).sum()) if "damaged" in store.arrays else 0
+    but = f", without {left_out:,} that could not be read ({path}.damaged.txt)" if left_out else ""
+    return Finding(name, path, "ok", f"{path} is whole: {len(store) - left_out:,} images{but}.")
 
 
 def _tetrominoes() -> CatalogRow:
@@ -210,4 +248,86 @@ def _clevrtex(variant: CLEVRTexVariant) -> CatalogRow:
         overlaps="a pixel belongs to the visible object",
         files=(f"clevrtex_{variant}",),
         origin=PAGE,
+    )
+
+
+def _voc2012() -> CatalogRow:
+    return CatalogRow(
+        name="voc2012",
+        config=VOC,
+        folder="VOCdevkit",
+        download="1.9 GB, and 1.4 GB of SBD",
+        disk="1.6 GB for training, 0.7 GB for validation",
+        licence="Flickr's terms of use for the photographs; see source",
+        splits="train: trainaug 10,582 (VOC's train 1,464 and SBD without val); val and test: val 1,449",
+        background="everything that is not of the 20 classes; void pixels (255) are kept apart",
+        overlaps="none in the files",
+        files=("VOC2012",),
+        origin=f"{VOC_PAGE} {SBD_PAGE}",
+    )
+
+
+def _coco2017() -> CatalogRow:
+    return CatalogRow(
+        name="coco2017",
+        config=COCO,
+        folder="coco",
+        download="18 GB, 1 GB and 0.2 GB of annotations",
+        disk="17.8 GB for training, 3.3 GB for validation",
+        licence="CC BY 4.0 for the annotations; Flickr's terms of use for the photographs",
+        splits="train: train2017 118,287; val and test: val2017 5,000",
+        background="everything that is not of the 80 classes, and crowds, which are also kept apart",
+        overlaps="pixels of several objects are marked; the last one owns them",
+        files=("val2017", "train2017", "images/val2017", "images/train2017", "annotations/instances_val2017.json"),
+        origin=COCO_PAGE,
+    )
+
+
+def _objects365() -> CatalogRow:
+    return CatalogRow(
+        name="objects365",
+        config=Objects365,
+        folder="objects365",
+        download="see source; only the validation images are used",
+        disk="up to 70 GB, by the number of images with masks",
+        licence="CC BY 4.0 for the annotations; see source for the photographs",
+        splits="val and test: the validation images that the file of masks lists",
+        background="everything outside of the boxes' masks; made by SAM 2, docs/data.md",
+        overlaps="pixels of several objects are marked; the smaller one owns them",
+        files=("annotations/zhiyuan_objv2_val.json", "annotations/zhiyuan_objv2_val_sam2.json"),
+        origin=OBJECTS365_PAGE,
+    )
+
+
+def _celeba() -> CatalogRow:
+    return CatalogRow(
+        name="celeba",
+        config=CelebA,
+        folder="celeba",
+        download="1.4 GB",
+        disk="10.0 GB",
+        licence="non-commercial research only; see source",
+        splits="train 162,770, val 19,867, test 19,962",
+        background="there are no masks",
+        overlaps="there are no masks",
+        files=("img_align_celeba", PARTITION),
+        origin=CELEBA_PAGE,
+    )
+
+
+def _movi(variant: MOViVariant) -> CatalogRow:
+    held_out = variant in ("c", "d", "e")
+    return CatalogRow(
+        name=f"movi_{variant}",
+        config=partial(MOVi, variant=variant),
+        folder="movi",
+        download="see source",
+        disk="about 16 GB at 128x128, masks and boxes included",
+        licence="see source (the generator is under Apache-2.0)",
+        splits="train about 9,700, val 250 (validation), test "
+        + ("about 1,000 with other objects and backgrounds" if held_out else "the same 250; videos of 24 frames"),
+        background="floor and surroundings",
+        overlaps="a pixel belongs to the visible object; ids stay the same over time",
+        files=(f"movi_{variant}",),
+        origin=f"{MOVI_BUCKET}/movi_{variant}",
     )

@@ -21,6 +21,7 @@ PAGE = "https://www.robots.ox.ac.uk/~vgg/data/clevrtex/"
 HEIGHT, WIDTH = 240, 320
 CROP_SIZE = 192  # 0.8 of the short side
 MAX_OBJECTS = 10
+MAX_SIZE = 512  # pixels; above CROP_SIZE images are enlarged, for networks that were trained on larger ones
 Variant = Literal["full", "pbg", "vbg", "grassbg", "camo", "outd"]
 OFFICIAL_IMAGES: dict[Variant, int] = {
     "full": 50_000,
@@ -46,7 +47,8 @@ class CLEVRTex(PreparedData):
 
     Splits by image number, as in the authors' loader: the first tenth is test, the second val, the rest train. `outd`
     is for testing only, whole. Images are cropped to the central 192x192 pixels and resized by Pillow, bilinear (which
-    antialiases); masks likewise, nearest. Mask files are palette images whose index is the object.
+    antialiases), also to more than they have; masks likewise, nearest, to `mask_size` if it is given. Mask files are
+    palette images whose index is the object.
 
     Fields of a batch beside `image` and `mask`, per object, mask id `k` in row `k`, row 0 empty: `x`, `y`, `z`
     (Blender units), `rotation` (degrees), `shape`, `size` and for `vbg` `color` (integers, see SHAPES, SIZES, COLORS);
@@ -57,12 +59,14 @@ class CLEVRTex(PreparedData):
     root: str = "data/clevrtex"
     variant: Variant = "full"
     image_size: int = 128
+    mask_size: int | None = None  # of the masks, if it is another
 
     def __post_init__(self):
         if self.variant not in OFFICIAL_IMAGES:
             raise ValueError(f"variant is {self.variant!r}; expected one of {', '.join(OFFICIAL_IMAGES)}.")
-        if not 1 <= self.image_size <= CROP_SIZE:
-            raise ValueError(f"image_size is {self.image_size}; expected 1 to {CROP_SIZE} pixels.")
+        for field, size in (("image_size", self.image_size), ("mask_size", self.mask_size)):
+            if size is not None and not 1 <= size <= MAX_SIZE:
+                raise ValueError(f"{field} is {size}; expected 1 to {MAX_SIZE} pixels.")
 
     @property
     def name(self) -> str:
@@ -85,9 +89,15 @@ class CLEVRTex(PreparedData):
         return Path(self.root) / f"clevrtex_{self.variant}"
 
     @property
+    def official(self) -> Path:
+        """The same."""
+        return self.official_folder
+
+    @property
     def store_name(self) -> str:
-        """Depends on variant and size."""
-        return f"clevrtex_{self.variant}-{self.image_size}"
+        """Depends on variant and sizes."""
+        own_size = "" if self.mask_size in (None, self.image_size) else f"-{self.mask_size}"
+        return f"clevrtex_{self.variant}-{self.image_size}{own_size}"
 
     @property
     def num_images(self) -> int | None:
@@ -140,7 +150,8 @@ class CLEVRTex(PreparedData):
             raise UserError(f"{mask_file} has the object {largest}, expected 0 to {MAX_OBJECTS}; unpack it again.")
         left, top = (WIDTH - CROP_SIZE) // 2, (HEIGHT - CROP_SIZE) // 2
         box = (left, top, left + CROP_SIZE, top + CROP_SIZE)
-        mask = np.asarray(mask_image.crop(box).resize(self.size, Image.Resampling.NEAREST))
+        side = self.mask_size or self.image_size
+        mask = np.asarray(mask_image.crop(box).resize((side, side), Image.Resampling.NEAREST))
         return {
             "image": np.asarray(image.crop(box).resize(self.size, Image.Resampling.BILINEAR)),
             "mask": mask,

@@ -54,6 +54,11 @@ class MultiObjectFile(PreparedData):
         return Path(self.root) / Path(self.remote_file).name
 
     @property
+    def official(self) -> Path:
+        """The same."""
+        return self.official_file
+
+    @property
     def num_images(self) -> int | None:
         """The records of all splits."""
         return self.train_size + self.test_size + self.val_size

@@ -1,6 +1,6 @@
 """Data sets that come as official files and are prepared once into a store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,64 @@ FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class PreparedData(DataConfig):
-    """A data set below `root`: official files, and the store made from them in `root/prepared/`.
+class OfficialData(DataConfig):
+    """A data set below `root`: official files, and what is made from them in `root/prepared/`."""
+
+    root: str
+
+    def parts(self) -> "Sequence[PreparedData]":
+        """One for each prepared store."""
+        raise NotImplementedError
+
+    def part(self, split: str) -> "PreparedData":
+        """The one that holds this split."""
+        raise NotImplementedError
+
+    def prepare(self) -> Path:
+        """Make every store from the official files if it is not there. Can be killed and repeated.
+
+        Returns:
+            The store's folder; the last one's if there are several.
+
+        Raises:
+            UserError: official files are missing or damaged, or the disk is full.
+        """
+        return [part.prepare() for part in self.parts()][-1]
+
+    def open(self, split: str = "train") -> Store:
+        """Open one split: `train`, `val` or `test`. The first call prepares its store.
+
+        Raises:
+            UserError: official files are missing or damaged, or hold fewer images than the split needs.
+            ValueError: there is no such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
+        part = self.part(split)
+        store = Store(part.prepare())
+        return store.select(part.split_rows(store, split))
+
+
+@dataclass(frozen=True)
+class PreparedData(OfficialData):
+    """One prepared store, which for most data sets holds all splits.
 
     A data set says what its store is called, how the official files are read and which rows belong to a split. Once
     the store is complete, the official files are not needed any more.
     """
 
-    root: str
+    def parts(self) -> "Sequence[PreparedData]":
+        """Itself: one store holds all splits."""
+        return [self]
+
+    def part(self, split: str) -> "PreparedData":
+        """Itself: one store holds all splits."""
+        return self
+
+    @property
+    def official(self) -> Path:
+        """The official file, or the folder of them."""
+        return Path(self.root)
 
     @property
     def store_name(self) -> str:
@@ -44,6 +94,11 @@ class PreparedData(DataConfig):
     def num_images(self) -> int | None:
         """How many images are prepared, for the progress bar; None if unknown."""
         return None
+
+    @property
+    def official_images(self) -> int | None:
+        """How many the complete official files hold; None if unknown."""
+        return self.num_images
 
     def source(self) -> dict[str, Any]:
         """Name, size and fingerprint of the official files.
@@ -71,17 +126,25 @@ class PreparedData(DataConfig):
             write_store(self.store_path, self.rows, source=self.source(), settings=self.settings, total=self.num_images)
         return self.store_path
 
-    def open(self, split: str = "train") -> Store:
-        """Open one split: `train`, `val` or `test`. The first call prepares the store.
+    def examine(self) -> "Examined":
+        """Read and decode all official files; does not change anything.
 
         Raises:
-            UserError: official files are missing or damaged, or hold fewer images than the split needs.
-            ValueError: there is no such split.
+            UserError: there is nothing that could be read, as from `source`.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
-        store = Store(self.prepare())
-        return store.select(self.split_rows(store, split))
+        try:
+            return Examined(sum(1 for _ in self.rows()))
+        except UserError as error:
+            return Examined(0, [(self.official, str(error))])
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What reading all official files of a store found."""
+
+    num_images: int  # that could be read
+    faults: Sequence[tuple[Path, str]] = ()  # files that could not, each with a sentence
+    notes: Sequence[str] = ()  # what is unusual but not wrong
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -131,11 +131,11 @@ def write_store(
     work = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(path.with_name(f".{path.name}.lock")):
+        with only_one(path.with_name(f".{path.name}.lock")):
             if path.exists():
                 return
             writer = _Writer(work, {"source": source, "settings": settings or {}}, chunk_bytes)
-            with writer, _progress() as progress:
+            with writer, progress_bar() as progress:
                 task = progress.add_task(path.name, total=total, completed=writer.index["rows"])
                 for row in rows(writer.index["rows"]):
                     writer.add(row)
@@ -321,7 +321,7 @@ def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.n
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path) -> Iterator[None]:
     """One process at a time: with several GPUs, every process opens the data set. The lock ends with its process."""
     with lock.open("w") as file:
         try:
@@ -348,7 +348,7 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     """A bar on the terminal; nothing in a log file."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())

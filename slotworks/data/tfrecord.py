@@ -12,6 +12,7 @@ Every defect of a file is a `UserError` that names the file and the record, coun
 """
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
@@ -48,25 +49,38 @@ def read_payloads(path: str | Path, *, start: int = 0) -> Iterator[bytes]:
     path = Path(path)
     with _open(path) as file:
         index = 0
-        while header := _read(file, HEADER_BYTES, where=f"{path}, record {index}"):
-            where = f"{path}, record {index}"
-            if len(header) < HEADER_BYTES:
-                raise UserError(f"{where}: the file ends inside the record's header; get the file again.")
-            if not _is_header(header):
-                raise UserError(f"{where}: the checksum of the record's length is wrong; get the file again.")
-            length = int.from_bytes(header[:8], "little")
-            if length > MAX_RECORD_BYTES:
-                raise UserError(f"{where}: a length of {length:,} bytes cannot be right; get the file again.")
-            payload, footer = _read(file, length, where=where), _read(file, 4, where=where)
-            if len(payload) < length or len(footer) < 4:
+        where = f"{path}, record {index}"
+        while (length := _read_length(file, where=where)) is not None:
+            payload = _read(file, length, where=where) if index >= start else _skip(file, length, where=where)
+            footer = _read(file, 4, where=where)
+            if len(footer) < 4:
                 raise UserError(f"{where}: the file ends inside the record; get the file again.")
             if index >= start:
                 if _masked_crc(payload) != int.from_bytes(footer, "little"):
                     raise UserError(f"{where}: the checksum of the record is wrong; get the file again.")
                 yield payload
             index += 1
+            where = f"{path}, record {index}"
     if index == 0:
         raise UserError(f"{path} holds no record; get the file again.")
+
+
+def count_records(path: str | Path) -> int:
+    """How many records a TFRecord file holds, without looking at what is in them; fast where it is not compressed.
+
+    Raises:
+        UserError: the file is missing, empty, of another format, or cut off.
+    """
+    count = 0
+    with _open(Path(path)) as file:
+        where = f"{path}, record {count}"
+        while (length := _read_length(file, where=where)) is not None:
+            _skip(file, length, where=where)
+            if len(_read(file, 4, where=where)) < 4:
+                raise UserError(f"{where}: the file ends inside the record; get the file again.")
+            count += 1
+            where = f"{path}, record {count}"
+    return count
 
 
 def write_records(path: str | Path, payloads: Sequence[bytes], *, compress: bool = True) -> None:
@@ -197,6 +211,30 @@ def _read(file: BufferedIOBase, size: int, *, where: str) -> bytes:
     return b"".join(parts)
 
 
+def _skip(file: BufferedIOBase, size: int, *, where: str) -> bytes:
+    """Pass over `size` bytes, possibly beyond the end; returns nothing of them."""
+    try:
+        file.seek(size, io.SEEK_CUR)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{where}: the file is cut off or damaged ({error}); get the file again.") from error
+    return b""
+
+
+def _read_length(file: BufferedIOBase, *, where: str) -> int | None:
+    """The length of the next payload, or None at the end of the file."""
+    header = _read(file, HEADER_BYTES, where=where)
+    if not header:
+        return None
+    if len(header) < HEADER_BYTES:
+        raise UserError(f"{where}: the file ends inside the record's header; get the file again.")
+    if not _is_header(header):
+        raise UserError(f"{where}: the checksum of the record's length is wrong; get the file again.")
+    length = int.from_bytes(header[:8], "little")
+    if length > MAX_RECORD_BYTES:
+        raise UserError(f"{where}: a length of {length:,} bytes cannot be right; get the file again.")
+    return length
+
+
 def _masked_crc(data: bytes) -> int:
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -249,17 +287,21 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _unpack_varints(data: memoryview) -> Int64[np.ndarray, " n"]:
-    """All numbers of a packed list: every byte is shifted to its place, then the bytes of a number are joined."""
+    """All numbers of a packed list: first the last byte of each, which is its highest, then those before it."""
     raw = np.frombuffer(data, np.uint8)
     if len(raw) == 0:
         return np.empty(0, np.int64)
     if raw[-1] >= 0x80:
         raise ValueError("a number is cut off")
     ends = np.flatnonzero(raw < 0x80)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 10:
+    lengths = np.diff(ends, prepend=-1)
+    longest = lengths.max()
+    if longest > 10:
         raise ValueError("a number is longer than ten bytes")
-    place = np.arange(len(raw)) - np.repeat(starts, lengths)
-    parts = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
-    return np.bitwise_or.reduceat(parts, starts).view(np.int64)
+    # the widest type only where it is needed: a flow field has millions of numbers of at most three bytes
+    values = raw[ends].astype(np.uint32 if longest <= 4 else np.uint64)
+    low = raw & 0x7F
+    for place in range(1, longest):
+        longer = np.flatnonzero(lengths > place)
+        values[longer] = values[longer] << 7 | low[ends[longer] - place]
+    return values.astype(np.int64) if longest <= 4 else values.view(np.int64)

@@ -61,6 +61,12 @@ def batch_uniform(
     return _rows(torch.rand, shape, device, dtype)
 
 
+def shared_choice(count: int) -> int:
+    """A number from 0 to `count - 1`, the same for the whole batch: in training every part of it draws the same one."""
+    generator = None if _part is None else _generators[torch.device("cpu")]
+    return int(torch.randint(count, (), generator=generator))
+
+
 def _rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Tensor:

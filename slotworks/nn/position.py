@@ -5,13 +5,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def corner_grid(height: int, width: int) -> Float[Tensor, "4 h w"]:
+def corner_grid(height: int, width: int, *, centers: bool = False) -> Float[Tensor, "4 h w"]:
     """Distances of every pixel to the four sides, each in [0, 1]: `y, x, 1 - y, 1 - x`.
 
-    Locatello et al. 2020, supplement 5.2. End points included: the top left corner is `0, 0, 1, 1`.
+    Locatello et al. 2020, supplement 5.2. End points included: the top left corner is `0, 0, 1, 1`. With `centers`
+    the middles of pixels count (LSD, GLASS): the top left one of `h w` is at `1 / (2 h), 1 / (2 w)`.
     """
-    y = torch.linspace(0, 1, height)[:, None].expand(height, width)
-    x = torch.linspace(0, 1, width)[None, :].expand(height, width)
+    y, x = ((torch.arange(n) + 0.5) / n if centers else torch.linspace(0, 1, n) for n in (height, width))
+    y, x = y[:, None].expand(height, width), x[None, :].expand(height, width)
     return torch.stack([y, x, 1 - y, 1 - x])
 
 
@@ -22,8 +23,9 @@ class PositionEmbedding(nn.Module):
     torch.Size([1, 32, 35, 35])
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, *, centers: bool = False):
         super().__init__()
+        self.centers = centers
         self.project = nn.Linear(4, channels)
         self._grids: dict[tuple, Tensor] = {}  # no buffer: the size may change between calls
 
@@ -32,6 +34,19 @@ class PositionEmbedding(nn.Module):
         weight = self.project.weight
         key = (height, width, weight.device, weight.dtype)
         if key not in self._grids:
-            self._grids[key] = corner_grid(height, width).to(weight)
+            self._grids[key] = corner_grid(height, width, centers=self.centers).to(weight)
         grid = self._grids[key].movedim(0, -1)  # h w 4
         return self.project(grid).movedim(-1, 0)[None]
+
+
+def sine_grid(height: int, width: int, channels: int, temperature: float = 10.0) -> Float[Tensor, "p {channels}"]:
+    """Sines and cosines of column and row of every patch, row major: a quarter of the channels each, as MAE's.
+
+    The waves are `2 pi` to `2 pi * temperature` patches long, both ends included. `channels` is a multiple of 4.
+    """
+    if channels % 4:
+        raise ValueError(f"channels is {channels}; sines and cosines of two axes need a multiple of 4.")
+    speed = temperature ** -torch.linspace(0, 1, channels // 4)
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    across, down = column.flatten()[:, None] * speed, row.flatten()[:, None] * speed
+    return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1)

@@ -210,6 +210,16 @@ def test_clevrtex_at_128_pixels(official):
     assert np.abs(batch["image"] - exact).max() <= 1.01  # Pillow rounds after each direction
 
 
+def test_clevrtex_enlarged_with_masks_of_another_size(official):
+    data = CLEVRTex(root=str(official / "clevrtex"), image_size=224, mask_size=192)
+    assert data.store_name == "clevrtex_full-224-192"
+    assert CLEVRTex(image_size=128, mask_size=128).store_name == "clevrtex_full-128"
+    row, plain = data.decode(0), CLEVRTex(root=str(official / "clevrtex"), image_size=192).decode(0)
+    np.testing.assert_array_equal(row["mask"], plain["mask"])
+    enlarged = Image.fromarray(plain["image"]).resize((224, 224), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(row["image"], np.asarray(enlarged))
+
+
 def test_clevrtex_first_scene(official):
     """The description of image 0, copied from its file."""
     row = CLEVRTex(root=str(official / "clevrtex")).open("test")[0]
@@ -327,7 +337,8 @@ def test_resuming_a_real_file_gives_the_same_bytes(official, monkeypatch):
         (lambda: Tetrominoes(train_size=-1), "cannot be negative"),
         (lambda: CLEVR(image_size=200), "image_size is 200; expected 1 to 192 pixels"),
         (lambda: CLEVR(max_objects=2), "max_objects is 2; every scene has at least 3"),
-        (lambda: CLEVRTex(image_size=0), "image_size is 0; expected 1 to 192 pixels"),
+        (lambda: CLEVRTex(image_size=0), "image_size is 0; expected 1 to 512 pixels"),
+        (lambda: CLEVRTex(mask_size=513), "mask_size is 513; expected 1 to 512 pixels"),
     ],
 )
 def test_wrong_arguments(make, text):

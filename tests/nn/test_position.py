@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slotworks.nn.position import PositionEmbedding, corner_grid
+from slotworks.nn.position import PositionEmbedding, corner_grid, sine_grid
 
 
 def test_grid_at_the_corners_and_in_the_middle():
@@ -59,3 +59,28 @@ def test_position_gain_scales_both_embeddings_of_the_autoencoder(gain):
     for part in ("encoder", "decoder"):
         before, after = (getattr(method, part).position.project for method in (plain, scaled))
         torch.testing.assert_close(after.weight, gain * before.weight)
+
+
+def test_waves_by_hand():
+    """Two waves per axis, the second ten times as long; row major, columns before rows."""
+    code = sine_grid(2, 3, 8, temperature=10.0)
+    column, row = torch.tensor(2.0), torch.tensor(1.0)  # of the last patch
+    angles = [column, column / 10, row, row / 10]
+    waves = [angles[0].sin(), angles[1].sin(), angles[0].cos(), angles[1].cos()]
+    waves += [angles[2].sin(), angles[3].sin(), angles[2].cos(), angles[3].cos()]
+    torch.testing.assert_close(code[-1], torch.stack(waves))
+    torch.testing.assert_close(code[0], torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1]))
+
+
+def test_nearer_patches_have_more_similar_waves():
+    code = sine_grid(4, 4, 16)
+    similarity = code @ code.T / (16 / 2)
+    torch.testing.assert_close(similarity.diagonal(), torch.ones(16))
+    assert similarity[5, 5] > similarity[5, 6] > similarity[5, 7]
+    torch.testing.assert_close(similarity[5, 6], similarity[5, 9])  # right and below
+    torch.testing.assert_close(similarity[5, 6], similarity[10, 11])  # the same everywhere
+
+
+def test_waves_need_a_multiple_of_four():
+    with pytest.raises(ValueError, match="channels is 6; sines and cosines of two axes need a multiple of 4"):
+        sine_grid(3, 4, 6)

@@ -143,6 +143,11 @@ class ShapeScenes(SceneConfig):
         return f"shape_scenes_{self.background}"
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class of each id from 1 on, those that this configuration does not draw included."""
+        return tuple(CLASSES)
+
+    @property
     def size(self) -> tuple[int, int]:  # noqa: D102
         return self.image_size, self.image_size
 

