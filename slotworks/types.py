@@ -9,8 +9,9 @@ Images in a batch are float32 in [0, 1], `b 3 h w`; masks int64 `b h w`, 0 is ba
 in [0, 1]. `attn` and `masks` are soft and sum to one over the slots; a `segmentation` is their integer argmax.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -85,9 +86,19 @@ class Method(nn.Module):
         """Take images apart into slots."""
         raise NotImplementedError
 
+    def encode_batch(self, batch: Batch) -> SlotOutput:
+        """`encode` of a batch's images. A method that is told more, such as boxes, takes it from the batch here."""
+        return self.encode(batch["image"])
+
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Raw loss terms by name, each a mean over the batch. The training loop multiplies by `config.loss_weights`."""
         raise NotImplementedError
+
+    def prepare(self, load: Callable[[str], "Method"]) -> None:
+        """Called once before training. A method that builds on an earlier run loads it here: `load(run_folder)`."""
+
+    def export(self, folder: Path) -> None:
+        """Called once after training, with the averaged weights: write into the run folder what other programs read."""
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by group name; `Adam.lr_scales` can set a learning rate for each."""

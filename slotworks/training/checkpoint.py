@@ -107,18 +107,19 @@ def load_weights(path: Path | str, *, ema: bool = True) -> tuple[MethodConfig, d
     return config, weights
 
 
-def load_method(path: Path | str, *, ema: bool = True) -> Method:
+def load_method(path: Path | str, *, ema: bool = True, config: MethodConfig | None = None) -> Method:
     """The trained method, built from its settings, on the CPU in evaluation mode.
 
     Args:
         path: a checkpoint, or a run folder for its last one.
         ema: with the averaged weights where the run kept an average.
+        config: settings to use instead of the run's own; the weights must fit them.
 
     Raises:
         UserError: as `load_weights`, and if the weights do not fit the settings.
     """
-    config, weights = load_weights(path, ema=ema)
-    method = config.build()
+    own, weights = load_weights(path, ema=ema)
+    method = (config or own).build()
     fit(method, weights, source=str(_file(path)))
     return method.eval()
 

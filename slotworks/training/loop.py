@@ -23,6 +23,7 @@ from slotworks.training.checkpoint import (
     LAST,
     Checkpoint,
     fit,
+    load_method,
     optimizer_state,
     restore_optimizer,
     save_checkpoint,
@@ -123,6 +124,7 @@ def train(
     # ---- method, optimiser, average --------------------------------------------------------------------------------
     set_seed(seed_for("weights", run.seed), fabric.device)
     method = run.method.build()
+    method.prepare(load_method)
     if run.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method, run)

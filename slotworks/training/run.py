@@ -24,7 +24,8 @@ class Adam:
     eps: float = 1e-8  # added to the root of the second moment
     weight_decay: float = 0.0  # decoupled (AdamW) if above 0; each update shrinks weights by lr * weight_decay
     warmup_steps: int = 0  # updates over which lr rises linearly from 0
-    half_life_steps: int | None = None  # updates after which lr is halved, counted from step 0; None: never
+    half_life_steps: int | None = None  # updates after which lr is halved; None: never
+    half_life_after_warmup: bool = False  # count them from the end of the warmup (DINOSAUR), not from step 0
     decay: Literal["none", "linear", "cosine"] = "none"  # shape of the final decay
     decay_start: float = 0.0  # where the final decay begins, as a fraction of all steps in [0, 1)
     final_lr_scale: float = 0.0  # factor on lr that the final decay reaches at the last step
@@ -71,13 +72,16 @@ def schedule(optimizer: Adam, step: int, total_steps: int) -> float:
 
     `lr * min(step / warmup, 1) * 0.5^(step / half_life) * decay`. The warmup multiplies a factor that already decays
     from step 0, as in the released Slot Attention code: with lr 4e-4, warmup 10k and half-life 100k the largest value
-    is 3.73e-4, at step 10k. The decay goes from 1 at `decay_start * total_steps` to `final_lr_scale` at `total_steps`.
+    is 3.73e-4, at step 10k. With `half_life_after_warmup` the factor is `0.5^(max(step - warmup, 0) / half_life)`, as
+    in DINOSAUR's code, and the largest value is 4e-4. The decay goes from 1 at `decay_start * total_steps` to
+    `final_lr_scale` at `total_steps`.
     """
     lr = optimizer.lr
     if step < optimizer.warmup_steps:
         lr *= step / optimizer.warmup_steps
     if optimizer.half_life_steps is not None:
-        lr *= 0.5 ** (step / optimizer.half_life_steps)
+        warmup = optimizer.warmup_steps if optimizer.half_life_after_warmup else 0
+        lr *= 0.5 ** (max(step - warmup, 0) / optimizer.half_life_steps)
     if optimizer.decay != "none":
         start = optimizer.decay_start * total_steps
         progress = min(max((step - start) / (total_steps - start), 0.0), 1.0)

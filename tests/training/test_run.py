@@ -23,6 +23,18 @@ from slotworks.types import DataConfig, MethodConfig
             id="slot_attention_sets",
         ),
         pytest.param(
+            Adam(lr=4e-4, warmup_steps=10_000, half_life_steps=100_000, half_life_after_warmup=True),
+            500_000,
+            {0: 0, 5_000: 2e-4, 10_000: 4e-4, 110_000: 2e-4, 210_000: 1e-4, 500_000: 4e-4 * 0.5**4.9},
+            id="dinosaur",
+        ),
+        pytest.param(
+            Adam(lr=4e-4, warmup_steps=9_240, decay="cosine", decay_start=0.1, final_lr_scale=1e-3),
+            92_400,
+            {4_620: 2e-4, 9_240: 4e-4, 50_820: 2.002e-4, 92_400: 4e-7},
+            id="spot_coco",
+        ),
+        pytest.param(
             Adam(lr=2e-4, warmup_steps=2_500, decay="cosine", decay_start=0.025),
             100_000,
             {1_250: 1.0e-4, 2_500: 2.0e-4, 51_250: 1.0e-4, 75_000: 3.07e-5, 100_000: 0},

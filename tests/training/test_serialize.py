@@ -117,8 +117,8 @@ def test_a_field_younger_than_the_file_takes_its_default():
         ),
         (edited(steps=...), "the field steps of Run is missing; its fields are method,"),
         (
-            edited(method__kind="GlassConfig"),
-            "method is of class GlassConfig, which is not known here; import the module that defines it first. Known: ",
+            edited(method__kind="OtherConfig"),
+            "method is of class OtherConfig, which is not known here; import the module that defines it first. Known: ",
         ),
         (edited(data__kind="ToyConfig"), "data is of class ToyConfig, which is not known here"),
         (edited(method__kind=...), "method should be a mapping with `kind` and the fields of a MethodConfig."),

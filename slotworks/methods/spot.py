@@ -1,0 +1,243 @@
+"""SPOT: DINOSAUR with an autoregressive decoder that reads patches in nine orders, trained twice.
+
+Kakogeorgiou et al. 2024, "SPOT: Self-Training with Patch-Order Permutation for Object-Centric Learning with
+Autoregressive Transformers", arXiv 2312.00648. Stage 1 (`Spot`) reconstructs the features of a frozen ViT. Stage 2
+(`SpotStudent`) starts anew, trains the last four blocks of its own ViT, still reconstructs the features of the frozen
+one, and learns to share patches between slots as the decoder of the first stage (the teacher) does.
+
+The defaults are the released code's for COCO. Differences from it: `mu` and `log_sigma` of the initial slots are drawn
+from a range 1.7 times as wide, as in Keras, and the residual MLP of Slot Attention starts Glorot in both layers; the
+teacher works on the frozen features that the student's target needs anyway, so that ViT runs once per image, not twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slotworks.decoders import AutoregressiveDecoder
+from slotworks.encoders import ViTConfig, ViTEncoder
+from slotworks.guidance import distillation_loss
+from slotworks.nn.noise import shared_choice
+from slotworks.nn.orders import NUM_ORDERS
+from slotworks.slots import GaussianInit, LearnedInit, PerSlotGaussianInit, SlotAttention
+from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput, UserError
+
+INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}
+
+Orders = Literal["standard", "random", "all"]
+"""Orders of one pass: row by row; one of the nine, the same for the whole batch; or the mean over all nine."""
+
+
+@dataclass(frozen=True)
+class SpotConfig(MethodConfig):
+    """Hyperparameters of the first stage."""
+
+    encoder: ViTConfig = field(default_factory=ViTConfig)
+    num_slots: int = 7  # K
+    slot_dim: int = 256
+    num_iterations: int = 3  # T of Slot Attention in training
+    test_iterations: int | None = None  # T outside of training; None: as in training
+    mlp_dim: int = 1024  # hidden width of the residual MLP inside Slot Attention
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
+    decoder_blocks: int = 4
+    decoder_heads: int = 6
+    train_orders: Orders = "random"  # in which the decoder reads patches in training; standard: as in DINOSAUR
+    eval_orders: Orders = "standard"  # in evaluation; all: the ensemble of the paper's tables
+
+    def __post_init__(self):
+        if self.encoder.trained_blocks:
+            raise ValueError(
+                f"method.encoder.trained_blocks is {self.encoder.trained_blocks}; the first stage of SPOT predicts its "
+                "own input, so its encoder stays frozen. Leave it at 0; the second stage is SpotStudentConfig."
+            )
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.encoder.image_size
+
+    def build(self) -> "Spot":
+        """Make the method with fresh weights; the encoder is loaded when the first image comes."""
+        return Spot(self)
+
+
+@dataclass(frozen=True)
+class SpotStudentConfig(SpotConfig):
+    """Hyperparameters of the second stage."""
+
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"distill": 0.005})
+    encoder: ViTConfig = field(default_factory=lambda: ViTConfig(trained_blocks=4))
+    initializer: Literal["gaussian", "per_slot", "learned"] = "learned"
+    gradient: Literal["unrolled", "implicit", "bilevel"] = "bilevel"
+    teacher: str = "runs/spot.coco"  # run folder of the first stage; read when training starts, not for evaluation
+    teacher_orders: Orders = "random"  # in which the teacher reads patches
+
+    def __post_init__(self):
+        pass  # any number of blocks may be trained: the target comes from the frozen network
+
+    def build(self) -> "SpotStudent":
+        """Make the method with fresh weights. Trained blocks of the encoder are loaded at once."""
+        return SpotStudent(self)
+
+
+class Spot(Method):
+    """Slots from the features of a frozen vision transformer, decoded autoregressively in permuted patch orders."""
+
+    config: SpotConfig
+
+    def __init__(self, config: SpotConfig):
+        super().__init__()
+        self.config = config
+        width = config.encoder.feature_dim
+        self.encoder = ViTEncoder(config.encoder)
+        self.feature_mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+        )
+        first, last = self.feature_mlp[1], self.feature_mlp[3]
+        nn.init.kaiming_uniform_(first.weight, nonlinearity="relu")  # pyright: ignore[reportArgumentType]
+        nn.init.xavier_uniform_(last.weight)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(first.bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
+        self.slot_attention = SlotAttention(
+            width, config.slot_dim, config.num_iterations, mlp_dim=config.mlp_dim, gradient=config.gradient
+        )
+        self.decoder = AutoregressiveDecoder(
+            config.slot_dim,
+            width,
+            config.encoder.grid,
+            num_blocks=config.decoder_blocks,
+            num_heads=config.decoder_heads,
+            num_orders=1 if config.train_orders == "standard" else NUM_ORDERS,
+        )
+
+    def encode(
+        self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
+    ) -> SlotOutput:
+        """Images in [0, 1] to slots, with the features that `decode` needs.
+
+        `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
+        """
+        with torch.no_grad():
+            features = self.encoder(image)
+        return self.group(features, features, num_slots, num_iterations)
+
+    def group(
+        self,
+        features: Float[Tensor, "b p c"],
+        target: Float[Tensor, "b p c"],
+        num_slots: int | None = None,
+        num_iterations: int | None = None,
+    ) -> SlotOutput:
+        """Features to slots; `target` is what the decoder will be asked to predict."""
+        if num_iterations is None and not self.training:
+            num_iterations = self.config.test_iterations
+        slots = self.initializer(len(features), num_slots)
+        out = self.slot_attention(self.feature_mlp(features), slots, num_iterations=num_iterations)
+        return replace(out, grid=self.config.encoder.grid, features=target)
+
+    def decode(
+        self,
+        slots: Float[Tensor, "b n d"],
+        features: Float[Tensor, "b p c"] | None = None,
+        *,
+        orders: Orders | None = None,
+    ) -> DecoderOutput:
+        """Slots and the `features` that `encode` returned to features `b c h w` and masks `b n h w` on the patch grid.
+
+        `orders` is `config.eval_orders` if it is not given.
+        """
+        if features is None:
+            raise ValueError("SPOT's decoder predicts from true features; call decode(slots, out.features).")
+        orders = orders or self.config.eval_orders
+        if orders == "all":
+            return self.decoder.ensemble(slots, features)
+        return self.decoder(slots, features, order=shared_choice(len(self.decoder.orders)) if orders == "random" else 0)
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Mean squared error over patches and channels. Cached `features` take the place of images."""
+        features = _frozen_features(self.encoder, batch)
+        return {"recon": self._recon_loss(self.group(features, features))}
+
+    def _recon_loss(self, out: SlotOutput) -> Tensor:
+        assert out.features is not None
+        recon = self.decode(out.slots, out.features, orders=self.config.train_orders).recon
+        return F.mse_loss(recon.flatten(2).transpose(1, 2), out.features)
+
+
+class SpotStudent(Spot):
+    """The second stage: a trained encoder, and slots that share patches as the teacher's decoder does."""
+
+    config: SpotStudentConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, config: SpotStudentConfig):
+        super().__init__(config)
+        self.target_encoder = ViTEncoder(replace(config.encoder, trained_blocks=0))
+        self.teacher: tuple[Spot, ...] = ()  # in a tuple: neither in the state dict nor in the optimiser
+
+    def prepare(self, load: Callable[[str], Method]) -> None:
+        """Load the teacher from the run folder of the first stage.
+
+        Raises:
+            UserError: if that run is no first stage of SPOT, or on another encoder, or with more slots.
+        """
+        folder, ours = self.config.teacher, self.config
+        teacher = load(folder)
+        if type(teacher) is not Spot:
+            raise UserError(
+                f"method.teacher is {folder}, a run of {type(teacher).__name__}; give a first stage of SPOT."
+            )
+        if teacher.config.encoder != self.target_encoder.config:
+            raise UserError(
+                f"The teacher in {folder} looks at {teacher.config.encoder}, the student at {ours.encoder}; train both "
+                "on the same encoder."
+            )
+        if teacher.config.num_slots > ours.num_slots:
+            raise UserError(
+                f"The teacher in {folder} has {teacher.config.num_slots} slots, method.num_slots is {ours.num_slots}; "
+                "the student needs as many."
+            )
+        self.teacher = (teacher.eval().requires_grad_(False),)
+
+    def encode(
+        self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
+    ) -> SlotOutput:
+        """Images in [0, 1] to slots, with the features of the frozen encoder, which `decode` needs."""
+        with torch.no_grad():
+            target = self.target_encoder(image)
+        return self.group(self.encoder(image), target, num_slots, num_iterations)
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The first stage's error on frozen features, and the cross-entropy of slot attention with the teacher's masks.
+
+        Images are always needed, for the trained encoder; cached `features` save the frozen one.
+        """
+        if not self.teacher:
+            raise ValueError("The teacher is not loaded; call method.prepare(load_method) before training.")
+        if "image" not in batch:
+            raise UserError("SPOT's second stage trains its encoder and needs images; cached features are not enough.")
+        target = _frozen_features(self.target_encoder, batch)
+        out = self.group(self.encoder(batch["image"]), target)
+        return {
+            "recon": self._recon_loss(out),
+            "distill": distillation_loss(out.attn, self._teacher_masks(target)),
+        }
+
+    @torch.no_grad()
+    def _teacher_masks(self, features: Float[Tensor, "b p c"]) -> Float[Tensor, "b n p"]:
+        teacher = self.teacher[0].to(features.device)
+        slots = teacher.group(features, features).slots
+        return teacher.decode(slots, features, orders=self.config.teacher_orders).masks.flatten(2)
+
+
+def _frozen_features(encoder: ViTEncoder, batch: Batch) -> Float[Tensor, "b p c"]:
+    if "features" in batch:
+        return batch["features"].float()  # stored as float16
+    with torch.no_grad():
+        return encoder(batch["image"])

@@ -1,0 +1,78 @@
+"""DINOSAUR's MLP decoder. That it is the original's: `test_transfer_dinosaur.py`."""
+
+import pytest
+import torch
+
+from slotworks.decoders import PatchMLPDecoder
+from slotworks.nn.position import sine_grid
+
+
+def build(**changed):
+    torch.manual_seed(0)
+    return PatchMLPDecoder(**({"slot_dim": 6, "feature_dim": 10, "grid": (3, 4), "hidden_dims": (16, 12)} | changed))
+
+
+def test_parameters_of_dinosaur_on_coco():
+    """By hand: positions, 256 -> 2048 -> 2048 -> 2048 -> 768 + 1."""
+    decoder = PatchMLPDecoder(256, 768, (14, 14))
+    layers = 256 * 2048 + 2048 + 2 * (2048 * 2048 + 2048) + 2048 * 769 + 769
+    assert sum(p.numel() for p in decoder.parameters()) == 196 * 256 + layers
+
+
+def test_parts_mix_to_the_reconstruction():
+    decoder, slots = build().double(), torch.randn(2, 5, 6).double()
+    out, mixed = decoder(slots, parts=True), decoder(slots)
+    assert mixed.parts is None
+    assert out.parts.shape == (2, 5, 10, 3, 4)
+    torch.testing.assert_close((out.masks[:, :, None] * out.parts).sum(dim=1), mixed.recon, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 3, 4).double())
+
+
+def test_one_slot_owns_everything():
+    out = build()(torch.randn(2, 1, 6), parts=True)
+    assert (out.masks == 1).all()
+    torch.testing.assert_close(out.recon, out.parts[:, 0])
+
+
+def test_permuted_slots_permute_the_masks():
+    decoder, slots = build().double(), torch.randn(2, 5, 6).double()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    out, permuted = decoder(slots), decoder(slots[:, order])
+    torch.testing.assert_close(permuted.masks, out.masks[:, order], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(permuted.recon, out.recon, rtol=1e-12, atol=1e-12)
+
+
+def test_patches_are_in_row_major_order():
+    """A position embedding that only patch (1, 2) has: its features differ from all others, which are equal."""
+    decoder = build()
+    with torch.no_grad():
+        decoder.position.zero_()
+        decoder.position[1 * 4 + 2] = 1.0
+    recon = decoder(torch.randn(1, 2, 6)).recon[0]
+    differs = (recon - recon[:, :1, :1]).abs().amax(dim=0) > 1e-6
+    assert differs.nonzero().tolist() == [[1, 2]]
+
+
+def test_masks_stay_float32_in_mixed_precision():
+    with torch.autocast("cpu", torch.bfloat16):
+        out = build()(torch.randn(2, 5, 6))
+    assert out.masks.dtype == out.recon.dtype == torch.float32
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 3, 4))
+
+
+def test_initial_biases_are_zero_and_positions_small():
+    decoder = build(grid=(30, 30), position_std=0.05)
+    assert all((p == 0).all() for name, p in decoder.named_parameters() if name.endswith("bias"))
+    assert decoder.position.std().item() == pytest.approx(0.05, rel=0.05)
+
+
+def test_positions_may_start_as_waves_and_are_learned():
+    decoder = build(slot_dim=16, position_init="sine")
+    assert torch.equal(decoder.position, sine_grid(3, 4, 16))
+    decoder(torch.randn(1, 2, 16)).recon.square().sum().backward()
+    assert decoder.position.grad.abs().min() > 0
+
+
+def test_refuses_no_hidden_layer():
+    with pytest.raises(ValueError, match="hidden_dims is empty; give the width of at least one hidden layer"):
+        build(hidden_dims=())
