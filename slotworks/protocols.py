@@ -13,7 +13,8 @@ from torch import Tensor
 
 from slotworks.metrics.ari import ari_of_table
 from slotworks.metrics.contingency import contingency, objects_of
-from slotworks.metrics.overlap import iou_of_table, match, mean_best, mean_matched
+from slotworks.metrics.coverage import KINDS, CoverageRule, coverage_of_table
+from slotworks.metrics.overlap import FOUND, iou_of_table, match, mean_best, mean_matched
 from slotworks.types import Batch, UserError
 
 MaskSource = Literal["decoder", "attention"]
@@ -26,6 +27,12 @@ LABELS = {
     "miou_i": "mIoU_i",
     "mbo_c": "mBO_c",
     "miou_c": "mIoU_c",
+    "corloc": "CorLoc",
+    "recovery": "recovery",
+    "so": "SO",
+    "po": "PO",
+    "go": "GO",
+    "bg": "BG",
 }
 """Every metric a protocol can name, as papers print it. `_i`: instance masks; `_c`: one mask per class of the image."""
 
@@ -56,6 +63,9 @@ class Protocol:
     background_id: Literal["zero", "lowest"] = "zero"  # or: the lowest id of the image, even if it is an object
     matching: Literal["iou", "cosine"] = "iou"  # cosine: by cosine of the masks, unmatched objects are not counted
     mean_over: Literal["images", "objects"] = "images"
+    crowds: Literal["background", "objects"] = "background"  # what COCO's `crowd` regions are
+    coverage: CoverageRule = "iou"  # behind SO, PO and GO; see slotworks.metrics.coverage
+    coverage_threshold: float = 0.5  # on the IoU
 
     def with_masks(self, masks: MaskSource) -> "Protocol":
         """The same rules for other masks; the name says so, as in `oclf[attention]`."""
@@ -74,12 +84,16 @@ class Protocol:
             parts.append(f"background is one more object in {_names(with_background)}")
         elif any(m in _OVERLAPS for m in self.metrics):
             parts.append("mBO and mIoU over foreground objects")
+        if any(m in KINDS for m in self.metrics):
+            parts.append(f"share of all slots, by our own definition since no code is public: {self._coverage_rule()}")
         parts.append(f"void pixels {dropped if self.ignore_void else 'as labelled'}")
         if len(with_overlap) == len(self.metrics):
             parts.append(f"overlap pixels kept (owner: {owner})")
         else:
             kept = f", kept in {_names(with_overlap)} (owner: {owner})" if with_overlap else ""
             parts.append(f"overlap pixels {dropped}{kept}")
+        if self.crowds == "objects":
+            parts.append("COCO's crowd regions are objects")
         if self.background_id == "lowest":
             parts.append("background is the lowest id of an image")
         if self.matching == "cosine":
@@ -89,13 +103,21 @@ class Protocol:
         parts.append(f"mean over {self.mean_over}")
         return f"{self.name}: " + "; ".join(parts)
 
+    def _coverage_rule(self) -> str:
+        limit = f"{self.coverage_threshold:g}"
+        if self.coverage == "iou":
+            return f"IoU of at least {limit} with one object SO, with several GO, any pixel of an object PO, else BG"
+        return f"mostly background BG, IoU above {limit} SO, over half of several objects GO, else PO"
+
     def score(self, pred: Int64[Tensor, "b *p"], truth: Batch, *, num_slots: int) -> dict[str, Score]:
         """Score hard masks. Class metrics are left out where the data has no classes.
 
         Args:
             pred: slot ids from 0; flatten time with space for video.
             truth: in the shape of `pred`: `mask` object ids (the last object owns what several cover); optionally bool
-                `void` and `overlap`, `class_mask` (of the last object) and `class_mask_highest` (highest class id).
+                `void` and `overlap`, `class_mask` (of the last object) and `class_mask_highest` (highest class id);
+                optionally `crowd`, ids of crowd regions that are background in all of these and are no id of `mask`,
+                with `category` `b m`, the class of each id.
             num_slots: slots of the method, empty ones included: they can be matched.
 
         Raises:
@@ -106,6 +128,8 @@ class Protocol:
             raise ValueError(
                 f"pred holds slot id {int(pred.amax())}; with num_slots={num_slots} ids must be below {num_slots}."
             )
+        if self.crowds == "objects" and "crowd" in truth:
+            truth = _with_crowds(truth)
         void = truth["void"].bool() if self.ignore_void and "void" in truth else None
         overlap = truth["overlap"].bool() if "overlap" in truth else None
         tables: dict[tuple[str, bool], _Table] = {}
@@ -156,6 +180,9 @@ class Protocol:
 
     def _metric(self, metric: str, counted: "_Table") -> Score:
         table, objects = counted.table, counted.objects.clone()
+        if metric in KINDS:
+            kinds = coverage_of_table(table, rule=self.coverage, threshold=self.coverage_threshold)
+            return _per_image(kinds[metric])
         if metric not in self.background_in:
             objects[:, 0] = False
         if metric == "fg_ari":
@@ -163,6 +190,9 @@ class Protocol:
         if metric.startswith("ari"):
             return _per_image(ari_of_table(table))
         iou = iou_of_table(table)
+        if metric in ("corloc", "recovery"):
+            recovery = mean_best((iou > FOUND).double(), objects)
+            return _per_image(recovery if metric == "recovery" else recovery.where(recovery.isnan(), recovery > 0))
         if self.matching == "iou":
             return _per_image((mean_matched if metric.startswith("miou") else mean_best)(iou, objects))
         cosine = table / (table.sum(2, keepdim=True) * table.sum(1, keepdim=True)).clamp(min=1).double().sqrt()
@@ -176,6 +206,17 @@ class Protocol:
 class _Table:
     table: Int64[Tensor, "b n m"]
     objects: Bool[Tensor, "b m"]  # ids that count, background included
+
+
+def _with_crowds(truth: Batch) -> Batch:
+    """Crowd regions as further objects; pixels that they share with others are overlap."""
+    mask, crowd = truth["mask"].long(), truth["crowd"].long()
+    shared = (crowd > 0) & (mask > 0)
+    truth = {**truth, "mask": crowd.where((crowd > 0) & ~shared, mask)}
+    truth["overlap"] = truth["overlap"].bool() | shared if "overlap" in truth else shared
+    if "category" in truth:
+        truth["class_mask"] = truth["category"].long().gather(1, truth["mask"].flatten(1)).view_as(mask)
+    return truth
 
 
 def _per_image(values: Float64[Tensor, " b"]) -> Score:
@@ -195,7 +236,7 @@ PROTOCOLS = {
             name="oclf",
             source="amazon-science/object-centric-learning-framework",
             used_by="DINOSAUR; the reference here",
-            metrics=("fg_ari", "ari", *_OVERLAPS),
+            metrics=("fg_ari", "ari", *_OVERLAPS, "corloc", "recovery"),
             published_size=320,
             overlap_in=("ari", "mbo_c", "miou_c"),
             class_owner="highest",
@@ -215,6 +256,7 @@ PROTOCOLS = {
             metrics=("fg_ari", "mbo_i", "miou_i", "mbo_c"),
             published_size=320,
             ignore_void=False,
+            crowds="objects",
         ),
         Protocol(
             name="glass-release",
@@ -258,6 +300,19 @@ PROTOCOLS = {
             ignore_void=False,
             overlap_in=("fg_ari", "mbo_i", "miou_i"),
             matching="cosine",
+        ),
+        Protocol(
+            name="so-po-go",
+            source="our reading of Fan et al. 2023 and of the GLASS paper; no code is public",
+            used_by="none by these limits: GLASS, table 3, does not state its own",
+            metrics=KINDS,
+        ),
+        Protocol(
+            name="so-po-go-majority",
+            source="our reading of Fan et al. 2023 and of the GLASS paper; no code is public",
+            used_by="none by these limits: GLASS, table 3, does not state its own",
+            metrics=KINDS,
+            coverage="background_majority",
         ),
     )
 }

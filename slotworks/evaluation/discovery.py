@@ -13,9 +13,13 @@ from torch import Tensor
 
 from slotworks import protocols
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
+from slotworks.evaluation.records import make_record
 from slotworks.metrics import segmentation
 from slotworks.protocols import MaskSource, Protocol, Score
 from slotworks.types import Batch, Dataset, Decodes, Method, UserError, to_batch
+
+TRUTH = ("mask", "void", "overlap", "class_mask", "class_mask_highest", "crowd", "category")
+"""What protocols read of a batch, see `Protocol.score`: maps, and the class of each id."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,8 @@ class DiscoveryResult:
 
     def record(self, *, data: str, split: str, checkpoint: str) -> dict:
         """What `write_eval` stores: these numbers and where they come from."""
-        return {
-            "data": data,
-            "split": split,
-            "protocol": self.protocol.name,
-            "rules": self.protocol.describe(),
-            "num_images": self.num_images,
-            "checkpoint": checkpoint,
-            "seed": self.seed,
-            "metrics": {name: {"mean": s.mean, "sem": s.sem, "n": s.n} for name, s in self.metrics.items()},
-            "per_image": {name: values.tolist() for name, values in self.per_image.items()},
-        }
+        names = {"protocol": self.protocol.name, "rules": self.protocol.describe()}
+        return make_record(self, data=data, split=split, checkpoint=checkpoint, **names)
 
 
 def evaluate_discovery(
@@ -70,8 +65,8 @@ def evaluate_discovery(
 
     Args:
         method: on any device.
-        dataset: with `mask`, and where it has them `void`, `overlap`, `class_mask`, `class_mask_highest`. A video
-            (`b t h w`) is scored as one image with more pixels.
+        dataset: with `mask`, and where it has them the other keys of `TRUTH`. A video (`b t h w`) is scored as one
+            image with more pixels.
         protocol: or its name.
         num_images: how many images (or videos), from the first on; all by default.
         batch_size: images per forward pass.
@@ -108,7 +103,9 @@ def evaluate_under(
                 raise UserError(
                     f"This data set has no masks, only {', '.join(batch)}; object discovery needs true masks."
                 )
-            output = method.encode(batch["image"])
+            if "image" not in batch:
+                raise UserError("This data set holds cached features, no images; give one with images to evaluate on.")
+            output = method.encode_batch(batch)
             hard: dict[MaskSource, tuple[Int64[Tensor, b * p], Batch, int]] = {}
             for found, protocol in zip(scores, chosen, strict=True):
                 if protocol.masks not in hard:
@@ -144,17 +141,25 @@ def summarize(values: Float64[Tensor, " i"], weights: Float64[Tensor, " i"]) -> 
     return Summary(float(mean), sem, round(float(weights.sum())))
 
 
-def _with_available_masks(rules: Protocol, masks: MaskSource | None, method: Method) -> Protocol:
+def available_masks(masks: MaskSource | None, method: Method) -> MaskSource:
+    """The masks asked for; by default the decoder's, or the attention where there is no direct decoder.
+
+    Raises:
+        UserError: if decoder masks are asked for and there is no decoder.
+    """
     decodes = isinstance(method, Decodes)
     if masks == "decoder" and not decodes:
         raise UserError(f"{type(method).__name__} has no decoder that returns masks; score masks='attention' instead.")
-    if masks is None and not decodes:
-        masks = "attention"
-    return rules.with_masks(masks or rules.masks)
+    return masks or ("decoder" if decodes else "attention")
+
+
+def _with_available_masks(rules: Protocol, masks: MaskSource | None, method: Method) -> Protocol:
+    if masks is None and rules.masks == "attention":
+        return rules
+    return rules.with_masks(available_masks(masks, method))
 
 
 def _flat(soft: Float[Tensor, "*b n y x"], batch: Batch) -> tuple[Int64[Tensor, "b *p"], Batch]:
     """Slot ids at the size of the truth, and the truth; the frames of a video become one image."""
     size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
-    keys = ("mask", "void", "overlap", "class_mask", "class_mask_highest")
-    return segmentation(soft, size).flatten(1), {key: batch[key].flatten(1) for key in keys if key in batch}
+    return segmentation(soft, size).flatten(1), {key: batch[key].flatten(1) for key in TRUTH if key in batch}

@@ -304,9 +304,9 @@ def stats_of(
     with inspecting(method, seed=seed) as device:
         batch = to_batch(dataset.__getitems__(range(count)), device)
         height, width = (min(side, size) for side in batch["image"].shape[-2:])
-        for image in batch["image"].split(1):
+        for i in range(count):
             torch.manual_seed(seed)
-            output = method.encode(image)
+            output = method.encode_batch({name: values[i : i + 1] for name, values in batch.items()})
             masks.append(predicted_masks(output, decode(method, output), size=(height, width)))
     true, valid = (
         interpolate(batch[key][:, None].double(), (height, width), mode="nearest-exact").long()[:, 0]

@@ -11,6 +11,21 @@ KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed"
 """Every record has exactly these."""
 
 
+def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol: str, rules: str) -> dict[str, Any]:
+    """A record of a result with `num_images`, `seed`, `metrics` (of `mean`, `sem` and `n`) and `per_image` tensors."""
+    return {
+        "data": data,
+        "split": split,
+        "protocol": protocol,
+        "rules": rules,
+        "num_images": result.num_images,
+        "checkpoint": checkpoint,
+        "seed": result.seed,
+        "metrics": {name: {"mean": s.mean, "sem": s.sem, "n": s.n} for name, s in result.metrics.items()},
+        "per_image": {name: values.tolist() for name, values in result.per_image.items()},
+    }
+
+
 def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Path:
     """Write `RUN/eval/NAME.json`, replacing an older one only when the new file is complete.
 

@@ -4,7 +4,8 @@
 
 writes below `samples/` of the run folder: `index.json`, the pictures it names in `step_0001000/`, and
 `step_0001000.png`, one sheet with a row per image: input | true masks | predicted masks | reconstruction | each slot
-alone. Sheets of earlier steps stay, so they tell the story of a run; the single pictures of earlier steps are removed.
+alone. Features are shown by their first three principal components. Sheets of earlier steps stay, so they tell the
+story of a run; the single pictures of earlier steps are removed.
 """
 
 import colorsys
@@ -71,10 +72,10 @@ def write_samples(
     indices = [int(index) for index in indices]
     with inspecting(method, seed=seed) as device:
         batch = to_batch(dataset.__getitems__(indices), device)
-        output = method.encode(batch["image"])
+        output = method.encode_batch(batch)
         decoded = decode(method, output)
-    height, width = batch["image"].shape[-2:]
-    pred = predicted_masks(output, decoded, size=(height, width)).argmax(1)
+    shape = batch["mask" if "mask" in batch else "image"].shape  # masks may be larger than images
+    pred = predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(1)
     shown = [_pictures(i, batch, output, decoded, pred[i]) for i in range(len(indices))]
 
     samples = Path(run_folder) / "samples"
@@ -133,6 +134,8 @@ def _pictures(
     pictures["segmentation"] = _paint(segmentation, colors)
     if decoded is not None and decoded.recon.shape[1] == 3:  # some decoders render features, not images
         pictures["recon"] = _picture(decoded.recon[i])
+    elif decoded is not None:
+        pictures["recon"] = _picture(principal_colors(decoded.recon[i]))
     if decoded is not None and decoded.parts is not None and decoded.parts.shape[2] == 3:
         opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
         pictures["parts"] = [_picture(part) for part in torch.cat([decoded.parts[i], opacity], dim=1)]
@@ -141,6 +144,23 @@ def _pictures(
     steps = [replace(output, attn=attn).attn_maps[i] for attn in output.attn_steps]
     pictures["attn_steps"] = [[_picture(mask[None]) for mask in step] for step in steps]
     return pictures, ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colors]
+
+
+def principal_colors(features: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
+    """A map of features as a picture: its first three principal components, each stretched to [0, 1], as red to blue.
+
+    Signs are arbitrary: they are chosen so that the largest weight of a component is positive. Components that do not
+    vary are grey.
+    """
+    points = features.flatten(1).T.double().nan_to_num()
+    _, strength, directions = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+    directions = directions[:3] * (strength[:3, None] > 1e-9 * strength[:1].clamp(min=1e-9))
+    directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
+    shown = (points - points.mean(0)) @ directions.T
+    low, high = shown.amin(0), shown.amax(0)
+    shown = torch.where(high > low, (shown - low) / (high - low), 0.5)
+    shown = torch.nn.functional.pad(shown, (0, 3 - shown.shape[1]), value=0.5)
+    return shown.T.reshape(3, *features.shape[1:]).float()
 
 
 def _slot_colors(pred: np.ndarray, true: np.ndarray | None, *, num_slots: int) -> list[tuple[int, int, int]]:

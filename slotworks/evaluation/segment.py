@@ -8,58 +8,15 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
 from slotworks.files import replacing, write_text
+from slotworks.images import read_image
 from slotworks.metrics import segmentation
 from slotworks.types import Method, UserError, to_batch
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and every picture below the folders given, in order of name.
-
-    Raises:
-        UserError: if a path does not exist or nothing was found.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"{path} does not exist; give picture files or folders of pictures.")
-    if not found:
-        raise UserError(
-            f"No picture found below {', '.join(map(str, paths))}; known endings: {' '.join(IMAGE_SUFFIXES)}."
-        )
-    return found
-
-
-def read_image(path: Path) -> Image.Image:
-    """A picture of any size and mode as upright RGB; what is transparent becomes white.
-
-    Raises:
-        UserError: if the file is no picture, is damaged or is too large to be one by accident.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I;16", "I;16B", "I", "F"):  # convert("RGB") would clip these instead of scaling
-                values = np.asarray(image, dtype=np.float64)
-                high = values.max() if image.mode in ("I", "F") else 65535
-                image = Image.fromarray((255 * values / max(high, 1)).clip(0, 255).astype(np.uint8))
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}); leave it out or save it anew.") from None
 
 
 def segment_images(
@@ -133,7 +90,7 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
     from pycocotools import mask as coco_mask
 
     size = (picture.height, picture.width)
-    labels = _upsampled_argmax(soft, size)
+    labels = upsampled_argmax(soft, size)
     index = Image.fromarray(labels)
     palette = PALETTE[np.arange(len(soft)) % len(PALETTE)]
     index.putpalette(palette.flatten().tolist())
@@ -160,7 +117,7 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
     return {"file": str(file), "written": [str(f) for f in files], "slots": len(found)}
 
 
-def _upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
+def upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
     """`segmentation` at the picture's own size; of a large photo one slot after the other, to stay small in memory."""
     n, (height, width) = len(soft), size
     if height * width * n <= 64_000_000:

@@ -2,6 +2,7 @@
 
 from slotworks.metrics.ari import ari, fg_ari
 from slotworks.metrics.contingency import contingency, segmentation
+from slotworks.metrics.coverage import coverage
 from slotworks.metrics.overlap import corloc, mbo, miou, object_recovery
 
-__all__ = ["ari", "contingency", "corloc", "fg_ari", "mbo", "miou", "object_recovery", "segmentation"]
+__all__ = ["ari", "contingency", "corloc", "coverage", "fg_ari", "mbo", "miou", "object_recovery", "segmentation"]

@@ -26,7 +26,19 @@ from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
 
 WHOLE = {"input": "input", "truth": "true masks", "segmentation": "predicted", "recon": "rendered"}
-LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd")
+LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd", "position_mse", "unmatched", "po", "go", "bg")
+LABELS = {
+    "fg_ari": "FG-ARI",
+    "mbo": "mBO",
+    "miou": "mIoU",
+    "corloc": "CorLoc",
+    "semantic_miou": "mIoU over classes",
+    "top1": "top-1",
+    "top1_per_image": "top-1, mean over images",
+    "top1_constant": "top-1 of a constant",
+    "position_mse": "position MSE",
+    "position_mse_constant": "position MSE of a constant",
+}
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
 MAX_SHEETS = 6  # earlier samples shown
 WORST = 8  # images named as the worst of an evaluation
@@ -184,11 +196,14 @@ def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tupl
 
 def _label(metric: str) -> str:
     """A metric as papers print it: `fg_ari` is FG-ARI, `mbo_i` is mBO_i."""
-    known = {"fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU", "mse": "MSE", "corloc": "CorLoc"}
+    if metric in LABELS:
+        return LABELS[metric]
     stem, _, suffix = metric.rpartition("_")
     if suffix in ("i", "c"):
-        return f"{known.get(stem, stem.upper())}_{suffix}"
-    return known.get(metric, metric.upper() if len(metric) <= 5 else metric.replace("_", " "))
+        return f"{LABELS.get(stem, stem.upper())}_{suffix}"
+    if metric.startswith("iou_"):
+        return f"IoU {metric.removeprefix('iou_')}"
+    return metric.upper() if len(metric) <= 5 else metric.replace("_", " ")
 
 
 def _score(value: float | None) -> str:

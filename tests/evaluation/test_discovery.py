@@ -92,7 +92,7 @@ def test_values_in_data_set_order_for_any_batch_size(batch_size):
     data = Blocks()
     result = evaluate_discovery(Reader(), data, protocol="oclf", batch_size=batch_size)
     expected = nearest_reader(data)
-    assert tuple(result.per_image) == ("fg_ari", "ari", "mbo_i", "miou_i")
+    assert tuple(result.per_image) == ("fg_ari", "ari", "mbo_i", "miou_i", "corloc", "recovery")
     for name, values in result.per_image.items():
         torch.testing.assert_close(values, expected[name].values, rtol=0, atol=0, equal_nan=True)
         counted = values[~values.isnan()].numpy()

@@ -7,7 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from slotworks.evaluation.samples import BACKGROUND, COLORS, MAX_SIDE, PALETTE, VOID, contact_sheet, write_samples
+from slotworks.evaluation.samples import (
+    BACKGROUND,
+    COLORS,
+    MAX_SIDE,
+    PALETTE,
+    VOID,
+    contact_sheet,
+    principal_colors,
+    write_samples,
+)
 from slotworks.types import DecoderOutput, Method, SlotOutput
 
 HEIGHT, WIDTH = 8, 12
@@ -131,13 +140,56 @@ def test_without_masks_or_decoder(tmp_path):
     assert pixels(tmp_path, row["segmentation"]).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_features_are_not_shown_as_images(tmp_path):
+def test_features_are_shown_by_their_components(tmp_path):
+    """Two values everywhere: the first component tells them apart, the others do not vary."""
     method = CutsAndRenders()
     method.channels = 5
     [row] = json.loads(write_samples(method, Halves(), tmp_path, indices=[3], step=0).read_text())["rows"]
-    assert "recon" not in row
     assert "parts" not in row
     assert len(row["masks"]) == 3
+    recon = pixels(tmp_path, row["recon"])
+    assert (recon[:, :4, 0] == 255).all()  # 1.5 in all channels
+    assert (recon[:, 4:, 0] == 0).all()  # 0.5
+    assert (recon[..., 1:] == 128).all()
+
+
+def test_principal_colors_are_the_components():
+    """Features that vary most along one axis, less along a second, least along a third."""
+    ramp = torch.linspace(-1, 1, 4)
+    features = torch.zeros(6, 4, 4)
+    features[4], features[1] = 3 * ramp[:, None], 2 * ramp
+    features[2] = torch.tensor([[1.0, -1], [-1, 1]]).repeat(2, 2) * 0.1
+    red, green, blue = principal_colors(features)
+    torch.testing.assert_close(red, ((ramp + 1) / 2)[:, None].expand(4, 4), atol=0.05, rtol=0)
+    torch.testing.assert_close(green, ((ramp + 1) / 2).expand(4, 4), atol=0.05, rtol=0)
+    assert blue.min() == 0
+    assert blue.max() == 1
+    assert (principal_colors(torch.ones(7, 2, 2)) == 0.5).all()
+    assert principal_colors(torch.rand(2, 3, 5)).shape == (3, 3, 5)
+
+
+def test_methods_that_render_only_together(tmp_path):
+    """No parts, features in place of images, masks on a grid of patches: the truth is larger than all of them."""
+
+    class Together(Cuts):
+        def decode(self, slots):
+            return DecoderOutput(torch.rand(len(slots), 7, 2, 3), self.masks[:, :, ::4, ::4])
+
+    class Fine(Halves):
+        def __getitems__(self, indices):
+            batch = super().__getitems__(indices)
+            batch["mask"] = batch["mask"].repeat(4, 1).repeat(4, 2)
+            return batch
+
+    path = write_samples(Together(), Fine(), tmp_path, indices=[3], step=0)
+    [row] = json.loads(path.read_text())["rows"]
+    assert "parts" not in row
+    assert pixels(tmp_path, row["recon"]).shape == (2, 3, 3)
+    truth, predicted = pixels(tmp_path, row["truth"]), pixels(tmp_path, row["segmentation"])
+    assert truth.shape == predicted.shape == (4 * HEIGHT, 4 * WIDTH, 3)
+    assert (truth[:, :12] == COLORS[0]).all()
+    assert (predicted[:, :12] == COLORS[0]).all()
+    assert (predicted[:, 20:] == BACKGROUND).all()
 
 
 def test_later_steps_replace_the_pictures_and_keep_the_sheets(tmp_path):

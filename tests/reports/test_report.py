@@ -135,6 +135,22 @@ def test_numbers_stand_beside_their_protocol(run):
     assert "Worst images: 1 (0.250), 0 (0.900), 3 (1.000)" in text
 
 
+def test_probes_shares_and_semantic_scores(run):
+    value = {"mean": 0.25, "sem": 0.01, "n": 9}
+    probes = record(metrics={"top1": value, "position_mse": value}, per_image={"position_mse": [0.1, 0.4, None]})
+    (run / "eval" / "tetrominoes-test-properties.json").write_text(json.dumps(probes))
+    shares = record(metrics={"so": value, "go": value}, per_image={"go": [0.2, 0.6]})
+    (run / "eval" / "tetrominoes-test-so-po-go.json").write_text(json.dumps(shares))
+    semantic = record(metrics={"semantic_miou": value | {"sem": None}, "iou_dog": value}, per_image={})
+    (run / "eval" / "voc2012-test-semantic-clusters.json").write_text(json.dumps(semantic))
+    text = words(page(run))
+    for expected in ("top-1 0.250 ± 0.010", "position MSE 0.250", "SO 0.250", "GO 0.250", "IoU dog 0.250"):
+        assert expected in text, expected
+    assert "mIoU over classes 0.250 oclf, n = 9" in text
+    assert "Worst images: 1 (0.400), 0 (0.100)" in text
+    assert "Worst images: 1 (0.600), 0 (0.200)" in text
+
+
 def test_each_metric_may_have_a_protocol_of_its_own(run):
     rules = {"fg_ari": "foreground only", "mse": "sum over pixels"}
     (run / "eval" / "tetrominoes-test-oclf.json").write_text(json.dumps(record(protocol=rules, rules="All rules.")))

@@ -1,0 +1,83 @@
+"""Slots to pictures, with any method that can: a direct decoder, or a generator of images."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slotworks.evaluation.masks import inspecting
+from slotworks.types import Decodes, Method, Samples, UserError
+
+Renderer = Literal["sample", "decode"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Pictures in [0, 1], and the decoder's masks where the pictures come from one."""
+
+    image: Float[Tensor, "b 3 h w"]
+    masks: Float[Tensor, "b n y x"] | None = None
+
+
+def renderer_of(method: Method, wanted: Renderer | None = None) -> Renderer:
+    """How a method makes pictures: by sampling if it generates, else with its direct decoder.
+
+    Raises:
+        UserError: if it cannot be done in the way that is wanted, or at all.
+    """
+    able: list[Renderer] = []
+    if isinstance(method, Samples):
+        able.append("sample")
+    if isinstance(method, Decodes):
+        able.append("decode")
+    if not able or (wanted and wanted not in able):
+        way = {"sample": "generate pictures", "decode": "decode slots directly", None: "turn slots into pictures"}
+        raise UserError(f"{type(method).__name__} cannot {way[wanted]}; take a run whose method does.")
+    return wanted or able[0]
+
+
+def render(
+    method: Method,
+    slots: Float[Tensor, "b n d"],
+    *,
+    features: Float[Tensor, "b p c"] | None = None,
+    renderer: Renderer | None = None,
+    steps: int = 75,
+    cfg_scale: float = 3.0,
+    seed: int = 0,
+) -> Rendered:
+    """Pictures of slots, clamped to [0, 1].
+
+    A generator starts from noise that depends on `seed`, the number of images and their size, never on the slots, so
+    two sets of slots, also of different number, are rendered from the same noise.
+
+    Args:
+        method: on any device; its modes and the caller's random state are left as they were.
+        slots: on any device.
+        features: what `encode` returned beside the slots, for a teacher-forced decoder.
+        renderer: by default `renderer_of(method)`.
+        steps: of the sampler; a direct decoder takes none.
+        cfg_scale: of classifier-free guidance; 1 is without.
+        seed: of the starting noise.
+
+    Raises:
+        UserError: if the method cannot render slots, or renders features instead of pictures.
+    """
+    how = renderer_of(method, renderer)
+    with inspecting(method, seed=seed) as device:
+        slots = slots.to(device)
+        if how == "sample":
+            assert isinstance(method, Samples)
+            generator = torch.Generator(device).manual_seed(seed)
+            image = method.sample(slots, steps=steps, cfg_scale=cfg_scale, generator=generator)
+            return Rendered(image.float().clamp(0, 1))
+        assert isinstance(method, Decodes)
+        decoded = method.decode(slots, *(() if features is None else (features.to(device),)))
+    if decoded.recon.shape[-3] != 3:
+        raise UserError(
+            f"{type(method).__name__} renders features of {decoded.recon.shape[-3]} channels, no pictures; take a run "
+            "whose method does, such as slot_attention."
+        )
+    return Rendered(decoded.recon.float().clamp(0, 1), decoded.masks.float())

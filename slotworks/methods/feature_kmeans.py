@@ -1,0 +1,78 @@
+"""k-means on the features of a frozen vision transformer: image -> ViT -> clusters. Learns nothing.
+
+What a method trained on the same features, such as DINOSAUR, has to beat with as many slots as there are clusters here.
+Not a row of a paper's table: settings are ours, k-means++ with several restarts on features of length 1.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from slotworks.encoders import ViTConfig, ViTEncoder
+from slotworks.nn.clustering import kmeans, segments_as_slots
+from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+
+
+@dataclass(frozen=True)
+class FeatureKMeansConfig(MethodConfig):
+    """Settings of the clustering."""
+
+    encoder: ViTConfig = field(default_factory=ViTConfig)  # where features come from
+    num_slots: int = 7  # clusters in every image
+    normalize: bool = True  # features of length 1: distances become cosines
+    position_weight: float = 0.0  # length of the coordinates, in [-1, 1], beside features of mean length 1
+    restarts: int = 8  # k-means runs; the best is kept
+    max_iterations: int = 100  # of each
+
+    @property
+    def image_size(self) -> int:
+        """Pixels, square."""
+        return self.encoder.image_size
+
+    def build(self) -> "FeatureKMeans":
+        """Make the method; the network is loaded at the first image."""
+        return FeatureKMeans(self)
+
+
+class FeatureKMeans(Method):
+    """Clusters of patch features."""
+
+    config: FeatureKMeansConfig
+    device_marker: Tensor
+
+    def __init__(self, config: FeatureKMeansConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = ViTEncoder(config.encoder)
+        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
+
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
+        """Images in [0, 1] to clusters: `attn` is one-hot, a slot is the mean feature of its cluster."""
+        features = self.encoder(image)
+        return segments_as_slots(self.cluster(features), features, self.config.num_slots, self.config.encoder.grid)
+
+    def cluster(self, features: Float[Tensor, "b p c"]) -> Tensor:
+        """The cluster of every position, `b p`; positions are row major on the grid of the ViT."""
+        config = self.config
+        points = F.normalize(features, dim=2) if config.normalize else features
+        if config.position_weight:
+            scale = config.position_weight * points.norm(dim=2).mean(1).view(-1, 1, 1)
+            points = torch.cat([points, scale * coordinates(config.encoder.grid, points)], 2)
+        return kmeans(points, config.num_slots, restarts=config.restarts, max_iterations=config.max_iterations)
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("k-means on features trains nothing; measure it with `slotworks evaluate` instead.")
+
+
+def coordinates(grid: tuple[int, int], like: Float[Tensor, "b p c"]) -> Float[Tensor, "b p 2"]:
+    """Row and column of every position, from -1 to 1."""
+    axes = [torch.linspace(-1, 1, size, device=like.device, dtype=like.dtype) for size in grid]
+    return torch.cartesian_prod(*axes).expand(len(like), -1, -1)
