@@ -8,13 +8,16 @@
 | `types.py` | the contract: batches, slots, methods |
 | `encoders/` | image to features |
 | `slots/` | features to slots |
-| `decoders/` | slots to images |
+| `decoders/` | slots to images or features |
 | `methods/` | the papers: one short file each |
 | `nn/` | layers with no opinion about slots |
 | `data/` | one file per data set; `data/scenes/` draws pictures |
 | `metrics/`, `protocols.py` | what is measured, and by whose rules |
 | `training/` | the loop, checkpoints, run folders |
 | `evaluation/` | a method and data in, numbers and pictures out |
+| `guidance/` | extra signals for slots: a teacher's masks, pseudo-masks |
+| `synthesis/` | GLASS's data engine: captions to images with pseudo-masks |
+| `editing/` | remove, add, swap and move slots; render |
 | `reports/` | a run folder to one HTML page |
 | `configs/` | recipes: one function per row of a table |
 | `api.py`, `cli/` | whole jobs in three lines of Python, or one command |
@@ -24,13 +27,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slotworks.api import evaluate, load, segment, train
+    from slotworks.api import edit, evaluate, load, segment, synthesize, train
 
 __version__ = "0.1.0"
 
-_HOMES = {"evaluate": "slotworks.api", "load": "slotworks.api", "segment": "slotworks.api", "train": "slotworks.api"}
+_HOMES = dict.fromkeys(("edit", "evaluate", "load", "segment", "synthesize", "train"), "slotworks.api")
 
-__all__ = ["__version__", "evaluate", "load", "segment", "train"]
+__all__ = ["__version__", "edit", "evaluate", "load", "segment", "synthesize", "train"]
 
 
 def __getattr__(name: str):

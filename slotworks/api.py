@@ -4,31 +4,43 @@ from slotworks import train, evaluate, segment
 from slotworks.configs import slot_attention
 
 answer = train(slot_attention.tetrominoes_mini(), "runs/mine")
-records = evaluate("runs/mine", protocols=["oclf"])
+records = evaluate("runs/mine", protocols=["oclf"], data=[slot_attention.multi_dsprites_mini().data])
 for picture in segment("runs/mine", ["photo.jpg"], out="segments"):
     print(picture["written"])
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 import slotworks.data.scenes
 import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
 from slotworks import protocols as known_protocols
+from slotworks.data.features import CachedFeatures
 from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under
+from slotworks.evaluation.properties import evaluate_properties
 from slotworks.evaluation.records import write_eval
+from slotworks.evaluation.resized import Resized
 from slotworks.evaluation.samples import write_samples
-from slotworks.evaluation.segment import find_images, segment_images
+from slotworks.evaluation.segment import segment_images
+from slotworks.images import find_images
 from slotworks.training import Run, load_method, load_run
 from slotworks.training import train as train_loop
 from slotworks.training.checkpoint import LAST
-from slotworks.training.logs import read_metrics
-from slotworks.types import DataConfig, Dataset, Method, UserError
+from slotworks.training.folder import device_name, read_folder, write_folder
+from slotworks.training.logs import console, read_metrics
+from slotworks.training.seeds import seed_for
+from slotworks.types import DataConfig, Dataset, Method, MethodConfig, UserError
+
+if TYPE_CHECKING:
+    from slotworks.synthesis import Synthesis
+
+Task = Literal["discovery", "semantic", "properties", "reconstruction"]
 
 SAMPLES = 8  # images shown in the report: the worst four and the first four of the evaluated ones
 
@@ -49,15 +61,48 @@ def find_device(name: str | None = None) -> torch.device:
         ) from None
 
 
-def load(run_folder: str | Path, *, device: str | None = None) -> tuple[Run, Method]:
+def load(
+    run_folder: str | Path, *, device: str | None = None, config: MethodConfig | None = None
+) -> tuple[Run, Method]:
     """Reopen a run: its settings, and its method with the trained weights (averaged ones if the run kept an average).
 
+    A method that needs no training (`steps` 0) is built as it is. `config` takes the place of the method's settings.
+
     Raises:
-        UserError: if the folder is no run, or holds no checkpoint yet.
+        UserError: if the folder is no run, or holds no checkpoint yet, or its weights do not fit `config`.
     """
     folder = Path(run_folder)
     run = load_run(folder / "run.yaml")
-    return run, load_method(folder).to(find_device(device))
+    run = replace(run, method=config) if config else run
+    if run.steps == 0:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for("weights", run.seed))
+            method = run.method.build().eval()
+    else:
+        method = load_method(folder, config=config)
+    return run, method.to(find_device(device))
+
+
+def untrained(run: Run, run_folder: str | Path) -> Path:
+    """Make the run folder of a method that needs no training, so that it can be evaluated like any other.
+
+    Args:
+        run: a recipe with `steps` 0.
+        run_folder: made if it is missing; only `run.yaml` and `env.json` are written.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: if the recipe is one to train, or the folder belongs to a different run.
+    """
+    folder = Path(run_folder)
+    if run.steps:
+        raise UserError(f"This recipe takes {run.steps:,} steps of training; train it first and give its run folder.")
+    read_folder(run, folder)
+    if not (folder / "run.yaml").exists():
+        write_folder(run, folder, device=device_name(find_device()), world_size=1, step=0)
+    return folder
 
 
 def train(
@@ -70,6 +115,8 @@ def train(
 ) -> dict:
     """Train, resuming what the folder holds, and then measure on the test split and write the report.
 
+    Where the data have no true masks, nothing can be scored: there are pictures and the detector's word only.
+
     Args:
         run: from a function in `slotworks.configs`, or your own.
         run_folder: made if it is missing.
@@ -78,17 +125,25 @@ def train(
         options: passed on to `slotworks.training.train`.
 
     Returns:
-        `folder`, `step`, `seconds` of training and, if finished, the test `metrics` and the `verdict`.
+        `folder`, `step`, `seconds` of training and, if finished, the test `metrics` (empty without true masks), the
+        `protocol` they follow and the `verdict`.
     """
     folder = Path(run_folder)
     validation = run.data.open("val")
+    scored = _has_masks(validation)
+    if not scored:
+        console.print(_unscored(run.data, "val"), highlight=False, soft_wrap=True)
 
     def measure(method: Method, step: int) -> dict[str, float]:
-        result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
+        if not _finds_slots(method):
+            return {}
+        result = None
+        if scored:
+            result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
         stats = doctor.stats_of(method, validation, num_images=min(run.eval_images, 64))
         findings = _diagnose(folder, run, stats, step)
         _show(method, result, validation, folder, step)
-        values = {name: summary.mean for name, summary in result.metrics.items()}
+        values = {name: summary.mean for name, summary in result.metrics.items()} if result else {}
         if on_eval is not None:
             on_eval(step, values, doctor.verdict(findings))
         return values
@@ -106,17 +161,22 @@ def _finish(folder: Path) -> dict:
     from slotworks.reports import write_report
 
     run, method = load(folder)
+    method.export(folder)
+    if not _finds_slots(method):
+        return {"metrics": {}, "protocol": "", "verdict": "no slots to look at", "report": str(write_report(folder))}
     test = run.data.open("test")
-    names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
-    results = evaluate_under(list(names), method, test, num_images=run.eval_images)
+    results: list[DiscoveryResult] = []
+    if _has_masks(test):
+        names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
+        results = evaluate_under(list(names), method, test, num_images=run.eval_images)
     for result in results:
         _record(folder, run.data, "test", result)
-    result = results[0]
+    result = results[0] if results else None
     findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
     _show(method, result, test, folder, run.steps)
     return {
-        "metrics": {name: asdict(summary) for name, summary in result.metrics.items()},
-        "protocol": result.protocol.describe(),
+        "metrics": {name: asdict(summary) for name, summary in result.metrics.items()} if result else {},
+        "protocol": result.protocol.describe() if result else _unscored(run.data, "test"),
         "verdict": doctor.verdict(findings),
         "report": str(write_report(folder)),
     }
@@ -125,33 +185,102 @@ def _finish(folder: Path) -> dict:
 def evaluate(
     run_folder: str | Path,
     *,
-    data: DataConfig | None = None,
+    data: DataConfig | Sequence[DataConfig] | None = None,
     split: str = "test",
-    protocols: Sequence[str] = ("slot-attention",),
+    task: Task = "discovery",
+    protocols: Sequence[str] | None = None,
     num_images: int | None = None,
+    batch_size: int = 64,
     seed: int = 0,
     device: str | None = None,
+    config: MethodConfig | None = None,
+    **options: Any,
 ) -> list[dict]:
-    """Score a run under named protocols; writes `eval/DATA-SPLIT-PROTOCOL.json` for each.
+    """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
+
+    Images of another size than the method was trained on are opened or drawn at its size where the data set can do
+    that, otherwise resized; the record says so. Masks keep their own size. A method of images sees videos frame by
+    frame.
 
     Args:
-        run_folder: a run with a checkpoint.
-        data: another data set than the run's own.
+        run_folder: a run with a checkpoint, or one that `untrained` made.
+        data: other data sets than the run's own.
         split: of the data set.
-        protocols: names, or `["all"]`.
+        task: `discovery` of objects under protocols; `semantic` segmentation, over all images at once; `properties` of
+            objects read from frozen slots, by probes trained on the training split; `reconstruction` of the images.
+        protocols: of discovery: names, or `["all"]`; by default the run's own.
         num_images: how many images, from the first on; all by default.
+        batch_size: images per forward pass; changes speed, memory and the random slots.
         seed: of the initial slots.
         device: where to compute.
+        config: settings of the method that differ from training, such as SPOT's `eval_orders`; the record names them.
+        options: passed on to `evaluate_semantic`, `evaluate_properties` or `evaluate_reconstruction`; for the last also
+            `perceptual=True` for LPIPS and FID.
 
     Returns:
-        The records written, see `slotworks.evaluation.records`.
+        The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets.
     """
-    run, method = load(run_folder, device=device)
-    names = list(known_protocols.PROTOCOLS) if list(protocols) == ["all"] else protocols
+    folder = Path(run_folder)
+    own = load_run(folder / "run.yaml").method
+    run, method = load(folder, device=device, config=config)
+    changed = _changed(own, run.method)
+    names = [run.protocol] if protocols is None else protocols
+    names = list(known_protocols.PROTOCOLS) if list(names) == ["all"] else names
     chosen = [known_protocols.get(name) for name in names]  # a wrong name is found before the data are opened
-    source = data or run.data
-    results = evaluate_under(chosen, method, source.open(split), num_images=num_images, seed=seed)
-    return [_record(Path(run_folder), source, split, result) for result in results]
+    if task != "discovery" and protocols is not None:
+        raise UserError(f"Protocols belong to the task discovery; leave them out for {task}.")
+    given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
+    sources = [_images_for(run, one) for one in given]
+    how = {"num_images": num_images, "batch_size": batch_size, "seed": seed, **options}
+    records = []
+    for source in sources:
+        dataset, note = _at_size_of(run, source, split)
+        if task == "discovery":
+            results: list[Any] = list(evaluate_under(chosen, method, dataset, **how))
+            if run.steps == 0 and source is sources[0]:
+                _show(method, results[0], dataset, folder, step=0)  # nothing else writes pictures for the report
+        elif task == "semantic":
+            results = [_semantic(method, source, dataset, how)]
+        elif task == "reconstruction":
+            results = [_reconstruction(method, dataset, how)]
+        else:
+            results = [_properties(method, run, source, dataset, how)]
+        records += [{"run": str(folder), **_record(folder, source, split, result, note, changed)} for result in results]
+    return records
+
+
+def _semantic(method: Method, source: DataConfig, dataset: Dataset, how: Mapping[str, Any]) -> Any:
+    from slotworks.evaluation.semantic import evaluate_semantic
+
+    names = getattr(source, "class_names", None) or getattr(getattr(method, "config", None), "class_names", None)
+    if names is None:
+        raise UserError(f"{source.name} does not name classes; semantic scores need data that do, such as voc2012.")
+    return evaluate_semantic(method, dataset, class_names=names, **how)
+
+
+def _reconstruction(method: Method, dataset: Dataset, how: Mapping[str, Any]) -> Any:
+    from slotworks.evaluation.reconstruction import evaluate_reconstruction
+
+    how = dict(how)
+    if how.pop("perceptual", False):
+        from slotworks.metrics.image import inception_network, lpips_network
+
+        device = next(method.parameters()).device
+        how |= {"perceptual": lpips_network("vgg", device), "perceptual_name": "VGG, torchmetrics"}
+        how |= {"inception": inception_network(device), "inception_name": "Inception v3, torch-fidelity"}
+    return evaluate_reconstruction(method, dataset, **how)
+
+
+def _properties(method: Method, run: Run, source: DataConfig, dataset: Dataset, how: Mapping[str, Any]) -> Any:
+    known = {field.name for field in fields(source)}
+    labelled = {"train_masks": True, "crop": "center"}  # probes need labels, and pictures that batches would show whole
+    changes = {name: value for name, value in labelled.items() if name in known}
+    if changes.get("crop") and getattr(source, "crop", "") != "random":
+        del changes["crop"]
+    train, _ = _at_size_of(run, replace(source, **changes), "train")
+    label = dataset.__getitems__([0]).get(how.get("label", "class"))
+    rows = 0 if label is None or label.ndim != 2 or source.max_objects is None else label.shape[1] - source.max_objects
+    return evaluate_properties(method, train, dataset, background_row=rows > 0, **how)
 
 
 def examine(
@@ -163,8 +292,8 @@ def examine(
     """
     folder = Path(run_folder)
     run, stats = load_run(folder / "run.yaml"), {}
-    if (folder / LAST).is_file():
-        method = load_method(folder).to(find_device(device))
+    if run.steps == 0 or (folder / LAST).is_file():
+        _, method = load(folder, device=device)
         stats = doctor.stats_of(method, run.data.open(split), num_images=num_images)
     return _diagnose(folder, run, stats)
 
@@ -186,19 +315,71 @@ def segment(
     yield from segment_images(method, paths, Path(out), image_size=run.data.size, **options)
 
 
-def _record(folder: Path, data: DataConfig, split: str, result: DiscoveryResult) -> dict:
-    record = result.record(data=data.name, split=split, checkpoint=str(LAST))
-    write_eval(folder, f"{data.name}-{split}-{result.protocol.name}".replace("/", "-").replace(" ", "-"), record)
+def _finds_slots(method: Method) -> bool:
+    """Whether it is a method, and not a network that methods build on, such as an encoder."""
+    return type(method).encode is not Method.encode
+
+
+def _has_masks(dataset: Dataset) -> bool:
+    return len(dataset) > 0 and "mask" in dataset.__getitems__([0])
+
+
+def _unscored(data: DataConfig, split: str) -> str:
+    return f"{data.name} has no true masks in its split {split}: nothing is scored, see the pictures and the detector."
+
+
+def _images_for(run: Run, source: DataConfig) -> DataConfig:
+    """The images behind cached features; for a method of images the single frames of videos."""
+    if isinstance(source, CachedFeatures):
+        source = source.source_images
+    if getattr(source, "frames", "") == "video" and getattr(run.data, "frames", "single") == "single":
+        return replace(source, frames="single")  # type: ignore[call-arg]
+    return source
+
+
+def _at_size_of(run: Run, source: DataConfig, split: str) -> tuple[Dataset, str]:
+    """A split with images of the size that the run's method takes, and what was done for that."""
+    try:
+        wanted, own = run.data.size, source.size
+    except NotImplementedError:  # not every source knows before it is opened
+        return source.open(split), ""
+    if wanted == own:
+        return source.open(split), ""
+    if wanted[0] == wanted[1] and isinstance(getattr(source, "image_size", None), int):
+        try:
+            return replace(source, image_size=wanted[0]).open(split), ""  # type: ignore[call-arg]
+        except ValueError:  # larger than the official images, or too small to draw
+            pass
+    note = f"; images resized from {own[0]} x {own[1]} to {wanted[0]} x {wanted[1]} pixels"
+    return Resized(source.open(split), wanted), note
+
+
+def _record(
+    folder: Path, data: DataConfig, split: str, result: Any, note: str = "", changed: Sequence[str] = ()
+) -> dict:
+    checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
+    record = result.record(data=data.name, split=split, checkpoint=checkpoint)
+    record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
+    name = "-".join([data.name, split, record["protocol"], *changed])
+    write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
     return record
 
 
-def _show(method: Method, result: DiscoveryResult, dataset: Dataset, folder: Path, step: int) -> None:
+def _changed(own: MethodConfig, used: MethodConfig) -> list[str]:
+    """Settings that differ, as `name=value`."""
+    names = [field.name for field in fields(own)]
+    return [f"{name}={getattr(used, name)}" for name in names if getattr(own, name) != getattr(used, name)]
+
+
+def _show(method: Method, result: DiscoveryResult | None, dataset: Dataset, folder: Path, step: int) -> None:
     """Pictures of the worst images and of the first ones, which no score chose."""
-    values = result.per_image.get("fg_ari")
+    per_image = result.per_image if result else {}
+    values = per_image.get("fg_ari")
     worst = values.nan_to_num(2).argsort()[: SAMPLES // 2].tolist() if values is not None else []
-    first = [i for i in range(min(result.num_images, SAMPLES)) if i not in worst][: SAMPLES - len(worst)]
+    count = result.num_images if result else len(dataset)
+    first = [i for i in range(min(count, SAMPLES)) if i not in worst][: SAMPLES - len(worst)]
     indices = [*worst, *first]
-    scores = {i: {name: per_image[i].item() for name, per_image in result.per_image.items()} for i in indices}
+    scores = {i: {name: values[i].item() for name, values in per_image.items()} for i in indices}
     write_samples(method, dataset, folder, indices=indices, step=step, scores=scores)
 
 
@@ -209,3 +390,43 @@ def _diagnose(
     findings = doctor.diagnose(stats, read_metrics(folder), asdict(run))
     doctor.write(folder, stats, findings, step=step)
     return findings
+
+
+def synthesize(
+    config: "Synthesis",
+    folder: str | Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str | None = None,
+    on_shard: Callable[[Path], None] | None = None,
+) -> dict:
+    """Generate images with pseudo-masks, shard after shard; goes on where it was stopped.
+
+    For arguments and result see `slotworks.synthesis.engine.synthesize`. Without `device` it is the first GPU, under
+    `torchrun` the one of this process, or the CPU.
+    """
+    from slotworks.synthesis import synthesize as make
+
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    place = find_device(device)
+    return make(config, folder, rank=rank, world_size=world_size, device=place, on_shard=on_shard)
+
+
+def edit(
+    run_folder: str | Path,
+    image: str | Path,
+    *,
+    out: str | Path = "edits",
+    device: str | None = None,
+    **options: Any,
+) -> list[dict]:
+    """Take objects out of a picture or bring them in from another, by their slots; gives what it wrote.
+
+    For options and result see `slotworks.editing.edit_picture`: `remove_slots=[2]`, `add_slots=[("other.jpg", 3)]`, ...
+    """
+    from slotworks.editing import edit_picture
+
+    run, method = load(run_folder, device=device)
+    return edit_picture(method, image, out, image_size=run.data.size, **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from slotworks.cli import VERBS, main
 from slotworks.types import UserError
@@ -35,6 +36,13 @@ def test_every_verb_explains_itself(verb, capsys):
     assert f"slotworks {verb}" in text
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "segment", "doctor", "report", "demo", "bench"])
+def test_help_has_examples(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert f"Examples:\n  slotworks {verb}" in capsys.readouterr().out
+
+
 def test_train_writes_a_complete_run_folder(run_folder):
     for name in ("run.yaml", "env.json", "metrics.jsonl", "report.html", "checkpoints/last.safetensors"):
         assert (run_folder / name).stat().st_size > 0, name
@@ -55,9 +63,124 @@ def test_evaluate_prints_json_for_every_protocol(run_folder, capsys):
     assert main(["evaluate", str(run_folder), "--protocol", "all", "--images", "5", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     assert [r["protocol"] for r in records][:2] == ["oclf", "slot-attention"]
-    assert len(records) == 7
+    assert len(records) == 9
     assert all(r["num_images"] == 5 for r in records)
     assert records[0]["metrics"]["fg_ari"]["mean"] == pytest.approx(records[1]["metrics"]["fg_ari"]["mean"], abs=1e-12)
+
+
+def test_evaluate_prints_how_far_the_numbers_move(run_folder, capsys, monkeypatch):
+    monkeypatch.setattr("slotworks.cli.evaluate.out", Console(width=300, highlight=False))
+    assert main(["evaluate", str(run_folder), "--protocol", "all", "--images", "5", "--batch-size", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells, tables = {}, 0
+    for line in lines:
+        row = re.split(r"\s*[│┃]\s*", line)[1:-1]
+        if "┃" in line:
+            heads, tables = row, tables + 1
+        elif row:
+            cells[tables, row[0]] = dict(zip(heads, row, strict=True))
+    assert tables == 3
+    assert [name for table, name in cells if table == 2] == ["so-po-go", "so-po-go-majority", "spread"]
+    records = [json.loads(path.read_text()) for path in (run_folder / "eval").glob("*-test-*.json")]
+    means = [record["metrics"]["mbo_i"]["mean"] for record in records if "mbo_i" in record["metrics"]]
+    assert len(means) == 6
+    assert cells[1, "spread"]["mbo_i"] == f"{100 * (max(means) - min(means)):.1f}"
+    assert "corloc" not in cells[1, "oclf"]  # one protocol prints it
+    assert cells[3, "oclf"]["metric"] == "ari"
+    so = [record["metrics"]["so"]["mean"] for record in records if "so" in record["metrics"]]
+    assert cells[2, "spread"]["so"] == f"{100 * abs(so[0] - so[1]):.1f}"
+
+
+RECIPE_FILE = """
+from dataclasses import dataclass
+import torch
+from slotworks.data.scenes import ShapeScenes
+from slotworks.training import Run
+from slotworks.types import Method, MethodConfig, SlotOutput
+
+@dataclass(frozen=True)
+class StripesConfig(MethodConfig):
+    num_slots: int = 4
+
+    def build(self):
+        return Stripes(self)
+
+class Stripes(Method):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def encode(self, image):
+        n = self.config.num_slots
+        color = image.mean((2, 3))[:, None].expand(-1, n, 3)
+        return SlotOutput(color, torch.eye(n).expand(len(image), n, n), grid=(1, n))
+
+def stripes():
+    return Run(StripesConfig(), ShapeScenes(image_size=48, num_train=40, num_test=5), steps=0, batch_size=2)
+
+def trained():
+    return Run(StripesConfig(), ShapeScenes(num_test=5), steps=7, batch_size=2)
+"""
+
+
+@pytest.fixture
+def stripes(tmp_path, monkeypatch):
+    """A recipe that needs no training, in a file of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_stripes.py").write_text(RECIPE_FILE)
+    return "my_stripes.py:stripes"
+
+
+def test_a_recipe_without_training_is_evaluated_as_it_is(stripes, capsys):
+    assert main(["evaluate", stripes, "--json"]) == 0
+    [record] = json.loads(capsys.readouterr().out)
+    assert record["run"] == "runs/my_stripes.stripes"
+    assert record["num_images"] == 5
+    folder = Path("runs/my_stripes.stripes")
+    assert sorted(path.name for path in folder.iterdir()) == ["env.json", "eval", "run.yaml", "samples"]
+    assert main(["evaluate", str(folder), "--json"]) == 0  # the folder is a run like any other
+    assert json.loads(capsys.readouterr().out)[0]["metrics"] == record["metrics"]
+    assert main(["report", str(folder)]) == 0
+    assert "shape_scenes_plain-test" in (folder / "report.html").read_text()
+    capsys.readouterr()
+    changed = ["evaluate", stripes, "--set", "method.num-slots=2", "--out", "runs/two", "--json"]
+    assert main(changed) == 0
+    assert json.loads(capsys.readouterr().out)[0]["metrics"] != record["metrics"]
+    assert "num_slots: 2" in Path("runs/two/run.yaml").read_text()
+
+
+def test_zero_shot_matrix(run_folder, stripes, capsys, monkeypatch):
+    monkeypatch.setattr("slotworks.cli.evaluate.out", Console(width=200, highlight=False))
+    command = ["evaluate", str(run_folder), stripes, "--data", "tetromino_scenes", "scenes", "--images", "3"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in lines if "│" in line or "┃" in line]
+    assert [row for row in rows if row[0] == "metric"] == [
+        ["metric", "run", "tetromino_scenes", "shape_scenes_plain"]
+    ] * 2
+    assert main([*command, "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [(record["run"], record["data"]) for record in records] == [
+        (run, data)
+        for run in (str(run_folder), "runs/my_stripes.stripes")
+        for data in ("tetromino_scenes", "shape_scenes_plain")
+    ]
+    assert [record["protocol"] for record in records] == ["oclf", "oclf", "oclf[attention]", "oclf[attention]"]
+    for run in (run_folder, Path("runs/my_stripes.stripes")):
+        assert len(list((run / "eval").glob("shape_scenes_plain-test-oclf*.json"))) == 1
+
+
+def test_probes_from_the_command_line(stripes, capsys):
+    command = ["evaluate", stripes, "--task", "properties", "--epochs", "2", "--train-images", "20", "--images", "4"]
+    assert main(command) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "position_mse" in text
+    assert "10% of 20 training images" in text
+    record = json.loads(Path("runs/my_stripes.stripes/eval/shape_scenes_plain-test-properties.json").read_text())
+    assert record["num_images"] == 4
+    value = record["metrics"]["position_mse"]["mean"]
+    assert f"{value:.4f} ±" in text
+    assert "unmatched" in text
 
 
 def test_doctor_finds_an_untrained_run(run_folder, capsys):
@@ -131,7 +254,7 @@ def test_segment_takes_any_size_and_mode(run_folder, tmp_path, capsys):
 
 
 def test_segment_turns_photos_upright(run_folder, tmp_path):
-    from slotworks.evaluation.segment import read_image
+    from slotworks.images import read_image
 
     picture = Image.new("RGB", (30, 20), "red")
     exif = picture.getexif()
@@ -161,6 +284,14 @@ MISTAKES = {
     "doctor nofolder": r"nofolder.run.yaml does not exist",
     "segment nofolder nopicture.png": r"nopicture.png does not exist; give picture files",
     "data prepare nodata": r"There is no data set 'nodata'; the known ones are tetrominoes",
+    "evaluate nofolder --set method.num-slots=3": r"nofolder does not exist; give the folder of a run",
+    f"evaluate {RECIPE}": rf"{RECIPE} has to be trained first: `slotworks train {RECIPE}`",
+    f"evaluate {RECIPE} --set method.num-slots": r"--set method.num-slots has no value; write FIELD=VALUE",
+    "evaluate nofolder --data nodata": r"There is no data set 'nodata'; the known ones are tetrominoes.*, scenes",
+    "evaluate nofolder --data scenes --root here": r"scenes are drawn and lie in no folder; leave --root out",
+    "evaluate nofolder --epochs 3": r"--epochs belongs to --task properties; the task is discovery",
+    "evaluate nofolder --task semantic --train-images 3": r"--train-images belongs to --task properties",
+    "evaluate": r"Name a run folder",
     "data eat": r"There is no action 'eat'",
     "bench --recipes nothing": r"There is no recipe 'nothing'",
 }

@@ -20,6 +20,8 @@ STAGES = ("encoders", "slots", "decoders", "guidance")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
+    "images": (),
+    "vocabulary": (),
     "types": (),
     "nn": ("types",),
     **dict.fromkeys(STAGES, ("types", "nn")),
@@ -29,18 +31,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "protocols": ("types", "metrics"),
     "evaluation": ("types", "metrics", "protocols"),
     "training": ("types", "nn"),  # nn: noise that does not depend on the number of processes
-    "editing": ("types",),
-    "synthesis": ("types", "nn", "guidance"),
+    "editing": ("types", "encoders", "evaluation"),  # encoders: the diffusion model that texts are composed with
+    "synthesis": ("types", "nn", "encoders", "data", "training"),  # training: seeds, settings as YAML
     "reports": (),
     "studio": ("types", "editing", "training", "evaluation"),
-    "configs": ("types", "encoders", "methods", "data", "training"),
+    "configs": ("types", "encoders", "decoders", "methods", "data", "training", "synthesis"),
+    "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files")  # no torch in these
+BELOW_ALL = ("errors", "files", "images", "vocabulary")  # no torch in these
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
-NO_TORCH = ("reports", "errors", "files")
+NO_TORCH = ("reports", "errors", "files", "images", "vocabulary")
 
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -9,9 +9,12 @@ VERBS = {
     "train": ("train", "train a recipe, for example slot_attention.tetrominoes; resumes by itself"),
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
+    "edit": ("edit", "take objects out of a picture, bring them in from another, by their slots"),
+    "synthesize": ("synthesize", "images with pseudo-masks for GLASS: glass.coco, glass.voc, glass.scenes; resumes"),
     "report": ("report", "a run folder to one HTML page"),
     "doctor": ("doctor", "what went wrong in a run, and the likely fix"),
     "data": ("data", "list, prepare and check data sets"),
+    "convert": ("convert", "published checkpoints to run folders, and a trained U-Net to a folder of diffusers"),
     "bench": ("bench", "time and memory of each method on this machine; our forms against the plain ones"),
 }
 
@@ -56,6 +59,6 @@ def _help() -> str:
         "Object-centric learning: take images apart into slots, one per object.",
         "",
     ]
-    lines += [f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items()]
+    lines += [f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()]
     lines += ["", "`slotworks VERB --help` shows examples and defaults."]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from rich.progress import track
 from rich.table import Table
 
 from slotworks.cli.console import err, out, parse, print_json
+from slotworks.types import UserError
 
 CPU_BATCH = 4  # 64 CLEVR images take minutes a step and tens of GB there
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def bench(recipes: tuple[str, ...] = (), steps: int = 3, batch_size: int | None = None, json: bool = False) -> None:
-    """Time of a training step, images a second through training and inference, and peak memory, for each recipe here.
+    """Time of a training step, images a second through training and inference, and peak memory of recipes here.
 
     Each recipe runs on noise in a process of its own. Ratios against the plain forms: `python -m benchmarks` in a
     checkout.
@@ -30,21 +31,28 @@ def bench(recipes: tuple[str, ...] = (), steps: int = 3, batch_size: int | None 
       slotworks bench --recipes slot_attention.clevr6 --batch-size 8
 
     Args:
-        recipes: names; all by default.
+        recipes: names; by default all that need no file (`_mini`).
         steps: timed steps of each, after two that are not.
         batch_size: images per step; by default the recipe's own on a GPU, at most 4 on a CPU.
         json: print the rows as JSON.
     """
     from slotworks import configs
 
-    names = recipes or tuple(configs.recipes())
+    names = recipes or tuple(name for name, run in configs.recipes().items() if name.endswith("_mini") and run().steps)
     for name in names:
         configs.find(name)  # a wrong name is found before the work
-    rows = []
+    rows, left_out = [], []
     context = multiprocessing.get_context("spawn")
     for name in track(names, "measuring", console=err, disable=json):
         with ProcessPoolExecutor(1, mp_context=context) as pool:  # its own process: memory of its own
-            rows.append({"recipe": name, **pool.submit(_measure, name, steps, batch_size).result()})
+            try:
+                rows.append({"recipe": name, **pool.submit(_measure, name, steps, batch_size).result()})
+            except UserError as error:  # weights or an earlier run that are not here
+                left_out.append(f"{name} was left out: {error}")
+    if not rows:
+        raise UserError("\n".join(left_out))
+    for sentence in left_out:
+        err.print(sentence, soft_wrap=True, markup=False)
     if json:
         print_json(rows)
         return

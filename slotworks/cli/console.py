@@ -1,8 +1,10 @@
 """What every verb shares: parsing with help and examples, tables, JSON."""
 
+import inspect
 import json as json_module
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import tyro
@@ -11,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from slotworks.files import finite
+from slotworks.types import UserError
 
 T = TypeVar("T")
 
@@ -20,7 +23,26 @@ err = Console(stderr=True, highlight=False)
 
 def parse(function: Callable[..., T], argv: Sequence[str], *, verb: str) -> T:
     """Call `function` with options from the command line; its docstring is the help. A wrong option exits with 2."""
-    return tyro.cli(function, args=list(argv), prog=f"slotworks {verb}", config=(tyro.conf.FlagCreatePairsOff,))
+    about = inspect.cleandoc(function.__doc__ or "").split("\nArgs:")[0].rstrip()  # tyro would leave the examples out
+    config = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(function, args=list(argv), prog=f"slotworks {verb}", description=about, config=config)
+
+
+def take_option(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """Remove `option VALUE` or `option=VALUE` from a list of words; gives the rest and the value."""
+    rest, value = [], None
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word == option:
+            if not words:
+                raise UserError(f"{option} needs a value.")
+            value = words.pop(0)
+        elif word.startswith(f"{option}="):
+            value = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    return rest, value
 
 
 def print_json(value: Any) -> None:
@@ -34,18 +56,118 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def scores_table(title: str, records: Sequence[dict]) -> Table:
-    """Evaluation records as a table: a row for each protocol, mean and standard error in percent."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("protocol")
-    names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("images", justify="right")
+def score(name: str, value: float | None) -> str:
+    """A score in percent, or a squared error or a measure of pictures as it is."""
+    if _as_it_is(name) and value is not None and value == value:
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return percent(value)
+
+
+def _as_it_is(name: str) -> bool:
+    return "mse" in name or name in ("psnr", "ssim", "lpips", "fid")
+
+
+def units(records: Sequence[dict]) -> str:
+    """What stands beside a table of scores."""
+    names = {name for record in records for name in record["metrics"]}
+    plain = sorted(filter(_as_it_is, names))
+    unit = f"percent ({', '.join(plain)} as they are)" if plain else "percent"
+    return f"{unit}, mean ± standard error"
+
+
+def protocol_tables(title: str, records: Sequence[dict]) -> list[Table]:
+    """Records of one run on one data set under one or several protocols, mean and standard error in percent.
+
+    Protocols that share metrics make a table: a row for each, and a last line with the spread of what they can be
+    compared in. Metrics that a single protocol prints follow one below the other.
+
+    Args:
+        title: printed above.
+        records: as `slotworks.evaluation.records` describes them.
+    """
+    tables, lonely = [], []
+    for group in _grouped(records):
+        names = list(dict.fromkeys(name for record in group for name in record["metrics"]))
+        shared = [name for name in names if sum(name in record["metrics"] for record in group) > 1]
+        if len(group) == 1 and len(names) <= 5:
+            shared = names
+        lonely += [(record, name) for record in group for name in record["metrics"] if name not in shared]
+        if not shared:
+            continue
+        table = Table(title=title, title_justify="left")
+        table.add_column("protocol", no_wrap=True)
+        for name in shared:
+            table.add_column(name, justify="right")
+        for record in group:
+            table.add_row(escape(record["protocol"]), *(_cell(name, record["metrics"].get(name)) for name in shared))
+        if len(group) > 1:
+            table.add_section()
+            table.add_row("spread", *(score(name, spread_of(name, group)) for name in shared))
+        tables.append(table)
+    if lonely:
+        table = Table(title=None if tables else title, title_justify="left")
+        table.add_column("protocol", no_wrap=True)
+        table.add_column("metric")
+        table.add_column("", justify="right")
+        before = None
+        for record, name in lonely:
+            row = escape(record["protocol"]) if record is not before else ""
+            table.add_row(row, name, _cell(name, record["metrics"][name]))
+            before = record
+        tables.append(table)
+    return tables
+
+
+def _grouped(records: Sequence[dict]) -> list[list[dict]]:
+    """Records that share a metric with the first of a group together."""
+    groups: list[list[dict]] = []
     for record in records:
-        cells = []
-        for name in names:
-            metric = record["metrics"].get(name)
-            cells.append("" if metric is None else f"{percent(metric['mean'])} ± {percent(metric['sem'])}")
-        table.add_row(escape(record["protocol"]), *cells, str(record["num_images"]))
-    return table
+        sharing = (group for group in groups if record["metrics"].keys() & group[0]["metrics"])
+        group = next(sharing, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(record)
+    return groups
+
+
+def spread_of(name: str, records: Sequence[dict]) -> float | None:
+    """Largest minus smallest mean of a metric over the protocols that print it; None if that is one or none."""
+    means = [record["metrics"][name]["mean"] for record in records if name in record["metrics"]]
+    means = [mean for mean in means if mean is not None and mean == mean]
+    return max(means) - min(means) if len(means) > 1 else None
+
+
+def matrix_tables(records: Sequence[dict]) -> list[Table]:
+    """Records of several runs on several data sets: per protocol a table, per metric a block of runs x data sets."""
+    tables = []
+    for protocol in dict.fromkeys(record["protocol"] for record in records):
+        found = [record for record in records if record["protocol"] == protocol]
+        runs, sets = (list(dict.fromkeys(record[key] for record in found)) for key in ("run", "data"))
+        cells = {(record["run"], record["data"]): record["metrics"] for record in found}
+        table = Table(title=escape(f"{protocol}: {units(found)}"), title_justify="left")
+        for column in ("metric", "run"):
+            table.add_column(column)
+        for name in sets:
+            table.add_column(escape(name), justify="right")
+        shown = short_names(runs)
+        for name in dict.fromkeys(name for record in found for name in record["metrics"]):
+            for i, run in enumerate(runs):
+                row = (_cell(name, cells.get((run, data), {}).get(name)) for data in sets)
+                table.add_row("" if i else name, escape(shown[run]), *row)
+            table.add_section()
+        tables.append(table)
+    return tables
+
+
+def short_names(folders: Sequence[str]) -> dict[str, str]:
+    """The last part of each path where that tells them apart, else the whole path."""
+    last = [PurePath(folder).name for folder in folders]
+    unique = len(set(last)) == len(last)
+    return {folder: name if unique else folder for folder, name in zip(folders, last, strict=True)}
+
+
+def _cell(name: str, metric: dict | None) -> str:
+    if metric is None:
+        return ""
+    sem = score(name, metric["sem"])
+    return score(name, metric["mean"]) + ("" if sem == "-" else f" ± {sem}")

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from slotworks.cli.console import out, parse, print_json, scores_table
+from slotworks.cli.console import matrix_tables, out, parse, print_json, protocol_tables, units
+from slotworks.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,50 +17,131 @@ def main(argv: Sequence[str]) -> int:
 
 
 def evaluate(
-    run: Annotated[Path, tyro.conf.Positional],
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")],
     /,
-    protocol: tuple[str, ...] = ("slot-attention",),
-    data: str | None = None,
+    data: tuple[str, ...] = (),
     root: Path | None = None,
+    task: Literal["discovery", "semantic", "properties", "reconstruction"] = "discovery",
+    protocol: tuple[str, ...] = (),
     split: Literal["train", "val", "test"] = "test",
     images: int | None = None,
+    batch_size: int = 64,
     seed: int = 0,
     device: str | None = None,
+    rule: str | None = None,
+    label: str | None = None,
+    epochs: int | None = None,
+    train_images: int | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    perceptual: bool = False,
+    set_fields: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     module: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Score a run under named protocols; prints a table and writes RUN/eval/DATA-SPLIT-PROTOCOL.json.
+    """Score runs on data sets; prints a table, or a matrix of runs and data sets, and writes RUN/eval/*.json.
+
+    RUN is a run folder, or a recipe that needs no training; its results go to runs/NAME.
 
     Examples:
       slotworks evaluate runs/slot_attention.tetrominoes_mini
-      slotworks evaluate RUN --protocol oclf spot          or: --protocol all
-      slotworks evaluate RUN --data clevrtex --root DIR    another data set than the run's own
+      slotworks evaluate RUN --protocol all                          how far the numbers move
+      slotworks evaluate RUN --data clevrtex --root DIR              another data set than the run's own
+      slotworks evaluate RUN_A RUN_B --data clevrtex objects365      zero-shot matrix
+      slotworks evaluate RUN --task properties                       class and place, read from frozen slots
+      slotworks evaluate deep_spectral.voc --task semantic           a method that needs no training
 
     Args:
-        run: run folder.
-        protocol: names of protocols, or all.
-        data: data set by name (`slotworks data list`) instead of the run's own.
-        root: folder of that data set.
+        runs: run folders, or recipes that need no training.
+        data: data sets by name (`slotworks data list`, or scenes) instead of the run's own.
+        root: folder of the data set; with several, the folder that holds theirs.
+        task: object discovery, semantic segmentation over all images at once, properties read from frozen slots, or
+            reconstruction of the images.
+        protocol: of discovery: names, or all. Default: the run's own; oclf for several runs.
         split: train, val or test.
         images: how many images; all by default.
+        batch_size: images per forward pass.
         seed: of the initial slots.
         device: for example cuda:0 or cpu; the first GPU if there is one.
+        rule: of semantic: labels, hungarian, clusters or per_image.
+        label: of properties: class, or a field of the data such as shape.
+        epochs: of properties: at most this many; 50 by default.
+        train_images: of properties: how many images the probes are trained on; all by default.
+        steps: of reconstruction by a generator: denoising steps.
+        cfg_scale: of reconstruction by a generator: guidance scale.
+        perceptual: of reconstruction: also LPIPS and FID (extra `perceptual`).
+        set_fields: fields to change, for example method.num-slots=5 of a recipe, method.eval-orders=all of a SPOT run.
+        out_folder: run folder of a recipe; default runs/NAME.
         module: Python file that defines the run's own classes.
         json: print the records as JSON.
     """
     from slotworks import api
-    from slotworks.cli.sources import find_data
+    from slotworks.cli.sources import find_all_data, find_run, with_root
     from slotworks.configs import import_file
+    from slotworks.protocols import DEFAULT
+    from slotworks.training import load_run
 
     if module:
         import_file(module)
-    source = find_data(data, root) if data else None
-    records = api.evaluate(
-        run, data=source, split=split, protocols=protocol, num_images=images, seed=seed, device=device
+    if not runs:
+        raise UserError("Name a run folder, or a recipe that needs no training.")
+    options = _options(
+        task,
+        rule=rule,
+        label=label,
+        epochs=epochs,
+        num_train_images=train_images,
+        steps=steps,
+        cfg_scale=cfg_scale,
+        perceptual=perceptual or None,
     )
+    sources = find_all_data(data, root)
+    found = [find_run(run, settings=set_fields, out=out_folder) for run in runs]
+    folders = [folder for folder, _ in found]
+    if task == "discovery" and not protocol and len(runs) > 1:
+        protocol = (DEFAULT,)
+    records = []
+    for folder, config in found:
+        records += api.evaluate(
+            folder,
+            data=sources or (with_root(load_run(folder).data, root) if root else None),
+            split=split,
+            task=task,
+            protocols=protocol or None,
+            num_images=images,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            config=config,
+            **options,
+        )
     if json:
         print_json(records)
         return
-    out.print(scores_table(f"{run}: {records[0]['data']}, {split} split, percent, mean ± standard error", records))
-    for record in records:
-        out.print(record["rules"], style="dim", soft_wrap=True, markup=False)
+    if len(folders) > 1 or len(sources) > 1:
+        tables = matrix_tables(records)
+    else:
+        about = f"{records[0]['data']}, {split} split, {records[0]['num_images']} images"
+        tables = protocol_tables(f"{folders[0]}: {about}; {units(records)}", records)
+    for table in tables:
+        out.print(table)
+    for rules in dict.fromkeys(record["rules"] for record in records):
+        out.print(rules, style="dim", soft_wrap=True, markup=False)
+
+
+def _options(task: str, **given: Any) -> dict[str, Any]:
+    """Options that were given, checked to belong to the task."""
+    of = {
+        "discovery": (),
+        "semantic": ("rule",),
+        "properties": ("label", "epochs", "num_train_images"),
+        "reconstruction": ("steps", "cfg_scale", "perceptual"),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in of[task]:
+            owner = next(known for known, names in of.items() if name in names)
+            option = {"num_train_images": "train-images", "cfg_scale": "cfg-scale"}.get(name, name)
+            raise UserError(f"--{option} belongs to --task {owner}; the task is {task}.")
+    return given

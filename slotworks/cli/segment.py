@@ -22,6 +22,7 @@ def segment(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("segments"),
     num_slots: int | None = None,
     masks: Literal["decoder", "attention"] = "decoder",
+    seed: int = 0,
     device: str | None = None,
     module: Path | None = None,
     json: bool = False,
@@ -42,18 +43,20 @@ def segment(
         out_folder: folder for the results.
         num_slots: another number of slots than in training, where the method allows it.
         masks: what the decoder mixes with, or the attention of the slots.
+        seed: of the initial slots; `slotworks edit` means the same slots with the same seed.
         device: for example cuda:0 or cpu; the first GPU if there is one.
         module: Python file that defines the run's own classes.
         json: print what was written as JSON.
     """
     from slotworks import api
     from slotworks.configs import import_file
-    from slotworks.evaluation.segment import find_images
+    from slotworks.images import find_images
 
     if module:
         import_file(module)
     files = find_images(images)
-    found = api.segment(run, files, out=out_folder, num_slots=num_slots, masks=masks, device=device, skip_damaged=True)
+    options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
+    found = api.segment(run, files, out=out_folder, **options)
     results = list(track(found, "segmenting", total=len(files), console=err, disable=json or len(files) < 3))
     if json:
         print_json(results)

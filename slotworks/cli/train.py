@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import tyro
 
-from slotworks.cli.console import err, percent, print_json
+from slotworks.cli.console import err, percent, print_json, take_option
 from slotworks.files import write_text
 from slotworks.training import Run
 from slotworks.training.allocator import keep_freed_memory
@@ -48,14 +48,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"The first word after `train` is {name}, expected a recipe; `slotworks train --help` lists them."
         )
-    rest, folder = _take(rest, "--out")
-    rest, seeds = _take(rest, "--seeds")
+    rest, folder = take_option(rest, "--out")
+    rest, seeds = take_option(rest, "--seeds")
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
     rest = [word for word in rest if word not in ("--json", "--keep-memory")]
     if keep_memory:
         keep_freed_memory()
     run = build(name, rest)
-    base = Path(folder or Path("runs") / name.replace(".py:", ".").replace("/", "_"))
+    base = Path(folder or folder_of(name))
     if seeds is None:
         answer = train_one(run, base)
     else:
@@ -67,15 +67,23 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def folder_of(name: str) -> Path:
+    """The run folder of a recipe where none is named."""
+    return Path("runs") / name.replace(".py:", ".").replace("/", "_")
+
+
 def build(name: str, overrides: Sequence[str]) -> Run:
     """The recipe of this name with fields overridden from the command line."""
     from slotworks.configs import find
 
     function = find(name)
+    return override(function(), overrides, prog=f"slotworks train {name}", about=function.__doc__)
+
+
+def override(run: Run, words: Sequence[str], *, prog: str, about: str | None = None) -> Run:
+    """A run with fields changed as on the command line: `["--method.num-slots", "5"]`."""
     try:
-        return tyro.cli(
-            Run, default=function(), args=list(overrides), prog=f"slotworks train {name}", description=function.__doc__
-        )
+        return tyro.cli(Run, default=run, args=list(words), prog=prog, description=about)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -87,7 +95,8 @@ def train_one(run: Run, folder: Path) -> dict:
     answer = train(run, folder, on_eval=_say)
     if "metrics" in answer:
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
-        err.print(f"[bold]{scores}[/bold]  on the test split, {answer['protocol']}", soft_wrap=True)
+        scores = f"[bold]{scores}[/bold]  on the test split, {answer['protocol']}" if scores else answer["protocol"]
+        err.print(scores, soft_wrap=True)
         err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True)
     return answer
 
@@ -130,20 +139,3 @@ def _say(step: int, metrics: dict[str, float], verdict: str) -> None:
 
     style = "dim" if verdict.startswith("healthy") else "yellow"
     console.print(f"step {step}  {verdict}", soft_wrap=True, style=style, highlight=False)
-
-
-def _take(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """Remove `option VALUE` or `option=VALUE` from a list of words."""
-    rest, value = [], None
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        if word == option:
-            if not words:
-                raise UserError(f"{option} needs a value.")
-            value = words.pop(0)
-        elif word.startswith(f"{option}="):
-            value = word.split("=", 1)[1]
-        else:
-            rest.append(word)
-    return rest, value

@@ -1,0 +1,108 @@
+"""`slotworks synthesize`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from slotworks.cli.console import err, print_json, take_option
+from slotworks.synthesis import Synthesis
+from slotworks.types import UserError
+
+HELP = """usage: slotworks synthesize CONFIG [--out DIR] [--rank R --world-size N] [--device D] [--json] [--OPTION ...]
+
+Generate images with pseudo-masks, GLASS's training data. Stopped at any point, the same command goes on: finished
+shards are kept, and nothing depends on how often it was stopped or how many processes share the work.
+
+  slotworks synthesize glass.scenes --num-images 300             drawn scenes, no download: minutes on a CPU
+  slotworks synthesize glass.coco --source.data.root DIR         BLIP-2 captions, Stable Diffusion 2.1
+  slotworks synthesize glass.coco --class-prompts per_class --low 0.5
+  slotworks synthesize glass.voc --model FOLDER --masks sam2     another checkpoint; segments of SAM 2 as masks
+  torchrun --nproc-per-node 8 -m slotworks synthesize glass.coco every GPU makes its share
+  slotworks synthesize glass.coco --rank 3 --world-size 16       machine 3 of 16 that share a folder
+
+  --out DIR        default data/generated/CONFIG; holds shard-*.parquet, synthesis.yaml, sheet.png, captions/
+  --rank R, --world-size N   which share of the shards; by default what torchrun says, or all
+  --device D       default: the first GPU, with torchrun the process's own; or the CPU
+  --json           print the result as JSON
+
+Train on a folder of shards with the data set `Generated(root=DIR)`. `slotworks synthesize CONFIG --help` lists every
+option. What can be made:
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
+    from slotworks.configs.synthesis import RECIPES
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        for name, function in RECIPES.items():
+            print(f"  {name}\n      {(function.__doc__ or '').splitlines()[0]}")
+        return 0
+    name, *rest = argv
+    if name.startswith("-"):
+        raise UserError(f"The first word after `synthesize` is {name}, expected one of {', '.join(RECIPES)}.")
+    rest, folder = take_option(rest, "--out")
+    rest, device = take_option(rest, "--device")
+    rest, rank = take_option(rest, "--rank")
+    rest, world_size = take_option(rest, "--world-size")
+    as_json = "--json" in rest
+    config = build(name, [word for word in rest if word != "--json"])
+    share = _share(rank, world_size)
+    out = Path(folder or Path("data") / "generated" / name.replace(".py:", ".").replace("/", "_"))
+    return _run(config, out, share, device, as_json=as_json)
+
+
+def build(name: str, overrides: Sequence[str]) -> Synthesis:
+    """The recipe of this name with fields overridden from the command line."""
+    from slotworks.configs.synthesis import find_synthesis
+
+    function = find_synthesis(name)
+    try:
+        return tyro.cli(
+            Synthesis,
+            default=function(),
+            args=list(overrides),
+            prog=f"slotworks synthesize {name}",
+            description=function.__doc__,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _run(config: Synthesis, out: Path, share: tuple[int, int], device: str | None, *, as_json: bool) -> int:
+    from slotworks.api import synthesize
+
+    rank, world_size = share
+    try:
+        answer = synthesize(config, out, rank=rank, world_size=world_size, device=device)
+    except KeyboardInterrupt:
+        err.print(f"Stopped. Finished shards are kept in {out}; the same command goes on.", soft_wrap=True)
+        return 130
+    if as_json:
+        print_json(answer)
+        return 0
+    rate = "" if answer["images_per_second"] is None else f", {answer['images_per_second']:.2f} images/s"
+    left_out = f" {answer['left_out']:,} prompts name no class and were left out." if answer["left_out"] else ""
+    err.print(
+        f"[bold]{answer['images']:,} images[/bold] in {answer['shards']} shards below {out}; {answer['made']:,} made "
+        f"now in {answer['seconds']:,.0f} s{rate}.{left_out}",
+        soft_wrap=True,
+    )
+    if answer["sheet"]:
+        err.print(f"Look at them: {answer['sheet']}", soft_wrap=True)
+    return 0
+
+
+def _share(rank: str | None, world_size: str | None) -> tuple[int, int]:
+    """Which part of how many: from the options, or from torchrun."""
+    if (rank is None) != (world_size is None):
+        raise UserError("--rank and --world-size belong together; give both or none.")
+    first, count = rank or os.environ.get("RANK", "0"), world_size or os.environ.get("WORLD_SIZE", "1")
+    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+        raise UserError(
+            f"--rank is {first} and --world-size {count}; processes are counted from 0, below their number."
+        )
+    return int(first), int(count)

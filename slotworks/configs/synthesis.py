@@ -1,0 +1,106 @@
+"""What `slotworks synthesize` makes: the generated training sets of GLASS (Singh et al. 2025).
+
+glass.coco    captions by BLIP-2 for COCO's training images, Stable Diffusion 2.1
+glass.voc     the same for VOC's trainaug
+glass.scenes  drawn scenes and the small diffusion model that comes with the package
+
+The other rows of the paper are fields: `--source.captioner.model` (Table 13), `source:template-prompts` and
+`source:label-prompts` on the command line (Table 13, and the dagger), `--masks sam2` (Table 6c).
+"""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from slotworks.configs import import_file
+from slotworks.data import COCO, VOC
+from slotworks.data.scenes.shapes import ShapeScenes
+from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, Synthesis, TemplatePrompts
+from slotworks.synthesis.captions import CaptionerConfig
+from slotworks.types import UserError
+from slotworks.vocabulary import VOC_CLASSES
+
+__all__: list[str] = []  # nothing here is a Run; `RECIPES` lists what there is
+
+
+def coco() -> Synthesis:
+    """118,287 captions of COCO train2017, of which about 100,000 name a class (supplement of GLASS).
+
+    Command:   slotworks synthesize glass.coco
+    Takes:     not measured; 101 U-Net calls for each image, so days on one GPU
+    """
+    return Synthesis(source=CaptionedImages(COCO(), CaptionerConfig(precision="16")), precision="16", batch_size=8)
+
+
+def coco_labels() -> Synthesis:
+    """GLASS with a dagger: the true classes of each image in place of a caption.
+
+    Command:   slotworks synthesize glass.coco_labels
+    """
+    return Synthesis(source=LabelPrompts(COCO(train_masks=True)), precision="16", batch_size=8)
+
+
+def coco_templates() -> Synthesis:
+    """Prompts drawn from the statistics of COCO's labels: the last row of Table 13.
+
+    Command:   slotworks synthesize glass.coco_templates
+    """
+    return Synthesis(source=TemplatePrompts(COCO(train_masks=True)), precision="16", batch_size=8)
+
+
+def voc() -> Synthesis:
+    """10,582 captions of VOC trainaug, of which almost all name one of VOC's classes.
+
+    Command:   slotworks synthesize glass.voc
+    Takes:     not measured; 101 U-Net calls for each image
+    """
+    source = CaptionedImages(VOC(), CaptionerConfig(precision="16"), class_names=VOC_CLASSES)
+    return Synthesis(source=source, precision="16", batch_size=8)
+
+
+def voc_labels() -> Synthesis:
+    """GLASS with a dagger on VOC.
+
+    Command:   slotworks synthesize glass.voc_labels
+    """
+    return Synthesis(source=LabelPrompts(VOC(image_size=64, train_masks=True)), precision="16", batch_size=8)
+
+
+def scenes() -> Synthesis:
+    """3,000 drawn scenes' captions, generated again by the package's own diffusion model of 64 pixels.
+
+    Command:   slotworks synthesize glass.scenes --num-images 300
+    """
+    return Synthesis(
+        source=SceneCaptions(ShapeScenes()),
+        model="package:tiny_diffusion",
+        num_images=3_000,
+        image_size=64,
+        steps=30,
+        negative_prompt="",
+        self_size=16,
+        batch_size=32,
+    )
+
+
+RECIPES: dict[str, Callable[[], Synthesis]] = {
+    f"glass.{function.__name__}": function for function in (coco, coco_labels, coco_templates, voc, voc_labels, scenes)
+}
+
+
+def find_synthesis(name: str) -> Callable[[], Synthesis]:
+    """The recipe of this name; `my_file.py:mine` takes the function `mine` from a file of your own.
+
+    Raises:
+        UserError: if there is none; names the nearest.
+    """
+    if ":" in name:
+        path, function = name.rsplit(":", 1)
+        module = import_file(Path(path))
+        if not hasattr(module, function):
+            raise UserError(f"{path} has no function {function!r} that returns a Synthesis.")
+        return getattr(module, function)
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise UserError(f"There is nothing to synthesize under {name!r}. Nearest: {', '.join(near)}.")
+    return RECIPES[name]

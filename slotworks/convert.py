@@ -1,0 +1,239 @@
+"""Published checkpoints as run folders.
+
+`convert_glass` reads a folder as the code of StableLSD and GLASS writes it (and its evaluation reads it):
+
+    multiheadstevesa/        config.json and weights of the slot module
+    unet2dconditionmodel/    the fine-tuned U-Net, in the second stage of GLASS
+    mlpdecoder/              weights of the MLP decoder; evaluation does without, so a release may lack it
+
+Weights may be safetensors, or a file that `torch.save` wrote: that is read by torch's weights-only reader, which builds
+tensors and nothing else. Optimiser states and random states lie beside them as pickles; they are never opened.
+"""
+
+import json
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from slotworks.configs import glass as recipes
+from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
+from slotworks.methods import GlassConfig, StableLSDConfig
+from slotworks.training import Run, load_method
+from slotworks.training.checkpoint import LAST, Checkpoint, fit, save_checkpoint
+from slotworks.training.folder import device_name, write_folder
+from slotworks.types import MethodConfig, UserError
+
+SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
+MLP = ("mlpdecoder", "mlp_decoder")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+SETTINGS = ("num_iterations", "num_slots", "num_heads", "input_size", "out_size", "slot_size", "mlp_hidden_size")
+
+SLOT_MODULES = {
+    "pos.projection": "position.project",
+    "in_layer_norm": "feature_mlp.0",
+    "in_mlp.0": "feature_mlp.1",
+    "in_mlp.2": "feature_mlp.3",
+    "norm_inputs": "slot_attention.norm_features",
+    "norm_slots": "slot_attention.norm_slots",
+    "norm_mlp": "slot_attention.norm_mlp",
+    "project_q": "slot_attention.to_q",
+    "project_k": "slot_attention.to_k",
+    "project_v": "slot_attention.to_v",
+    "gru": "slot_attention.gru",
+    "mlp": "slot_attention.mlp",
+    "out_layer_norm": "to_context.0",
+    "out_linear": "to_context.1",
+    "bbox_mlp": "box_mlp",
+}
+"""Parts of the published slot module and ours."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was made of a folder."""
+
+    folder: Path
+    run: Run
+    parts: tuple[str, ...]  # what was found: slots, feature_decoder, unet
+
+
+def convert_glass(
+    source: Path | str,
+    out: Path | str,
+    *,
+    encoder: ViTConfig = DINOV2_B14_NORMED_448,
+    diffusion: str | None = None,
+    image_size: int | None = None,
+) -> Converted:
+    """A published checkpoint of StableLSD or GLASS as a run folder that can be evaluated, sampled from and edited.
+
+    Without the MLP decoder, which only training needs, the run is one of `StableLSD`: encoder, slots, U-Net. With it,
+    it is one of `Glass`. Its settings are those of the recipe glass.coco with the sizes of the checkpoint.
+
+    Args:
+        source: the checkpoint's folder.
+        out: run folder; made, and must not hold a run yet.
+        encoder: what gives the features; its number of patches is taken from the checkpoint.
+        diffusion: the model that VAE and, where none was trained, U-Net come from; hub id or folder.
+        image_size: pixels of images for the VAE; the recipe's by default.
+
+    Raises:
+        UserError: a file is missing, damaged or of another model, or the folder is in use.
+    """
+    source, out = Path(source), Path(out)
+    if (out / "run.yaml").exists():
+        raise UserError(f"{out} holds a run already; choose another folder.")
+    settings = _settings(source)
+    side = settings.get("input_resolution", encoder.grid[0])
+    encoder = replace(encoder, image_size=side * encoder.patch_size)
+    if encoder.feature_dim != settings["input_size"]:
+        raise UserError(
+            f"The slots in {source} read features {settings['input_size']} wide, but those of {encoder.model} are "
+            f"{encoder.feature_dim}; name the encoder they were trained with."
+        )
+    weights = {f"slots.{name}": value for name, value in slot_weights(_read(source / SLOTS)).items()}
+    mlp = next((source / name for name in MLP if (source / name).is_dir()), None)
+    unet = next((source / name for name in UNET if (source / name).is_dir()), None)
+    features = {} if mlp is None else feature_decoder_weights(_read(mlp))
+    weights |= {f"feature_decoder.{name}": value for name, value in features.items()}
+
+    run = recipes.coco()
+    assert isinstance(run.method, GlassConfig)
+    changed = {"context_dim": settings["out_size"], "model": diffusion, "image_size": image_size}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    common = {
+        "encoder": encoder,
+        "diffusion": replace(run.method.diffusion, trained=unet is not None, **changed),
+        "num_slots": settings["num_slots"],
+        "slot_dim": settings["slot_size"],
+        "num_iterations": settings["num_iterations"],
+        "mlp_dim": settings["mlp_hidden_size"],
+        "num_heads": settings["num_heads"],
+        "initializer": "learned" if settings.get("learnable_slot_init") else "gaussian",
+        "gradient": "bilevel" if settings.get("bi_level") else "unrolled",
+    }
+    method: MethodConfig
+    if mlp is None:
+        boxes = {"initializer": "boxes"} if settings.get("init_mlp") else {}
+        method = StableLSDConfig(**{**common, **boxes})
+    else:
+        hidden = [len(value) for name, value in features.items() if name.startswith("hidden.") and value.ndim == 2]
+        width = features["position"].shape[1]
+        read = "context" if width == settings["out_size"] else "slots"
+        method = GlassConfig(**common, decoder_dims=tuple(hidden), decoder_input=read)
+    data = replace(recipes.REAL_COCO, image_size=method.image_size)
+    run = replace(run, method=method, data=data, expected=f"converted from {source.name}")
+
+    untrained = replace(method, diffusion=replace(method.diffusion, trained=False))  # type: ignore[call-arg]
+    fit(untrained.build(), weights, source=str(source))
+    if unet is not None:
+        weights |= {f"decoder.unet.{name}": value for name, value in _read(unet).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(Checkpoint(run=run, step=run.steps, seconds=0.0, model=weights), out / LAST)
+    write_folder(run, out, device=device_name(torch.device("cpu")), world_size=1, step=run.steps)
+    found = {"slots": True, "feature_decoder": mlp is not None, "unet": unet is not None}
+    return Converted(out, run, tuple(name for name, there in found.items() if there))
+
+
+def export_unet(run_folder: Path | str, out: Path | str) -> Path:
+    """Write the trained U-Net of a run to `unet/` in a folder, as `diffusers` reads it; returns that.
+
+    Raises:
+        UserError: if the folder is no run, or its method trains no U-Net.
+    """
+    method: Any = load_method(run_folder)
+    if not getattr(getattr(method.config, "diffusion", None), "trained", False):
+        raise UserError(f"{run_folder} holds a {type(method).__name__} that trained no U-Net; phase 2 of GLASS does.")
+    return method.decoder.export(out)
+
+
+def slot_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the published slot module (`MultiHeadSTEVESA`) for `LatentSlotAttention`."""
+    weights = {}
+    for name, value in published.items():
+        module, _, kind = name.rpartition(".")
+        if name == "slot_mu" and value.shape[1] > 1:
+            weights["initializer.slots"] = value[0]
+        elif name in ("slot_mu", "slot_log_sigma"):
+            weights[f"initializer.{name.removeprefix('slot_')}"] = value
+        elif name != "pos.pe":  # the grid of positions, which is computed here
+            theirs = next((known for known in SLOT_MODULES if f"{module}.".startswith(f"{known}.")), None)
+            if theirs is None:
+                raise UserError(f"The slot module has a weight {name!r}, which MultiHeadSTEVESA does not have.")
+            ours = f"{SLOT_MODULES[theirs]}{module.removeprefix(theirs)}.{kind}"
+            weights[ours] = value.flatten(1) if theirs == "pos.projection" and kind == "weight" else value
+    if "box_mlp.0.weight" in weights:  # such slots start from boxes; the Gaussian beside it is not used
+        weights = {name: value for name, value in weights.items() if not name.startswith("initializer.")}
+    return weights
+
+
+def feature_decoder_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the published `MlpDecoder` for `PatchMLPDecoder`: its last layer holds features, then the mask."""
+    try:
+        layers = sorted({int(name.split(".")[1]) for name in published if name.startswith("decoder.")})
+        weights = {"position": published["pos_embed"][0]}
+        for k, layer in enumerate(layers):
+            for kind in ("weight", "bias"):
+                value = published[f"decoder.{layer}.{kind}"]
+                if k < len(layers) - 1:
+                    weights[f"hidden.{k}.{kind}"] = value
+                else:
+                    weights[f"to_features.{kind}"], weights[f"to_mask.{kind}"] = value[:-1], value[-1:]
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"The MLP decoder lacks a weight ({error}); it should be GLASS's MlpDecoder.") from None
+    return weights
+
+
+def _settings(source: Path) -> dict[str, Any]:
+    path = source / SLOTS / "config.json"
+    if not source.is_dir():
+        raise UserError(f"There is no folder {source}; give the unpacked checkpoint.")
+    if not path.is_file():
+        kind = "the CNN encoder of LSD" if (source / "unetencoder").is_dir() else "no slot module"
+        raise UserError(f"{source} holds {kind}, not {SLOTS}/config.json; give a checkpoint of StableLSD or GLASS.")
+    if (source / "unetencoder").is_dir():
+        raise UserError(f"{source} holds an encoder of its own (LSD); only checkpoints on a frozen ViT can be read.")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        missing = [name for name in SETTINGS if not isinstance(settings.get(name), int)]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); get the checkpoint again.") from None
+    if missing:
+        raise UserError(f"{path} does not say {missing[0]}; it should be the config of a MultiHeadSTEVESA.")
+    if settings.get("epsilon", 1e-6) != 1e-6:
+        raise UserError(f"{path} has epsilon {settings['epsilon']}; only the published 1e-6 is understood here.")
+    return settings
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    """All weights in a folder; no file is unpickled."""
+    files = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    if not files:
+        raise UserError(f"{folder} holds no weights; expected diffusion_pytorch_model.safetensors or .bin.")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            if file.suffix == ".safetensors":
+                weights |= load_file(file)
+            else:
+                weights |= torch.load(file, map_location="cpu", weights_only=True)
+        except (
+            SafetensorError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise UserError(f"{file} cannot be read as plain tensors ({reason}); get the checkpoint again.") from None
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{folder} holds more than tensors; expected a state dict.")
+    return weights

@@ -1,0 +1,7 @@
+"""Slots taken out, brought in and exchanged, and the pictures that come of it."""
+
+from slotworks.editing.pictures import edit_picture
+from slotworks.editing.render import Edit, Scene, render_edit, slot_at, take_apart
+from slotworks.editing.slots import add, move, remove, swap
+
+__all__ = ["Edit", "Scene", "add", "edit_picture", "move", "remove", "render_edit", "slot_at", "swap", "take_apart"]

@@ -1,0 +1,218 @@
+"""A picture file in; the original, its reconstruction, the edit and the slots' masks out, as PNG files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from slotworks.editing.render import Edit, Scene, render_edit, slot_at, take_apart
+from slotworks.editing.slots import Removal, add, move, remove, swap
+from slotworks.evaluation.rendering import Renderer, renderer_of
+from slotworks.evaluation.samples import PALETTE, contact_sheet
+from slotworks.evaluation.segment import upsampled_argmax
+from slotworks.files import replacing
+from slotworks.images import read_image
+from slotworks.types import Method, UserError, to_batch
+
+CELL = 128
+"""Longer side in pixels of a picture on the sheet."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture file taken apart; `size` is its own height and width."""
+
+    file: Path
+    picture: Image.Image
+    scene: Scene
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.picture.height, self.picture.width
+
+
+def edit_picture(
+    method: Method,
+    file: str | Path,
+    out: str | Path = "edits",
+    *,
+    image_size: tuple[int, int],
+    remove_slots: Sequence[int] = (),
+    remove_at: Sequence[tuple[int, int]] = (),
+    how: Removal = "drop",
+    add_slots: Sequence[tuple[str | Path, int]] = (),
+    replace_slots: Sequence[int] = (),
+    swap_slots: tuple[int, str | Path, int] | None = None,
+    move_slot: tuple[int, str | Path] | None = None,
+    num_slots: int | None = None,
+    seed: int = 0,
+    renderer: Renderer | None = None,
+    steps: int = 75,
+    cfg_scale: float = 3.0,
+    noise_seeds: Sequence[int] = (0,),
+) -> list[dict[str, Any]]:
+    """Change the slots of a picture in one way and write what comes of it.
+
+    For `cat.jpg` it writes `cat_original.png` (at the model's size), `cat_recon.png`, `cat_edited.png` (with several
+    noise seeds `cat_recon_seed3.png`, ...), `cat_mask.png` (palette image at the picture's own size, value = slot) and
+    `cat_sheet.png`: all of them, with the numbered slots below. What an earlier edit left there is replaced.
+
+    Slots are numbered as `slotworks segment` numbers them with the same `seed`, `num_slots` and device.
+
+    Args:
+        method: a trained method that renders pictures.
+        file: the picture, of any size and mode.
+        out: folder for the results; made if it is missing.
+        image_size: height and width that the method was trained on; pictures are resized to it.
+        remove_slots: slots to take out.
+        remove_at: pixels `x, y` of the picture as it is in the file; the slots that own them are taken out.
+        how: "drop", "zero" or "mean", see `slotworks.editing.remove`; also of `move_slot`.
+        add_slots: other pictures, and the slot of each to bring in.
+        replace_slots: with `add_slots`, the slot that each takes the place of; by default they are appended.
+        swap_slots: a slot, another picture, and the slot of that to exchange it with. Both pictures are written.
+        move_slot: a slot, and the picture that it is moved to. Both pictures are written.
+        num_slots: another number of slots than in training, where the method allows it.
+        seed: of the initial slots, of all pictures.
+        renderer: "sample" or "decode" for a method that can do both; by default it samples.
+        steps: of the sampler; a direct decoder takes none.
+        cfg_scale: of classifier-free guidance; 1 is without.
+        noise_seeds: of the sampler's starting noise, a picture for each.
+
+    Returns:
+        For each picture that changed its `file`, the `edit` in words, the files `written`, how many `slots` it had and
+        now has (`edited_slots`), the slots that own pixels (`visible`) and how it was rendered.
+
+    Raises:
+        UserError: if not exactly one change is asked for, a slot or pixel does not exist, a picture cannot be read, or
+            the method renders no pictures.
+    """
+    renderer = renderer_of(method, renderer)
+    kinds = {
+        "remove": bool(remove_slots or remove_at),
+        "add": bool(add_slots),
+        "swap": swap_slots is not None,
+        "move": move_slot is not None,
+    }
+    if sum(kinds.values()) != 1:
+        given = ", ".join(name for name, asked in kinds.items() if asked) or "none"
+        raise UserError(f"Ask for exactly one change, remove, add, swap or move; given: {given}.")
+    if replace_slots and len(replace_slots) != len(add_slots):
+        raise UserError(
+            f"{len(replace_slots)} slots to replace for {len(add_slots)} to add; give one for each, or none to append."
+        )
+
+    height, width = image_size
+
+    def opened(path: str | Path) -> Opened:
+        picture = read_image(Path(path))
+        small = picture.resize((width, height), Image.Resampling.BILINEAR)
+        image = to_batch({"image": np.array(small)[None]})["image"][0]
+        return Opened(Path(path), picture, take_apart(method, image, num_slots=num_slots, seed=seed))
+
+    one = opened(file)
+    slots = one.scene.slots[None]
+    changed: list[tuple[Opened, Tensor, str]]
+    if kinds["remove"]:
+        found = [slot_at(one.scene, x, y, one.size) for x, y in remove_at]
+        gone = list(dict.fromkeys([*remove_slots, *found]))
+        changed = [(one, remove(slots, gone, how), f"removed {_numbers(gone)} ({how})")]
+    elif kinds["add"]:
+        words = []
+        for k, (path, index) in enumerate(add_slots):
+            other = opened(path)
+            at = replace_slots[k] if replace_slots else None
+            slots = add(slots, other.scene.slots[None], index, "append" if at is None else "replace", at)
+            place = "" if at is None else f" in the place of slot {at}"
+            words.append(f"added slot {index} of {other.file.name}{place}")
+        changed = [(one, slots, ", ".join(words))]
+    else:
+        index, path = (swap_slots or move_slot or (0, ""))[:2]
+        other = opened(path)
+        if swap_slots is not None:
+            j = swap_slots[2]
+            ours, theirs = swap(slots, other.scene.slots[None], index, j)
+            words = [f"slot {index} replaced by slot {j} of {other.file.name}"]
+            words.append(f"slot {j} replaced by slot {index} of {one.file.name}")
+        else:
+            ours, theirs = move(slots, other.scene.slots[None], index, how)
+            words = [f"moved slot {index} to {other.file.name} ({how})", f"added slot {index} of {one.file.name}"]
+        changed = [(one, ours, words[0]), (other, theirs, words[1])]
+
+    answers = []
+    names = [item.file.stem for item, _, _ in changed]
+    names = names if len(set(names)) == len(names) else [f"{name}_{k}" for k, name in enumerate(names, 1)]
+    how_rendered: dict[str, Any] = {"renderer": renderer, "seed": seed}
+    if renderer == "sample":
+        how_rendered |= {"steps": steps, "cfg_scale": cfg_scale, "noise_seeds": list(noise_seeds)}
+    for name, (item, edited, words) in zip(names, changed, strict=True):
+        options = {"renderer": renderer, "steps": steps, "cfg_scale": cfg_scale, "seeds": noise_seeds}
+        edit = render_edit(method, item.scene, edited[0], **options)
+        files, visible = _write(Path(out), name, item, edit, noise_seeds)
+        answers.append(
+            {"file": str(item.file), "edit": words, "written": [str(path) for path in files]}
+            | {"slots": len(item.scene.slots), "edited_slots": len(edit.slots), "visible": visible}
+            | how_rendered
+        )
+    return answers
+
+
+def _numbers(slots: Sequence[int]) -> str:
+    return f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"
+
+
+def _write(out: Path, name: str, item: Opened, edit: Edit, noise_seeds: Sequence[int]) -> tuple[list[Path], list[int]]:
+    labels = upsampled_argmax(edit.masks.cpu(), item.size)
+    mask = Image.fromarray(labels)
+    mask.putpalette(PALETTE[np.arange(len(edit.masks)) % len(PALETTE)].flatten().tolist())
+    seeds = noise_seeds[: len(edit.edited)]
+    ends = [""] if len(seeds) == 1 else [f"_seed{seed}" for seed in seeds]
+    recons, edits = ([to_picture(image) for image in images] for images in (edit.recon, edit.edited))
+    pictures = {"original": to_picture(edit.original)}
+    pictures |= {f"recon{end}": picture for end, picture in zip(ends, recons, strict=True)}
+    pictures |= {f"edited{end}": picture for end, picture in zip(ends, edits, strict=True)}
+    pictures["mask"] = mask
+    pictures["sheet"] = contact_sheet(
+        [[pictures["original"], *recons], [_overlay(edit), *edits], [_slot(edit, k) for k in range(len(edit.masks))]],
+        cell=CELL,
+    )
+    files = []
+    for kind, picture in pictures.items():
+        files.append(out / f"{name}_{kind}.png")
+        with replacing(files[-1]) as path:
+            picture.save(path, format="PNG", optimize=True)
+    return files, np.unique(labels).tolist()
+
+
+def to_picture(image: Float[Tensor, "3 h w"]) -> Image.Image:
+    """Values in [0, 1] to 8 bits."""
+    pixels = (image.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(pixels.movedim(0, -1).cpu().numpy())
+
+
+def _overlay(edit: Edit) -> Image.Image:
+    picture = to_picture(edit.original)
+    labels = upsampled_argmax(edit.masks.cpu(), (picture.height, picture.width))
+    return Image.blend(picture, Image.fromarray(PALETTE[labels % len(PALETTE)]), 0.5)
+
+
+def _slot(edit: Edit, index: int) -> Image.Image:
+    """What a slot owns of the original, on white, with its number."""
+    height, width = edit.original.shape[-2:]
+    mask = interpolate(edit.masks[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)[0]
+    tile = to_picture(torch.lerp(torch.ones_like(edit.original), edit.original, mask.to(edit.original)))
+    scale = CELL / max(tile.size)
+    tile = tile.resize((max(round(width * scale), 1), max(round(height * scale), 1)), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(tile)
+    color = tuple(PALETTE[index % len(PALETTE)].tolist())
+    box = pen.textbbox((4, 2), str(index), font_size=20)
+    pen.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=color)
+    pen.text((4, 2), str(index), fill="black", font_size=20)
+    return tile

@@ -1,0 +1,131 @@
+"""One picture, taken apart once and rendered again and again with changed slots.
+
+    scene = take_apart(method, image)                              image 3 h w -> slots n d, masks n y x
+    edit = render_edit(method, scene, remove(scene.slots[None], 2)[0])
+    edit.original, edit.recon, edit.edited                         3 h w, s 3 h w, s 3 h w
+
+Reconstruction and edit start from the same noise, whatever the number of slots, so they differ by the edit alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slotworks.evaluation.masks import decode, inspecting, soft_masks
+from slotworks.evaluation.rendering import Rendered, Renderer, render, renderer_of
+from slotworks.evaluation.segment import upsampled_argmax
+from slotworks.types import Method, UserError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and its slots. Slot `k` is slot `k` of `slotworks segment` with the same seed."""
+
+    image: Float[Tensor, "3 h w"]
+    slots: Float[Tensor, "n d"]
+    masks: Float[Tensor, "n y x"]  # of the decoder, or attention where there is none; they sum to one over slots
+    features: Float[Tensor, "p c"] | None = None  # for teacher-forced decoders
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture, its reconstruction and its edit, all in [0, 1]; `s` starting noises (1 for a direct decoder)."""
+
+    original: Float[Tensor, "3 h w"]
+    recon: Float[Tensor, "s 3 y x"]
+    edited: Float[Tensor, "s 3 y x"]
+    slots: Float[Tensor, "n2 d"]  # those of the edit
+    masks: Float[Tensor, "n i j"]  # of the picture's own slots
+    edited_masks: Float[Tensor, "n2 y x"] | None = None  # of a direct decoder
+
+
+def take_apart(method: Method, image: Float[Tensor, "3 h w"], *, num_slots: int | None = None, seed: int = 0) -> Scene:
+    """A picture in [0, 1], at the size the method looks at, to its slots.
+
+    Initial slots are random for most methods, and with them which slot holds which object: `seed` decides. With the
+    same seed, device and number of slots they are those of `slotworks segment`, whose seed is 0 by default.
+
+    Raises:
+        UserError: if the method cannot change its number of slots.
+    """
+    with inspecting(method, seed=seed) as device:
+        try:
+            output = method.encode(image[None].to(device), **({} if num_slots is None else {"num_slots": num_slots}))
+        except (TypeError, ValueError) as error:
+            if num_slots is None:
+                raise
+            raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
+        masks = soft_masks(output, decode(method, output))[0].float()
+    return Scene(image, output.slots[0], masks, None if output.features is None else output.features[0])
+
+
+def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> int:
+    """The slot that owns a pixel: the value of the mask that `slotworks segment` writes.
+
+    Args:
+        scene: a picture taken apart.
+        x: column of the pixel, from the left.
+        y: row of the pixel, from the top.
+        size: height and width that `x` and `y` count in; by default the scene's own.
+
+    Raises:
+        UserError: if the pixel lies outside.
+    """
+    height, width = size or (scene.image.shape[-2], scene.image.shape[-1])
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(
+            f"The pixel {x},{y} lies outside the picture of {width} x {height} pixels; x runs from 0 to {width - 1}, "
+            f"y from 0 to {height - 1}."
+        )
+    return int(upsampled_argmax(scene.masks.cpu(), (height, width))[y, x])
+
+
+def render_edit(
+    method: Method,
+    scene: Scene,
+    slots: Float[Tensor, "n2 d"],
+    *,
+    renderer: Renderer | None = None,
+    steps: int = 75,
+    cfg_scale: float = 3.0,
+    seeds: Sequence[int] = (0,),
+) -> Edit:
+    """Render a scene with its own slots and with changed ones, from the same noise.
+
+    The defaults of `steps` and `cfg_scale` are those of GLASS's composition script, which however draws new noise for
+    the edit, and takes 20 steps after removing a slot.
+
+    Args:
+        method: that took the scene apart.
+        scene: from `take_apart`.
+        slots: any number of them, such as from `slotworks.editing.remove`.
+        renderer: "sample" or "decode" for a method that can do both; by default it samples.
+        steps: of the sampler; a direct decoder takes none.
+        cfg_scale: of classifier-free guidance; 1 is without.
+        seeds: of the starting noise, one picture for each. A direct decoder has no noise and renders once.
+
+    Raises:
+        UserError: if the method cannot render slots, or renders features instead of pictures.
+    """
+    how = renderer_of(method, renderer)
+    features = None if scene.features is None else scene.features[None]
+
+    def rendered(of: Tensor, seed: int) -> Rendered:
+        options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
+        return render(method, of[None], features=features, **options)
+
+    if not seeds:
+        raise ValueError("There are no seeds; give one for each picture.")
+    pairs = [(rendered(scene.slots, seed), rendered(slots, seed)) for seed in seeds[: 1 if how == "decode" else None]]
+    masks = pairs[0][1].masks
+    return Edit(
+        original=scene.image,
+        recon=torch.cat([recon.image for recon, _ in pairs]),
+        edited=torch.cat([edited.image for _, edited in pairs]),
+        slots=slots,
+        masks=scene.masks,
+        edited_masks=None if masks is None else masks[0],
+    )

@@ -1,0 +1,14 @@
+"""Extra signals for slots, besides the reconstruction."""
+
+from slotworks.guidance.assignment import best_partners
+from slotworks.guidance.semantic import match_segments, segment_overlap, semantic_loss
+from slotworks.guidance.teacher import distillation_loss, match_labels
+
+__all__ = [
+    "best_partners",
+    "distillation_loss",
+    "match_labels",
+    "match_segments",
+    "segment_overlap",
+    "semantic_loss",
+]

@@ -1,0 +1,31 @@
+"""GLASS's data engine: captions to prompts to images to pseudo-masks.
+
+nouns.py             which classes a caption names
+captions.py          BLIP-2, or another captioner of the hub
+prompts.py           "caption; classes" within the text encoder's limit; where classes stand among its tokens
+sources.py           where prompts come from: captions, labels, statistics, drawn scenes
+stable_diffusion.py  prompts to images, each from a seed of its own
+capture.py           attention maps read in passing
+refine.py            maps to labels: self-attention, thresholds
+shards.py            Parquet files and the contact sheet
+engine.py            synthesize: shard after shard, shared by processes, safe against being killed
+"""
+
+from slotworks.synthesis.engine import Synthesis, synthesize
+from slotworks.synthesis.sources import (
+    CaptionedImages,
+    LabelPrompts,
+    SceneCaptions,
+    TemplatePrompts,
+    WrittenCaptions,
+)
+
+__all__ = [
+    "CaptionedImages",
+    "LabelPrompts",
+    "SceneCaptions",
+    "Synthesis",
+    "TemplatePrompts",
+    "WrittenCaptions",
+    "synthesize",
+]

@@ -1,0 +1,361 @@
+"""GLASS's data engine: prompts to images with pseudo-masks, in shards that any number of processes share.
+
+    caption --nouns--> classes --"caption; classes"--> Stable Diffusion --attention to classes--> masks --> Parquet
+
+Everything in a shard follows from the settings and the shard's number: each image has a seed of its own, and batches
+never reach across shards. So it does not matter which process makes a shard, or how often work was stopped.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from slotworks.data.generated import find_shards, num_rows, shard_path
+from slotworks.encoders.sam2 import Sam2, Sam2Config
+from slotworks.files import locked, write_text
+from slotworks.synthesis.capture import AttentionCapture
+from slotworks.synthesis.prompts import Prompt, TooManyClasses, class_prompt, compose
+from slotworks.synthesis.refine import class_maps, refine, to_labels
+from slotworks.synthesis.shards import contact_sheet, is_finished, png, write_shard
+from slotworks.synthesis.sources import PromptConfig, SceneCaptions
+from slotworks.synthesis.stable_diffusion import Precision, StableDiffusion, load_stable_diffusion
+from slotworks.training.seeds import seed_for
+from slotworks.training.serialize import to_plain, to_yaml
+from slotworks.types import UserError
+
+MAY_CHANGE = ("num_images", "batch_size", "source.captioner.batch_size")
+"""Fields that may differ when work goes on: how much is made, and what changes nothing but rounding."""
+
+NEGATIVE_PROMPT = (
+    "low quality, blurry, ugly, badly drawn, distorted face, deformed hands, deformed feet, extra limbs, "
+    "extra fingers, mutated, tiled, cropped, out of frame, watermark, text"
+)
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What is generated and how masks are read. Defaults are GLASS's, and Dataset Diffusion's where GLASS is silent.
+
+    The paper names Stable Diffusion 2.1, one image for each prompt, and thresholds of 0.4 and 0.6; 512 pixels follow
+    from the sizes of the maps that Dataset Diffusion needs. Its text makes a prompt for each class, its supplement
+    refers to Dataset Diffusion, whose code makes one for all classes of an image: `class_prompts`.
+    """
+
+    source: PromptConfig = field(default_factory=SceneCaptions)  # where prompts come from
+    model: str = "stabilityai/stable-diffusion-2-1"  # hub id, folder in the format of diffusers, or package:NAME
+    num_images: int | None = None  # prompts taken, from the first on; those without a class make no image. None: all
+    image_size: int = 512  # pixels, square
+    steps: int = 100  # of the checkpoint's own scheduler
+    cfg_scale: float = 7.5  # classifier-free guidance; 1 is none
+    negative_prompt: str = NEGATIVE_PROMPT  # in Dataset Diffusion a list of the same kind
+    precision: Precision = "32"  # of the U-Net and the text encoder; maps are summed up in float32
+    masks: Literal["attention", "sam2"] = "attention"  # sam2: segments without classes, the comparison of Table 6c
+    class_prompts: Literal["joint", "per_class"] = "joint"  # one prompt of all classes, or one for each class
+    cross_sizes: tuple[int, ...] = (16,)  # sides of the maps that attend to classes; several are averaged
+    self_size: int = 32  # side of the maps that refine them
+    power: int = 4  # of the self-attention
+    low: float = 0.4  # below: background; 0.5 in Dataset Diffusion's code
+    high: float = 0.6  # above: the class; between: uncertain, 255
+    sam2: Sam2Config = field(default_factory=Sam2Config)  # for masks = sam2
+    points_per_side: int = 32  # of SAM 2's grid; more points find more and smaller segments
+    batch_size: int = 4  # images at once
+    shard_size: int = 128  # prompts in a shard: what is made again after being killed
+    seed: int = 0  # of all images
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "steps", "batch_size", "shard_size", "self_size", "points_per_side"):
+            _check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        _check(
+            self.num_images is None or self.num_images >= 1,
+            f"num_images is {self.num_images}; give 1 or more, or None for all.",
+        )
+        _check(bool(self.cross_sizes), "cross_sizes is empty; give the side of at least one map, such as 16.")
+        _check(self.power >= 0, f"power is {self.power}; it cannot be negative.")
+        _check(0 <= self.low <= self.high <= 1, f"low is {self.low} and high {self.high}; give 0 <= low <= high <= 1.")
+        _check(self.seed >= 0, f"seed is {self.seed}; it cannot be negative.")
+
+
+def synthesize(
+    config: Synthesis,
+    folder: str | Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    on_shard: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
+    """Make all shards of this process that are not there yet.
+
+    Writes `synthesis.yaml` first, then `captions/` if a model captions, `shard-00000.parquet` and so on, and at the end
+    `sheet.png` with the first images. Shard `k` is made by process `k % world_size`; processes need not know of each
+    other and may end and start again at any time, also in another number.
+
+    Args:
+        config: what to make.
+        folder: made if it is missing.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        device: where to compute.
+        on_shard: called with each finished shard.
+
+    Returns:
+        `folder`; `images` and `shards` in it now; of this call `made`, `left_out` (prompts without an image), `seconds`
+        and `images_per_second`; `sheet`.
+
+    Raises:
+        UserError: the folder was made with other settings, a model cannot be had, no prompt names a class, the disk is
+            full. Finished shards are kept, and the same call goes on.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of {world_size}; processes are counted from 0 to {world_size - 1}.")
+    folder, own = Path(folder), Path(folder) / f".rank-{rank}"
+    own.mkdir(parents=True, exist_ok=True)
+    with locked(own, doing="synthesizing"):
+        _note_settings(config, folder, own)
+        place = torch.device(device)
+        source = config.source.open(folder, place, rank)
+        ranges = _unfinished(config, folder, len(source), rank, world_size)
+        prompts = _read_prompts(source, ranges)
+        _check_any(prompts, folder)
+        class_names = source.class_names
+        del source  # a captioner takes as much memory as what comes now
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+        made, started = 0, time.monotonic()
+        if any(isinstance(prompt, Prompt) for found in prompts.values() for prompt in found):
+            generator: _Generator | None = _Generator(config, class_names, place)
+            started = time.monotonic()
+        else:
+            generator = None
+        total = sum(isinstance(prompt, Prompt) for found in prompts.values() for prompt in found)
+        with _progress("images", total) as advance:
+            for number, found in prompts.items():
+                wanted = [prompt for prompt in found if isinstance(prompt, Prompt)]
+                rows: list[dict[str, Any]] = []
+                for start in range(0, len(wanted), config.batch_size):
+                    assert generator is not None
+                    batch = wanted[start : start + config.batch_size]
+                    rows += generator(batch)
+                    advance(len(batch))
+                kept = {row["index"] for row in rows}
+                facts = {
+                    "start": ranges[number].start,
+                    "stop": ranges[number].stop,
+                    "masks": "classes" if config.masks == "attention" else "segments",
+                    "class_names": class_names,
+                    "settings": settings_hash(config),
+                    "left_out": [index for index in ranges[number] if index not in kept],
+                }
+                write_shard(shard_path(folder, number), rows, facts)
+                made += len(rows)
+                if on_shard is not None:
+                    on_shard(shard_path(folder, number))
+        seconds = time.monotonic() - started
+        sheet = contact_sheet(folder) if rank == 0 else None
+    shards = find_shards(folder)
+    return {
+        "folder": str(folder),
+        "images": sum(map(num_rows, shards)),
+        "shards": len(shards),
+        "made": made,
+        "left_out": sum(len(found) for found in prompts.values()) - made,
+        "seconds": seconds,
+        "images_per_second": made / seconds if made else None,
+        "sheet": None if sheet is None else str(sheet),
+    }
+
+
+class _Generator:
+    """Batches of prompts to rows of a shard. Networks are loaded once."""
+
+    def __init__(self, config: Synthesis, class_names: Sequence[str], device: torch.device):
+        self.config, self.class_names = config, class_names
+        self.diffusion: StableDiffusion = load_stable_diffusion(config.model, device, precision=config.precision)
+        self.negative = self.diffusion.embed([config.negative_prompt]) if config.cfg_scale != 1 else None
+        self.sam2 = Sam2(config.sam2, device) if config.masks == "sam2" else None
+        self.settings = settings_hash(config)
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        texts: dict[int, str] = {}
+        for prompt in prompts:
+            try:
+                texts[prompt.index] = compose(prompt.caption, prompt.classes, self.diffusion.tokenizer)
+            except TooManyClasses:
+                continue  # masks of some classes could not be read: no image rather than a wrong one
+        prompts = [prompt for prompt in prompts if prompt.index in texts]
+        if not prompts:
+            return []
+        seeds = [seed_for("noise", self.config.seed, prompt.index) for prompt in prompts]
+        try:
+            images, masks = self._images(prompts, list(texts.values()), seeds)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{len(prompts)} images of {self.config.image_size} pixels do not fit the memory of "
+                f"{self.diffusion.device}; set a smaller batch_size, or precision to 16 or bf16. Finished shards are "
+                "kept."
+            ) from None
+        return [
+            {
+                "image": png(image),
+                "mask": png(mask),
+                "caption": prompt.caption,
+                "prompt": texts[prompt.index],
+                "classes": list(prompt.classes),
+                "class_ids": self._ids(prompt),
+                "index": prompt.index,
+                "seed": seed,
+                "settings": self.settings,
+            }
+            for prompt, seed, image, mask in zip(prompts, seeds, images, masks, strict=True)
+        ]
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return [self.class_names.index(name) + 1 for name in prompt.classes]
+
+    @torch.no_grad()
+    def _images(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Images `b h w 3` and masks `h w`, uint8."""
+        config = self.config
+        options: dict[str, Any] = {"image_size": config.image_size, "steps": config.steps, "seeds": seeds}
+        options["cfg_scale"] = config.cfg_scale
+        context = self.diffusion.embed(texts)
+        if self.sam2 is not None:
+            images = self.diffusion.generate(context, self.negative, **options).numpy()
+            return images, [self._segments(image) for image in images]
+        class_context, spans = self._class_context(prompts)
+        maps = AttentionCapture(
+            self.diffusion.unet, class_context, cross_sizes=config.cross_sizes, self_size=config.self_size
+        )
+        images = self.diffusion.generate(context, self.negative, inside=maps, **options).numpy()
+        refined = refine(class_maps(maps.cross, spans), maps.self_, config.power)
+        ids = torch.zeros(refined.shape[:2], dtype=torch.int64)
+        for k, prompt in enumerate(prompts):
+            ids[k, : len(prompt.classes)] = torch.tensor(self._ids(prompt))
+        size = (config.image_size, config.image_size)
+        labels = to_labels(refined, ids.to(refined.device), size, config.low, config.high)
+        return images, list(labels.cpu().numpy())
+
+    def _class_context(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, list[list[tuple[int, int]]]]:
+        """Embedded class prompts, `b s c` or `b g s c`, and the tokens of each class in its prompt."""
+        tokenizer = self.diffusion.tokenizer
+        if self.config.class_prompts == "joint":
+            found = [class_prompt(prompt.classes, tokenizer) for prompt in prompts]
+            return self.diffusion.embed([text for text, _ in found]), [spans for _, spans in found]
+        most = max(len(prompt.classes) for prompt in prompts)
+        groups = [[class_prompt([name], tokenizer) for name in prompt.classes] for prompt in prompts]
+        texts = [text for group in groups for text in [*(text for text, _ in group), *[""] * (most - len(group))]]
+        context = self.diffusion.embed(texts).unflatten(0, (len(prompts), most))
+        return context, [[span for _, spans in group for span in spans] for group in groups]
+
+    def _segments(self, image: np.ndarray) -> np.ndarray:
+        """SAM 2's automatic masks in one: the larger below the smaller ones, numbered from 1; 0 is in none."""
+        assert self.sam2 is not None
+        masks = self.sam2.automatic_masks(image, points_per_side=self.config.points_per_side).masks.cpu().numpy()[:254]
+        painted = np.zeros(image.shape[:2], np.uint8)
+        for number, k in enumerate(np.argsort(-masks.sum((1, 2)), kind="stable"), 1):
+            painted[masks[k]] = number
+        return painted
+
+
+def settings_hash(config: Synthesis) -> str:
+    """A short hash of everything that decides what an image is."""
+    plain = {name: value for name, value in _flat(to_plain(config)).items() if name not in MAY_CHANGE}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _note_settings(config: Synthesis, folder: Path, own: Path) -> None:
+    """Write `synthesis.yaml`, or compare with the one that is there."""
+    path = folder / "synthesis.yaml"
+    if path.exists():
+        try:
+            old = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
+        new = _flat(to_plain(config))
+        changed = [
+            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+            for name in {**old, **new}
+            if old.get(name, "absent") != new.get(name, "absent") and name not in MAY_CHANGE
+        ]
+        if changed:
+            raise UserError(
+                f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this back "
+                "to go on."
+            )
+    # Several processes may write it at once: each its own file, which then takes the place at once.
+    write_text(own / "synthesis.yaml", to_yaml(config)).replace(path)
+
+
+def _unfinished(config: Synthesis, folder: Path, available: int, rank: int, world_size: int) -> dict[int, range]:
+    """The shards of this process that are still to be made, with their numbers in the source."""
+    total = available if config.num_images is None else config.num_images
+    if total > available:
+        raise UserError(f"num_images is {total}, but the source has {available} prompts; ask for at most as many.")
+    if not total:
+        raise UserError("The source has no prompts; nothing can be generated.")
+    found = {}
+    for number in range(rank, -(-total // config.shard_size), world_size):
+        start = number * config.shard_size
+        stop = min(start + config.shard_size, total)
+        if not is_finished(shard_path(folder, number), stop):
+            found[number] = range(start, stop)
+    return found
+
+
+def _read_prompts(source: Any, ranges: dict[int, range]) -> dict[int, list[Prompt | str]]:
+    prompts: dict[int, list[Prompt | str]] = {}
+    with _progress("captions", sum(map(len, ranges.values()))) as advance:
+        for number, indices in ranges.items():
+            prompts[number] = []
+            for prompt in source.prompts(indices):
+                prompts[number].append(prompt)
+                advance(1)
+    return prompts
+
+
+def _check_any(prompts: dict[int, list[Prompt | str]], folder: Path) -> None:
+    reasons = [prompt for found in prompts.values() for prompt in found if isinstance(prompt, str)]
+    if reasons and len(reasons) == sum(map(len, prompts.values())) and not find_shards(folder):
+        raise UserError(f"None of {len(reasons)} prompts can be used; the first: {reasons[0]}.")
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the rate on a terminal; elsewhere nothing."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    started = time.monotonic()
+    with bar:
+        task = bar.add_task(what, total=total, rate="")
+
+        def advance(count: int) -> None:
+            done = bar.tasks[task].completed + count
+            bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-9):.2f} {what}/s")
+
+        yield advance
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in plain.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)

@@ -1,0 +1,80 @@
+"""Prompts "caption; class class": text for the image, and where each class stands among the tokens of a class prompt.
+
+Text encoders see a fixed number of tokens, 77 for CLIP. What is too long is taken off the caption's end and never off
+the classes, because masks are read from the attention to them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slotworks.synthesis.nouns import readable
+from slotworks.types import UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one image should show. `classes` are class names without repetition, in order of mention."""
+
+    index: int  # number in the source
+    caption: str
+    classes: tuple[str, ...]
+
+
+class TooManyClasses(Exception):
+    """The classes of one prompt alone have more tokens than the text encoder sees."""
+
+
+def compose(caption: str, classes: Sequence[str], tokenizer: Any) -> str:
+    """The prompt `caption; class class` (GLASS, Section 4; classes appended as by Dataset Diffusion).
+
+    A caption that is too long loses words at its end until the whole prompt fits the text encoder.
+
+    Args:
+        caption: may be empty; then the classes stand alone.
+        classes: VOC's names are written as captions write them.
+        tokenizer: of the text encoder; `model_max_length` counts the tokens of beginning and end.
+
+    Raises:
+        TooManyClasses: the classes alone do not fit.
+    """
+    names = " ".join(map(readable, classes))
+    words = caption.split()
+    while True:
+        text = f"{' '.join(words)}; {names}" if words else names
+        if len(_ids(tokenizer, text)) <= tokenizer.model_max_length:
+            return text
+        if not words:
+            raise TooManyClasses(
+                f"{len(classes)} classes make {len(_ids(tokenizer, text))} tokens; the text encoder sees "
+                f"{tokenizer.model_max_length}."
+            )
+        words.pop()
+
+
+def class_prompt(classes: Sequence[str], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """The text "class class" and the tokens of each class in it as `(first, behind the last)`.
+
+    Positions are those of the tokenised text, where the token of the beginning is number 0; a class may have several
+    tokens. Dataset Diffusion's code takes the word's number for the token's, which is right only for short words.
+
+    Raises:
+        UserError: the tokenizer joins words, so that a class has no tokens of its own.
+    """
+    names = list(map(readable, classes))
+    parts = [_ids(tokenizer, name, special=False) for name in names]
+    whole = _ids(tokenizer, " ".join(names))
+    inner = [token for part in parts for token in part]
+    before = next((i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), None)
+    if before is None or not all(parts):
+        raise UserError(f"This model's tokenizer does not split {' '.join(names)!r} at spaces; choose another model.")
+    spans = []
+    for part in parts:
+        spans.append((before, before + len(part)))
+        before += len(part)
+    return " ".join(names), spans
+
+
+def _ids(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
+    """Tokens, however many; `verbose` would warn of what is then made shorter."""
+    return list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)

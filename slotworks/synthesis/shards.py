@@ -1,0 +1,111 @@
+"""Generated images on the disk: one Parquet file for each shard, and a page of the first of them to look at."""
+
+import json
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from slotworks.data.generated import UNCERTAIN, VERSION, find_shards, read_facts, read_rows
+from slotworks.data.voc import color_map
+from slotworks.errors import needs_extra
+from slotworks.files import replacing
+
+TILE = 160  # pixels of one picture on the contact sheet
+
+
+def png(pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Pixels as a PNG file: the same pixels give the same bytes."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write a shard, whole or not at all; equal rows give equal bytes. It may have no row.
+
+    Args:
+        path: the final file.
+        rows: with the columns below.
+        facts: what holds for all rows, see `slotworks.data.generated.read_facts`.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    with needs_extra("synthesis"):
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    columns = {
+        "image": pa.binary(),  # PNG, RGB
+        "mask": pa.binary(),  # PNG, 8 bits: class ids, 0 background, 255 uncertain; or numbers of segments
+        "caption": pa.string(),
+        "prompt": pa.string(),
+        "classes": pa.list_(pa.string()),
+        "class_ids": pa.list_(pa.int32()),
+        "index": pa.int64(),  # in the source of prompts
+        "seed": pa.int64(),
+        "settings": pa.string(),
+    }
+    metadata = {"slotworks": json.dumps({"version": VERSION, **facts}, ensure_ascii=False)}
+    schema = pa.schema(list(columns.items()), metadata=metadata)
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    with replacing(path) as beside:
+        parquet.write_table(table, beside, compression="none")  # the pictures are compressed, and the rest is little
+
+
+def is_finished(path: Path, stop: int) -> bool:
+    """Whether a shard is there and reaches at least up to image `stop`."""
+    return path.is_file() and read_facts(path)["stop"] >= stop
+
+
+def contact_sheet(folder: Path, count: int = 16, columns: int = 4) -> Path | None:
+    """Draw `sheet.png`: the first images, each with its mask beside it and the prompt below. None without images.
+
+    Classes have VOC's colours by their id, uncertain pixels are white.
+    """
+    rows: list[dict[str, Any]] = []
+    for file in find_shards(folder):
+        rows += read_rows(file, ("image", "mask", "prompt"))[: count - len(rows)]
+        if len(rows) == count:
+            break
+    if not rows:
+        return None
+    columns = min(columns, len(rows))
+    line = 14  # pixels of a line of text
+    width, height = 2 * TILE + 8, TILE + 2 * line + 8
+    sheet = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height), "white")
+    draw, colors = ImageDraw.Draw(sheet), color_map()
+    colors[UNCERTAIN] = 255
+    for k, row in enumerate(rows):
+        x, y = k % columns * width + 4, k // columns * height + 4
+        image, mask = (Image.open(BytesIO(row[name])) for name in ("image", "mask"))
+        sheet.paste(image.resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
+        painted = Image.fromarray(colors[np.asarray(mask)])
+        sheet.paste(painted.resize((TILE, TILE), Image.Resampling.NEAREST), (x + TILE, y))
+        for number, text in enumerate(_two_lines(row["prompt"], draw, width - 8)):
+            draw.text((x, y + TILE + line * number), text, "black")
+    with replacing(folder / "sheet.png") as beside:
+        sheet.save(beside, "PNG")
+    return folder / "sheet.png"
+
+
+def _two_lines(text: str, draw: ImageDraw.ImageDraw, width: int) -> list[str]:
+    """A text in at most two lines of this many pixels; what does not fit is left out in the middle of the prompt."""
+    text = text.encode("ascii", "replace").decode()  # what the built-in font can draw
+    lines: list[str] = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) <= 2:
+        return lines
+    end = text
+    while draw.textlength(f"... {end}") > width:
+        end = end[1:]
+    return [lines[0], f"... {end}"]

@@ -1,0 +1,348 @@
+"""Where prompts come from: captions of images, true labels, statistics of labels, or drawn scenes' own captions.
+
+Each source is a frozen config; `open` gives a `PromptSource`. All are functions of their settings and of a number: what
+prompt 7 says does not depend on which process asks, or on what was asked before.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from slotworks.data.coco import AnnotatedPhotos
+from slotworks.data.photos import Photos
+from slotworks.data.scenes.shapes import ShapeScenes
+from slotworks.files import write_text
+from slotworks.synthesis.captions import Captioner, CaptionerConfig
+from slotworks.synthesis.nouns import SYNONYMS, NounMatcher, Tagger, readable
+from slotworks.synthesis.prompts import Prompt
+from slotworks.types import DataConfig, UserError
+from slotworks.vocabulary import COCO_CLASSES
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_CLASS_ID = 254  # masks are 8 bits, and 255 says uncertain
+
+
+@runtime_checkable
+class PromptSource(Protocol):
+    """Numbered prompts. Class id `k` is `class_names[k - 1]`; an empty name is an id that no class has."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def prompts(self, indices: Sequence[int]) -> Iterator[Prompt | str]:
+        """For each number its prompt, or in words why there is none: nothing is named, or the image is damaged.
+
+        Several numbers are asked for at once so that a captioner sees whole batches. To give equal words whoever asks,
+        it has to be asked for the same groups of numbers.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Settings of a source of prompts. Nothing is opened until `open`."""
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Open it.
+
+        Args:
+            folder: where captions that took long to make are kept.
+            device: where a captioner computes.
+            rank: of this process; each writes a file of its own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how to open it")
+
+
+@dataclass(frozen=True)
+class CaptionedImages(PromptConfig):
+    """Captions of the training images of a data set; classes are the nouns in them (GLASS, Section 4).
+
+    Photographs are read from their files, at full size and as they are; nothing is prepared. Images in whose caption no
+    class is named are left out: the paper makes 100K images of COCO's 118,287.
+    """
+
+    data: DataConfig
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    class_names: tuple[str, ...] = COCO_CLASSES  # GLASS looks for COCO's classes whatever the images
+    tagger: Tagger = "dictionary"  # or nltk, as in the paper; needs NLTK's data
+    synonyms: bool = False  # also take man for person, and so on
+    split: str = "train"
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Finds the images; the captioner is loaded when a caption is missing."""
+        return _Captioned(self, folder, device, rank)
+
+
+@dataclass(frozen=True)
+class LabelPrompts(PromptConfig):
+    """The true classes of each training image: GLASS with a dagger. The caption is "a photo of cat dog".
+
+    The paper does not print these prompts; this is the form of Dataset Diffusion's lists.
+    """
+
+    data: DataConfig  # photographs with `train_masks`, or any data that tell classes
+    caption: str = "a photo of {classes}"  # {classes} become the names
+    split: str = "train"
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Reads the labels."""
+        return _Labels(_class_names(self.data), _labels(self.data, self.split), self.caption)
+
+
+@dataclass(frozen=True)
+class TemplatePrompts(PromptConfig):
+    """Captions drawn from the statistics of labels: "A high-quality image of cat, dog" (GLASS, supplement, Table 13).
+
+    A number of classes is drawn as often as images have that many, and then that many different classes, each as
+    often as images have it. No image is looked at. Whether the paper counts classes or objects is not said; a class
+    makes one map, so classes are counted.
+    """
+
+    data: DataConfig  # whose labels are counted; as for `LabelPrompts`
+    num_prompts: int = 100_000
+    seed: int = 0
+    caption: str = "A high-quality image of {classes}"
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.num_prompts < 1:
+            raise ValueError(f"source.num_prompts is {self.num_prompts}; it must be 1 or more.")
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Counts the labels."""
+        return _Templates(self, _class_names(self.data), _labels(self.data, self.split))
+
+
+@dataclass(frozen=True)
+class SceneCaptions(PromptConfig):
+    """The own captions of drawn scenes; classes are the shapes named in them."""
+
+    scenes: ShapeScenes = field(default_factory=lambda: ShapeScenes())
+    split: str = "train"
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Draws nothing: a caption follows from the layout alone."""
+        dataset = self.scenes.open(self.split)
+        return _Texts(self.scenes.class_names, dataset.caption, len(dataset))
+
+
+@dataclass(frozen=True)
+class WrittenCaptions(PromptConfig):
+    """Captions from a text file, one in a line; classes are the nouns in them."""
+
+    file: str
+    class_names: tuple[str, ...] = COCO_CLASSES
+    tagger: Tagger = "dictionary"
+    synonyms: bool = False
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Reads the file."""
+        try:
+            lines = Path(self.file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{self.file} cannot be read as a text file with a caption in each line ({error})."
+            ) from None
+        matcher = NounMatcher(self.class_names, synonyms=SYNONYMS if self.synonyms else None, tagger=self.tagger)
+        return _Texts(self.class_names, lines.__getitem__, len(lines), matcher)
+
+
+class _Texts:
+    """Captions that are there already."""
+
+    def __init__(
+        self,
+        class_names: tuple[str, ...],
+        caption: Callable[[int], str],
+        length: int,
+        matcher: NounMatcher | None = None,
+    ):
+        self.class_names = _checked(class_names)
+        self._caption, self._length = caption, length
+        self._matcher = matcher or NounMatcher(class_names)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def prompts(self, indices: Sequence[int]) -> Iterator[Prompt | str]:
+        for index in indices:
+            caption = self._caption(index)
+            yield _named(index, caption, self._matcher(caption))
+
+
+class _Labels:
+    def __init__(self, class_names: tuple[str, ...], labels: Sequence[Sequence[int]], caption: str):
+        self.class_names, self._labels, self._text = _checked(class_names), labels, caption
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def prompts(self, indices: Sequence[int]) -> Iterator[Prompt | str]:
+        for index in indices:
+            names = tuple(self.class_names[k - 1] for k in self._labels[index])
+            yield _named(index, self._text.format(classes=" ".join(map(readable, names))), names)
+
+
+class _Templates:
+    def __init__(self, config: TemplatePrompts, class_names: tuple[str, ...], labels: Sequence[Sequence[int]]):
+        self.config, self.class_names = config, _checked(class_names)
+        counts = Counter(len(image) for image in labels if image)
+        if not counts:
+            raise UserError(f"{config.data.name} has no image with a class, so there are no statistics to draw from.")
+        self._counts = np.array(sorted(counts))
+        self._count_shares = np.array([counts[k] for k in self._counts]) / counts.total()
+        images = np.bincount([k for image in labels for k in image], minlength=len(class_names) + 1)[1:]
+        self._shares = images / images.sum()
+
+    def __len__(self) -> int:
+        return self.config.num_prompts
+
+    def prompts(self, indices: Sequence[int]) -> Iterator[Prompt | str]:
+        for index in indices:
+            draw = np.random.default_rng([self.config.seed, index])
+            count = draw.choice(self._counts, p=self._count_shares)
+            chosen = draw.choice(len(self._shares), size=count, replace=False, p=self._shares)
+            names = tuple(self.class_names[k] for k in chosen)
+            yield _named(index, self.config.caption.format(classes=", ".join(map(readable, names))), names)
+
+
+class _Captioned:
+    """Captions by a model, kept in `captions/rank-0.jsonl` and so on: one line for each image, with its number.
+
+    A line that a killed process left unfinished is not read; its image is captioned again, in the same batch as before.
+    """
+
+    def __init__(self, config: CaptionedImages, folder: Path, device: torch.device, rank: int):
+        self.config, self.device = config, device
+        self.class_names = _checked(config.class_names)
+        self._matcher = NounMatcher(
+            config.class_names, synonyms=SYNONYMS if config.synonyms else None, tagger=config.tagger
+        )
+        self._length, self._picture = _pictures(config.data, config.split)
+        self._folder, self._own = folder / "captions", folder / "captions" / f"rank-{rank}.jsonl"
+        self._known: dict[int, dict[str, Any]] = {}
+        self._captioner: Captioner | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def prompts(self, indices: Sequence[int]) -> Iterator[Prompt | str]:
+        if not self._known:
+            self._known = read_captions(self._folder, self._own)
+        size = self.config.captioner.batch_size
+        for start in range(0, len(indices), size):
+            batch = indices[start : start + size]
+            if any(index not in self._known for index in batch):
+                self._describe(batch)
+            for index in batch:
+                yield self._prompt(index)
+
+    def _prompt(self, index: int) -> Prompt | str:
+        known = self._known[index]
+        if "error" in known:
+            return known["error"]
+        return _named(index, known["caption"], self._matcher(known["caption"]))
+
+    def _describe(self, batch: Sequence[int]) -> None:
+        """Caption a whole batch and keep what is new of it."""
+        pictures: dict[int, Image.Image] = {}
+        lines = []
+        for index in batch:
+            try:
+                pictures[index] = self._picture(index)
+            except UserError as error:
+                lines.append({"index": index, "error": str(error)})
+        if pictures:
+            self._captioner = self._captioner or Captioner(self.config.captioner, self.device)
+            captions = self._captioner(list(pictures.values()))
+            lines += [{"index": i, "caption": text} for i, text in zip(pictures, captions, strict=True)]
+        new = sorted((line for line in lines if line["index"] not in self._known), key=lambda line: line["index"])
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._own.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in new))
+        except OSError as error:
+            raise UserError(f"{self._own} cannot be written ({error.strerror or error}); free some space.") from None
+        self._known |= {line["index"]: line for line in new}
+
+
+def read_captions(folder: Path, own: Path | None = None) -> dict[int, dict[str, Any]]:
+    """All captions below a folder by the number of their image; an unfinished last line of `own` is taken away."""
+    known: dict[int, dict[str, Any]] = {}
+    for file in sorted(folder.glob("rank-*.jsonl")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        if file == own and whole != text:
+            write_text(file, whole)
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                found = json.loads(line)
+                known.setdefault(int(found["index"]), found)
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{file} is damaged in line {number}; delete that line to caption anew.") from None
+    return known
+
+
+def _named(index: int, caption: str, classes: tuple[str, ...]) -> Prompt | str:
+    return Prompt(index, caption, classes) if classes else f"no class is named in {caption!r}"
+
+
+def _checked(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    if not any(class_names) or len(class_names) > MAX_CLASS_ID:
+        raise UserError(f"There are {len(class_names)} class names; masks can hold 1 to {MAX_CLASS_ID}.")
+    return class_names
+
+
+def _class_names(data: DataConfig) -> tuple[str, ...]:
+    """The names of a data set's classes; COCO's where ids are those of COCO."""
+    names = getattr(data, "class_names", None)
+    if names is None and isinstance(data, AnnotatedPhotos) and data.name.startswith("coco"):
+        return COCO_CLASSES
+    if names is None:
+        raise UserError(f"{data.name} does not name classes; choose data that do, such as voc2012.")
+    return tuple(names)
+
+
+def _labels(data: DataConfig, split: str) -> list[list[int]]:
+    """The class ids of every image, each once: in the order of the annotations where there are some, else by id."""
+    if isinstance(data, AnnotatedPhotos):
+        official = data.official_splits.get(split, split)
+        if not data.has_masks(official):
+            raise UserError(f"The labels of {data.name} are wanted; set train_masks.")
+        return [
+            list(dict.fromkeys(a["category_id"] for a in entry.annotations if not a.get("iscrowd")))
+            for entry in data.entries(official)[0]
+        ]
+    dataset, found = data.open(split), []
+    for start in range(0, len(dataset), 64):
+        rows = dataset.__getitems__(range(start, min(start + 64, len(dataset))))
+        values = next((rows[name] for name in ("classes", "class_mask") if name in rows), None)
+        if values is None:
+            raise UserError(f"{data.name} tells no classes of its images; set train_masks, or choose other data.")
+        found += [[int(k) for k in dict.fromkeys(image.tolist()) if k] for image in _distinct(values)]
+    return found
+
+
+def _distinct(values: np.ndarray) -> list[np.ndarray]:
+    return [image if image.ndim == 1 else np.unique(image) for image in values]
+
+
+def _pictures(data: DataConfig, split: str) -> "tuple[int, Callable[[int], Image.Image]]":
+    """How many images there are and how to get one: photographs from their files, others from the data set."""
+    from PIL import Image
+
+    if isinstance(data, Photos):
+        official = data.official_splits.get(split, split)
+        entries = data.entries(official)[0]
+        return len(entries), lambda index: data.read(official, entries[index])
+    dataset = data.open(split)
+    return len(dataset), lambda index: Image.fromarray(dataset.__getitems__([index])["image"][0])

@@ -1,0 +1,238 @@
+"""StableLSD and GLASS equal the released slot module and MLP decoder; a published folder becomes a run folder.
+
+What the originals gave is in `tests/references`; weights are carried over by `slotworks.convert`.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_models import save_diffusion
+
+from slotworks import api
+from slotworks.cli import main
+from slotworks.convert import convert_glass, export_unet, feature_decoder_weights, slot_weights
+from slotworks.decoders import PatchMLPDecoder
+from slotworks.methods import Glass, StableLSD
+from slotworks.slots import LatentSlotAttention
+from slotworks.types import UserError
+
+REFERENCES = Path(__file__).parents[1] / "references"
+
+
+def reference(name):
+    with np.load(REFERENCES / f"{name}.npz", allow_pickle=False) as file:
+        ref = {key: torch.from_numpy(file[key]) for key in file.files}
+    return {key: value.double() if value.is_floating_point() else value for key, value in ref.items()}
+
+
+def published(ref, dtype=torch.float64):
+    return {key.removeprefix("weight/"): value.to(dtype) for key, value in ref.items() if key.startswith("weight/")}
+
+
+def slot_module(ref, **options):
+    module = LatentSlotAttention(12, 16, 20, num_slots=4, mlp_dim=24, **options).double()
+    module.load_state_dict(slot_weights(published(ref)))
+    return module
+
+
+def close(actual, expected, tolerance=1e-6):
+    torch.testing.assert_close(actual.detach(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_slots_attention_context_and_gradients_equal_the_released_module():
+    ref = reference("glass_slots")
+    module = slot_module(ref)
+    module.initializer.forward = lambda count, number: ref["slots"]
+    features = ref["features"].requires_grad_()
+    out = module(features, (5, 5))
+    context = module.to_context(out.slots)
+    close(out.slots, ref["out_slots"])
+    close(out.attn, ref["out_attn"])
+    close(context, ref["out_context"])
+    (context * ref["probe"]).sum().backward()
+    close(features.grad, ref["grad_features"])
+    close(module.position.project.weight.grad, ref["grad_position"].flatten(1))
+    assert len(out.attn_steps) == 5
+
+
+def test_initial_slots_are_those_of_the_released_module():
+    """Its Gaussian: mean plus the exponential of log sigma times noise."""
+    ref = reference("glass_slots")
+    module = slot_module(ref)
+    torch.manual_seed(2)
+    noise = torch.empty(2, 4, 16, dtype=torch.float64).normal_()
+    torch.manual_seed(2)
+    close(module.initializer(2), module.initializer.mu.detach() + module.initializer.log_sigma.detach().exp() * noise)
+
+
+def test_slots_from_boxes_with_absent_slots_equal_the_released_module():
+    """StableLSD-BBox and -Dynamic at once: two objects in the first image, four in the second."""
+    ref = reference("glass_boxes")
+    module = slot_module(ref, initializer="boxes")
+    mask = torch.arange(4) < ref["num_objects"][:, None]
+    out = module(ref["features"], (5, 5), boxes=ref["boxes"], slot_mask=mask)
+    close(out.attn, ref["out_attn"])
+    assert out.attn[0, 2:].abs().max() == 0
+    close(module.to_context(out.slots), ref["out_context"])
+
+
+def test_mlp_decoder_equals_the_released_one():
+    ref = reference("glass_mlp")
+    decoder = PatchMLPDecoder(20, 12, (5, 5), hidden_dims=(24, 24, 24)).double()
+    decoder.load_state_dict(feature_decoder_weights(published(ref)))
+    slots = ref["slots"].requires_grad_()
+    out = decoder(slots)
+    recon = out.recon.flatten(2).transpose(1, 2)
+    close(recon, ref["out_recon"])
+    close(out.masks.flatten(2), ref["out_masks"])
+    (recon * ref["probe"]).sum().backward()
+    close(slots.grad, ref["grad_slots"])
+
+
+# ---- a folder as the released code writes it ------------------------------------------------------------------------
+
+CONFIG = {
+    "_class_name": "MultiHeadSTEVESA",
+    "bi_level": False,
+    "epsilon": 1e-06,
+    "input_resolution": 4,
+    "input_size": 12,
+    "learnable_slot_init": False,
+    "mlp_hidden_size": 24,
+    "num_heads": 1,
+    "num_iterations": 5,
+    "num_slots": 4,
+    "slot_size": 16,
+    "out_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    pytest.importorskip("diffusers")
+    return save_diffusion(tmp_path_factory.mktemp("diffusion"), prediction="v_prediction")
+
+
+def slot_state():
+    """Weights under the released names: those of the reference, with a context of the tiny U-Net's width."""
+    torch.manual_seed(0)
+    weights = published(reference("glass_slots"), torch.float32)
+    weights |= {
+        "pos.pe": torch.rand(1, 4, 4, 4),
+        "out_linear.weight": torch.randn(32, 16),
+        "out_linear.bias": torch.ones(32),
+    }
+    return weights
+
+
+def mlp_state():
+    torch.manual_seed(1)
+    sizes = ((24, 32), (24, 24), (24, 24), (13, 24))
+    state = {"pos_embed": torch.randn(1, 16, 32)}
+    for k, size in enumerate(sizes):
+        state |= {f"decoder.{2 * k}.weight": torch.randn(size), f"decoder.{2 * k}.bias": torch.randn(size[0])}
+    return state
+
+
+def checkpoint(folder, *, binary=False, unet=None, mlp=None, **changed):
+    slots = folder / "multiheadstevesa"
+    slots.mkdir(parents=True)
+    (slots / "config.json").write_text(json.dumps(CONFIG | changed))
+    if binary:
+        torch.save(slot_state(), slots / "diffusion_pytorch_model.bin")
+    else:
+        save_file(slot_state(), slots / "diffusion_pytorch_model.safetensors")
+    if unet is not None:
+        unet.save_pretrained(folder / "unet2dconditionmodel")
+    if mlp is not None:
+        (folder / "mlpdecoder").mkdir()
+        torch.save(mlp, folder / "mlpdecoder" / "pytorch_model.bin")
+    (folder / "optimizer.bin").write_bytes(b"\x80\x04 a pickle that nobody opens")
+    return folder
+
+
+def convert(source, out, encoder, diffusion):
+    return convert_glass(source, out, encoder=encoder, diffusion=str(diffusion), image_size=32)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_first_stage_without_mlp_decoder_becomes_stable_lsd(tmp_path, tiny_vit, diffusion, binary):
+    source = checkpoint(tmp_path / "released", binary=binary)
+    made = convert(source, tmp_path / "run", replace(tiny_vit, features="normed"), diffusion)
+    assert made.parts == ("slots",)
+    run, method = api.load(tmp_path / "run", device="cpu")
+    assert type(method) is StableLSD
+    assert (run.protocol, run.data.name) == ("glass-release", "coco2017")
+    close(method.slots.to_context[1].weight, slot_state()["out_linear.weight"], 0)
+    close(method.slots.slot_attention.to_k.weight, slot_state()["project_k.weight"], 0)
+    out = method.encode(torch.rand(2, 3, 32, 32))
+    assert out.slots.shape == (2, 4, 32)
+    assert out.attn_maps.shape == (2, 4, 4, 4)
+
+
+def test_a_second_stage_brings_its_own_unet(tmp_path, tiny_vit, diffusion):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(7)
+    unet = diffusers.UNet2DConditionModel.from_config(diffusers.UNet2DConditionModel.load_config(diffusion / "unet"))
+    source = checkpoint(tmp_path / "released", unet=unet, mlp=mlp_state())
+    made = convert(source, tmp_path / "run", replace(tiny_vit, features="normed"), diffusion)
+    assert made.parts == ("slots", "feature_decoder", "unet")
+    _, method = api.load(tmp_path / "run", device="cpu")
+    assert isinstance(method, Glass)
+    assert method.config.decoder_dims == (24, 24, 24)
+    assert method.config.decoder_input == "context"
+    for name, value in unet.state_dict().items():
+        assert torch.equal(method.decoder.unet.state_dict()[name], value)
+    close(method.feature_decoder.to_mask.weight, mlp_state()["decoder.6.weight"][-1:], 0)
+    folder = export_unet(tmp_path / "run", tmp_path / "again")
+    again = diffusers.UNet2DConditionModel.from_pretrained(folder)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in unet.state_dict().items())
+
+
+def test_on_the_command_line(tmp_path, tiny_vit, diffusion, capsys):
+    source = checkpoint(tmp_path / "released")
+    options = ["--encoder", tiny_vit.model, "--patch-size", "8", "--feature-dim", "12", "--diffusion", str(diffusion)]
+    arguments = ["convert", "glass", str(source), "--out", str(tmp_path / "run"), *options, "--image-size", "32"]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"folder": str(tmp_path / "run"), "method": "StableLSD", "parts": ["slots"]}
+    ]
+    assert main(arguments) == 2  # a run is there already
+    assert main(["convert", "unet", str(tmp_path / "run"), "--out", str(tmp_path / "x")]) == 2
+    assert "trained no U-Net" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("opened",))
+
+
+def test_what_cannot_be_read_is_said(tmp_path, tiny_vit, diffusion, capsys):
+    vit = replace(tiny_vit, features="normed")
+    with pytest.raises(UserError, match="There is no folder"):
+        convert(tmp_path / "nowhere", tmp_path / "run", vit, diffusion)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no slot module, not multiheadstevesa/config\.json"):
+        convert(tmp_path / "empty", tmp_path / "run", vit, diffusion)
+    source = checkpoint(tmp_path / "evil")
+    weights = source / "multiheadstevesa" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    torch.save({"slot_mu": Evil()}, weights.with_suffix(".bin"))
+    with pytest.raises(UserError, match="cannot be read as plain tensors"):
+        convert(source, tmp_path / "run", vit, diffusion)
+    assert "opened" not in capsys.readouterr().out
+    source = checkpoint(tmp_path / "wide", slot_size=24)
+    with pytest.raises(UserError, match=r"holds slots\.\S+ with shape"):
+        convert(source, tmp_path / "run", vit, diffusion)
+    source = checkpoint(tmp_path / "other", input_size=768)
+    with pytest.raises(UserError, match="name the encoder they were trained with"):
+        convert(source, tmp_path / "run", vit, diffusion)
+    (source / "unetencoder").mkdir()
+    with pytest.raises(UserError, match="holds an encoder of its own"):
+        convert(source, tmp_path / "run", vit, diffusion)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from slotworks.cli import main
+from slotworks.cli.synthesize import build
+from slotworks.configs.synthesis import RECIPES
+from slotworks.training.serialize import from_yaml, to_yaml
+from slotworks.vocabulary import VOC_CLASSES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_say_their_command_and_survive_yaml(name):
+    config = RECIPES[name]()
+    assert f"slotworks synthesize {name}" in (RECIPES[name].__doc__ or "")
+    assert from_yaml(type(config), to_yaml(config), source="test") == config
+
+
+def test_recipes_are_the_papers():
+    for name in ("glass.coco", "glass.voc"):
+        config = RECIPES[name]()
+        assert (config.low, config.high, config.power, config.steps, config.cfg_scale) == (0.4, 0.6, 4, 100, 7.5)
+        assert (config.image_size, config.self_size, config.cross_sizes) == (512, 32, (16,))
+        assert "blip2" in config.source.captioner.model
+    assert RECIPES["glass.voc"]().source.class_names == VOC_CLASSES
+    changed = build("glass.coco", ["--class-prompts", "per_class", "--source.captioner.num-beams", "5", "--low", "0.5"])
+    assert (changed.class_prompts, changed.source.captioner.num_beams, changed.low) == ("per_class", 5, 0.5)
+
+
+def test_the_verb_makes_a_folder(model, tmp_path, capsys, monkeypatch):
+    small = "--num-images 2 --steps 1 --self-size 8 --cross-sizes 8 --batch-size 2 --negative-prompt x".split()
+    command = ["synthesize", "glass.scenes", "--model", str(model), *small, "--out", str(tmp_path), "--device", "cpu"]
+    assert main([*command, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["images"], answer["made"]) == (2, 2)
+    assert answer["images_per_second"] > 0
+    assert {file.name for file in tmp_path.iterdir() if file.name[0] != "."} == {
+        *("shard-00000.parquet", "sheet.png", "synthesis.yaml"),
+    }
+    assert main(command) == 0
+    assert "2 images in 1 shards" in capsys.readouterr().err.replace("\n", " ")
+    assert main([*command, "--power", "1"]) == 2
+    assert "power was 4 and is now 1" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*command, "--num-images", "130"]) == 0  # torchrun's second process has the shard from 128 on
+    assert (tmp_path / "shard-00001.parquet").exists()
+
+
+def test_stopping_says_that_nothing_is_lost(tmp_path, capsys, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slotworks.api.synthesize", stop)
+    assert main(["synthesize", "glass.scenes", "--out", str(tmp_path)]) == 130
+    assert "Finished shards are kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["glass.coca"], "Nearest: glass.coco"),
+        (["--out", "x"], "expected one of glass.coco"),
+        (["glass.scenes", "--rank", "1"], "--rank and --world-size belong together"),
+        (["glass.scenes", "--rank", "2", "--world-size", "2"], "counted from 0"),
+    ],
+)
+def test_mistakes_get_a_sentence(words, message, capsys):
+    assert main(["synthesize", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_wrong_option_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["synthesize", "glass.scenes", "--power", "-1"])
+    assert stopped.value.code == 2
+    assert "power is -1; it cannot be negative" in capsys.readouterr().err

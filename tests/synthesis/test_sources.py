@@ -1,0 +1,162 @@
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slotworks.data.scenes import ShapeScenes, SpriteScenes
+from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, TemplatePrompts, WrittenCaptions, sources
+from slotworks.synthesis.captions import CaptionerConfig
+from slotworks.synthesis.prompts import Prompt
+from slotworks.types import DataConfig, UserError
+
+CPU = torch.device("cpu")
+SCENES = ShapeScenes(num_train=200)
+
+
+@dataclass(frozen=True)
+class Labelled(DataConfig):
+    """Five images with known classes of three."""
+
+    class_names: tuple[str, ...] = ("cat", "pottedplant", "dog")
+
+    @property
+    def name(self):
+        return "labelled"
+
+    def open(self, split="train"):
+        return self
+
+    def __len__(self):
+        return 5
+
+    def __getitems__(self, indices):
+        masks = np.array([[[0, 3], [3, 1]], [[1, 1], [1, 0]], [[0, 0], [0, 0]], [[1, 1], [3, 1]], [[2, 3], [0, 1]]])
+        return {"image": np.zeros((len(indices), 4, 4, 3), np.uint8), "class_mask": masks[list(indices)]}
+
+
+def test_drawn_scenes_caption_themselves(tmp_path):
+    source = SceneCaptions(SCENES).open(tmp_path, CPU)
+    assert len(source) == 200
+    dataset = SCENES.open("train")
+    for prompt in source.prompts(range(50)):
+        assert isinstance(prompt, Prompt)
+        assert prompt.caption == dataset.caption(prompt.index)
+        ids = dataset[prompt.index]["classes"]
+        assert set(prompt.classes) == {source.class_names[k - 1] for k in ids if k}
+
+
+def test_labels_become_prompts(tmp_path):
+    source = LabelPrompts(Labelled()).open(tmp_path, CPU)
+    prompts = list(source.prompts(range(5)))
+    assert prompts[0] == Prompt(0, "a photo of cat dog", ("cat", "dog"))
+    assert prompts[4] == Prompt(4, "a photo of cat potted plant dog", ("cat", "pottedplant", "dog"))
+    assert prompts[2] == "no class is named in 'a photo of '"
+    with pytest.raises(UserError, match="sprite_scenes_colored_on_grayscale does not name classes"):
+        LabelPrompts(SpriteScenes()).open(tmp_path, CPU)
+
+
+def test_templates_follow_the_statistics(tmp_path):
+    source = TemplatePrompts(Labelled(), num_prompts=4_000).open(tmp_path, CPU)
+    prompts = list(source.prompts(range(4_000)))
+    assert all(isinstance(prompt, Prompt) for prompt in prompts)
+    counts = np.bincount([len(prompt.classes) for prompt in prompts]) / 4_000
+    assert np.abs(counts - [0, 0.25, 0.5, 0.25]).max() < 0.03  # of the four images with a class
+    alone = [prompt.classes[0] for prompt in prompts if len(prompt.classes) == 1]
+    shares = np.array([alone.count(name) for name in source.class_names]) / len(alone)
+    assert np.abs(shares - [4 / 8, 1 / 8, 3 / 8]).max() < 0.06  # cat is in 4 images, pottedplant in 1, dog in 3
+    longest = next(prompt for prompt in prompts if len(prompt.classes) == 3)
+    assert longest.caption.startswith("A high-quality image of ")
+    assert sorted(longest.caption.removeprefix("A high-quality image of ").split(", ")) == [
+        "cat",
+        "dog",
+        "potted plant",
+    ]
+    assert list(source.prompts([17, 3])) == [prompts[17], prompts[3]]
+    again = list(replace(source.config, seed=1).open(tmp_path, CPU).prompts(range(20)))
+    assert again != prompts[:20]
+
+
+def test_a_file_of_captions(tmp_path):
+    (tmp_path / "captions.txt").write_text("a cat\nnothing\ntwo dogs\n")
+    source = WrittenCaptions(str(tmp_path / "captions.txt")).open(tmp_path, CPU)
+    assert [getattr(prompt, "classes", prompt) for prompt in source.prompts(range(3))] == [
+        *(("cat",), "no class is named in 'nothing'", ("dog",)),
+    ]
+    with pytest.raises(UserError, match="cannot be read as a text file"):
+        WrittenCaptions("missing.txt").open(tmp_path, CPU)
+
+
+@pytest.fixture
+def captioner(monkeypatch):
+    """Says how many pictures came at once, and which: no network."""
+    calls = []
+
+    class Fake:
+        def __init__(self, config, device):
+            calls.append("loaded")
+
+        def __call__(self, images):
+            calls.append(len(images))
+            return [f"a cat, {len(images)} at once" for _ in images]
+
+    monkeypatch.setattr(sources, "Captioner", Fake)
+    return calls
+
+
+def test_captions_are_made_once_and_in_whole_batches(tmp_path, captioner):
+    config = CaptionedImages(Labelled(), CaptionerConfig(batch_size=2))
+    first = list(config.open(tmp_path, CPU).prompts(range(5)))
+    assert captioner == ["loaded", 2, 2, 1]
+    assert first[0] == Prompt(0, "a cat, 2 at once", ("cat",))
+    assert list(config.open(tmp_path, CPU, rank=1).prompts(range(5))) == first
+    assert captioner == ["loaded", 2, 2, 1]
+
+    file = tmp_path / "captions" / "rank-0.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-70])  # killed while it wrote: line 3 is torn, line 4 missing
+    assert list(config.open(tmp_path, CPU).prompts(range(5))) == first
+    assert file.read_bytes() == whole
+    assert captioner == ["loaded", 2, 2, 1, "loaded", 2, 1]
+
+
+def test_a_damaged_picture_is_left_out_and_remembered(tmp_path, captioner, monkeypatch):
+    def picture(index):
+        if index == 1:
+            raise UserError("b.jpg cannot be read as a picture.")
+        return index
+
+    monkeypatch.setattr(sources, "_pictures", lambda data, split: (3, picture))
+    config = CaptionedImages(Labelled(), CaptionerConfig(batch_size=4))
+    prompts = list(config.open(tmp_path, CPU).prompts(range(3)))
+    assert [prompt if isinstance(prompt, str) else prompt.index for prompt in prompts] == [
+        *(0, "b.jpg cannot be read as a picture.", 2),
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "captions" / "rank-0.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert list(config.open(tmp_path, CPU).prompts(range(3))) == prompts
+    assert captioner == ["loaded", 2]
+
+
+def test_damaged_captions_are_named(tmp_path):
+    (tmp_path / "rank-0.jsonl").write_text('{"index": 0, "caption": "x"}\nhello\n')
+    with pytest.raises(UserError, match=r"rank-0\.jsonl is damaged in line 2"):
+        sources.read_captions(tmp_path)
+
+
+def test_photographs_are_read_from_their_files(tmp_path):
+    from slotworks.data import COCO
+
+    root = Path(__file__).parents[1] / "fixtures" / "coco"
+    count, picture = sources._pictures(COCO(root=str(root)), "val")
+    data = COCO(root=str(root), train_masks=True)
+    entries = data.entries("val2017")[0]
+    assert count == len(entries)
+    assert picture(0).size == entries[0].size
+    source = LabelPrompts(data, split="val").open(tmp_path, CPU)
+    wanted = [a["category_id"] for a in entries[0].annotations if not a.get("iscrowd")]
+    first = next(iter(source.prompts([0])))
+    names = [source.class_names[k - 1] for k in dict.fromkeys(wanted)]
+    assert first.classes == tuple(names) if names else first.startswith("no class")

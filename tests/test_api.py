@@ -1,0 +1,266 @@
+"""Whole jobs in Python: evaluation on other data, without training, without masks."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from slotworks import api
+from slotworks.cli.sources import find_run
+from slotworks.configs import slot_attention
+from slotworks.data.features import CachedFeatures
+from slotworks.data.movi import MOVi
+from slotworks.data.scenes import ShapeScenes, TetrominoScenes
+from slotworks.encoders import ViTConfig
+from slotworks.evaluation.resized import Resized
+from slotworks.training import Run
+from slotworks.training.serialize import save_run
+from slotworks.types import DataConfig, Method, MethodConfig, SlotOutput, UserError
+
+SCENES = ShapeScenes(image_size=32, sizes=(0.25, 0.3), num_train=12, num_val=4, num_test=6)
+
+
+@dataclass(frozen=True)
+class QuartersConfig(MethodConfig):
+    image_size: int = 32
+
+    def build(self):
+        return Quarters(self)
+
+
+class Quarters(Method):
+    """Every image in four quarters; a slot is the mean colour of its own and a random number."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.noise = nn.Linear(3, 4)
+
+    def encode(self, image):
+        assert image.shape[-2:] == (self.config.image_size,) * 2
+        attn = torch.eye(4).expand(len(image), 4, 4)
+        color = nn.functional.adaptive_avg_pool2d(image, 2).flatten(2).mT
+        return SlotOutput(torch.cat([color, self.noise(color)], -1), attn)
+
+
+QUARTERS = Run(method=QuartersConfig(), data=SCENES, steps=0, batch_size=2, protocol="oclf")
+
+
+@dataclass(frozen=True)
+class Photos(DataConfig):
+    """Pictures of noise, in which nobody marked an object. Without `image_size`: they have the size they have."""
+
+    height: int = 20
+    width: int = 30
+
+    @property
+    def name(self):
+        return "photos"
+
+    @property
+    def size(self):
+        return self.height, self.width
+
+    def open(self, split="train"):
+        return Noise(self)
+
+
+class Noise:
+    def __init__(self, config, *, masks=False):
+        self.config, self.masks = config, masks
+
+    def __len__(self):
+        return 4
+
+    def __getitems__(self, indices):
+        rng = np.random.default_rng(list(indices))
+        shape = (len(indices), *self.config.size)
+        batch = {"image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8)}
+        return batch | ({"mask": rng.integers(0, 3, shape, dtype=np.uint8)} if self.masks else {})
+
+
+@dataclass(frozen=True)
+class Marked(Photos):
+    def open(self, split="train"):
+        return Noise(self, masks=True)
+
+    @property
+    def name(self):
+        return "marked photos"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return api.untrained(QUARTERS, tmp_path / "quarters")
+
+
+def test_a_method_that_needs_no_training(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["env.json", "run.yaml"]
+    run, method = api.load(folder)
+    assert run == QUARTERS
+    torch.rand(3)
+    again = api.load(folder)[1]
+    assert torch.equal(method.noise.weight, again.noise.weight)  # the run's seed, whatever was drawn before
+    [record] = api.evaluate(folder, batch_size=2)
+    assert (record["protocol"], record["data"]) == ("oclf[attention]", "shape_scenes_plain")
+    assert record["num_images"] == 6
+    assert record["checkpoint"] == "none: nothing was trained"
+    stored = json.loads((folder / "eval" / "shape_scenes_plain-test-oclf[attention].json").read_text())
+    assert stored["metrics"]["mbo_i"]["mean"] == record["metrics"]["mbo_i"]["mean"]
+    assert {"corloc", "recovery"} <= set(stored["metrics"])
+    assert (folder / "samples" / "index.json").is_file()
+    assert api.untrained(QUARTERS, folder) == folder
+    with pytest.raises(UserError, match="holds a different run: seed was 0 and is now 1"):
+        api.untrained(replace(QUARTERS, seed=1), folder)
+    with pytest.raises(UserError, match="takes 5 steps of training; train it first"):
+        api.untrained(replace(QUARTERS, steps=5), folder)
+    assert api.examine(folder)[0].severity in ("ok", "note", "problem")
+
+
+def test_several_data_sets(folder):
+    textured = replace(SCENES, background="textured", num_test=3)
+    records = api.evaluate(folder, data=[SCENES, textured], protocols=["oclf", "so-po-go"])
+    pairs = [(record["data"], record["protocol"]) for record in records]
+    assert pairs == [
+        (f"shape_scenes_{name}", f"{rules}[attention]")
+        for name in ("plain", "textured")
+        for rules in ("oclf", "so-po-go")
+    ]
+    assert [record["num_images"] for record in records] == [6, 6, 3, 3]
+    assert all(record["run"] == str(folder) for record in records)
+    assert len(list((folder / "eval").glob("*.json"))) == 4
+    shares = [records[1]["metrics"][kind]["mean"] for kind in ("so", "po", "go", "bg")]
+    assert sum(shares) == pytest.approx(1, abs=1e-12)
+    assert "by our own definition" in records[1]["rules"]
+
+
+def test_other_sizes(folder):
+    """Drawn at the method's size where that is possible, otherwise resized, and the record says so."""
+    [drawn] = api.evaluate(folder, data=replace(SCENES, image_size=48))
+    [same] = api.evaluate(folder, data=SCENES)
+    assert drawn["metrics"] == same["metrics"]
+    assert drawn["rules"] == same["rules"]
+    [resized] = api.evaluate(folder, data=Marked())
+    assert resized["rules"].endswith("; images resized from 20 x 30 to 32 x 32 pixels")
+    assert resized["metrics"]["mbo_i"]["n"] == 4
+    [small] = api.evaluate(folder, data=TetrominoScenes(num_test=2))
+    assert small["rules"].endswith("; images resized from 35 x 35 to 32 x 32 pixels")
+
+
+def test_resized_as_pillow_does():
+    dataset = Resized(Noise(Marked(), masks=True), (7, 12))
+    batch = dataset.__getitems__([2, 3])
+    assert batch["image"].shape == (2, 7, 12, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["mask"].shape == (2, 20, 30)
+    source = Noise(Marked(), masks=True).__getitems__([2, 3])["image"]
+    for ours, original in zip(batch["image"], source, strict=True):
+        theirs = np.asarray(Image.fromarray(original).resize((12, 7), Image.Resampling.BILINEAR))
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+    same = Resized(Noise(Marked()), (20, 30)).__getitems__([2, 3])["image"]
+    assert np.array_equal(same, source)
+
+
+def test_properties(folder):
+    options = {"epochs": 2, "probe_batch_size": 4, "val_share": 0.25}
+    [record] = api.evaluate(folder, task="properties", **options)
+    assert record["protocol"] == "properties"
+    assert "25% of 12 training images" in record["rules"]
+    assert {"top1", "top1_constant", "position_mse", "unmatched"} <= set(record["metrics"])
+    assert (folder / "eval" / "shape_scenes_plain-test-properties.json").is_file()
+    [color] = api.evaluate(folder, task="properties", label="color", **options)
+    objects = SCENES.open("test").__getitems__(range(6))
+    assert color["metrics"]["top1"]["n"] == (objects["color"] > 0).sum()
+    with pytest.raises(UserError, match="Protocols belong to the task discovery"):
+        api.evaluate(folder, task="properties", protocols=["oclf"])
+
+
+def test_rows_of_properties_start_where_the_data_set_starts_them(folder, monkeypatch):
+    """Official files have a row for the background, drawn scenes do not."""
+    seen = []
+
+    def probe(method, train, test, *, background_row, **options):
+        seen.append(background_row)
+        raise UserError("enough")
+
+    class Rows(Noise):
+        def __getitems__(self, indices):
+            return super().__getitems__(indices) | {"shape": np.zeros((len(indices), 4), np.uint8)}
+
+    monkeypatch.setattr(api, "evaluate_properties", probe)
+    for objects in (3, 4, None):
+        data = type("Counted", (Marked,), {"max_objects": objects, "open": lambda self, split: Rows(self, masks=True)})
+        with pytest.raises(UserError, match="enough"):
+            api.evaluate(folder, task="properties", data=data(), label="shape")
+    assert seen == [True, False, False]
+
+
+def test_semantic_scores_need_names_of_classes(folder):
+    with pytest.raises(UserError, match="photos does not name classes; semantic scores need data that do"):
+        api.evaluate(folder, data=Photos(), task="semantic")
+    [record] = api.evaluate(folder, data=SCENES, task="semantic", rule="per_image")
+    assert record["protocol"] == "semantic-per_image"
+    assert 0 < record["metrics"]["semantic_miou"]["mean"] < 1
+    assert "iou_triangle" in record["metrics"]
+
+
+def test_what_is_evaluated_are_images(folder):
+    """The images behind cached features; the frames of videos for a method of images."""
+    cached = CachedFeatures(SCENES, ViTConfig(image_size=32, patch_size=16))
+    [record], [plain] = (api.evaluate(folder, data=data) for data in (cached, SCENES))
+    assert record["metrics"] == plain["metrics"]
+    run, videos = api.load(folder)[0], MOVi(image_size=32)
+    assert api._images_for(run, videos).name == "movi_a_frames"
+    assert api._images_for(replace(run, data=videos), videos).name == "movi_a"
+
+
+def test_evaluation_needs_masks(folder):
+    with pytest.raises(UserError, match="no masks, only image"):
+        api.evaluate(folder, data=Photos())
+
+
+def test_training_without_masks_shows_and_judges_but_scores_nothing(tmp_path, capsys):
+    recipe = slot_attention.tetrominoes_mini()
+    run = replace(recipe, data=Photos(35, 35), steps=2, batch_size=2, eval_every=1, save_every=2, tensorboard=False)
+    seen = []
+    answer = api.train(run, tmp_path / "run", on_eval=lambda *args: seen.append(args))
+    assert answer["metrics"] == {}
+    assert answer["protocol"] == (
+        "photos has no true masks in its split test: nothing is scored, see the pictures and the detector."
+    )
+    assert [(step, values) for step, values, _ in seen] == [(1, {}), (2, {})]
+    assert all(verdict for *_, verdict in seen)
+    assert answer["verdict"]
+    rows = json.loads((tmp_path / "run" / "samples" / "index.json").read_text())["rows"]
+    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    assert all("truth" not in row for row in rows)
+    assert [path.name for path in (tmp_path / "run" / "eval").iterdir()] == ["doctor.json"]
+    assert "photos has no true masks in its split val" in capsys.readouterr().err
+
+
+def test_settings_of_a_trained_method_can_change_for_an_evaluation(tmp_path):
+    run = slot_attention.tetrominoes_mini()
+    data = replace(run.data, num_train=8, num_val=4, num_test=4)
+    run = replace(run, data=data, steps=1, batch_size=2, eval_images=4, tensorboard=False)
+    api.train(run, tmp_path / "run", finish=False)
+    (own,) = api.evaluate(tmp_path / "run")
+    config = replace(run.method, test_iterations=1)
+    (other,) = api.evaluate(tmp_path / "run", config=config)
+    assert other["rules"] == own["rules"] + "; not as in training: test_iterations=1"
+    assert other["per_image"] != own["per_image"]
+    names = {file.stem for file in (tmp_path / "run/eval").glob("tetromino*.json")}
+    assert {name.partition("slot-attention")[2] for name in names} == {"", "-test_iterations=1"}
+    with pytest.raises(UserError, match="settings and weights belong to different runs"):
+        api.evaluate(tmp_path / "run", config=replace(run.method, num_slots=5))
+
+
+def test_only_the_method_of_a_trained_run_can_be_changed(tmp_path):
+    save_run(slot_attention.tetrominoes_mini(), tmp_path / "run.yaml")
+    folder, config = find_run(str(tmp_path), settings=["method.test-iterations=3"])
+    assert (folder, config.test_iterations) == (tmp_path, 3)
+    with pytest.raises(UserError, match="--set can change its method only"):
+        find_run(str(tmp_path), settings=["batch-size=3"])
