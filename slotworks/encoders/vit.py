@@ -6,8 +6,9 @@ It needs the extra `vision`. Code that comes with a model is never run.
 
 Position embeddings of another size are interpolated as `transformers` does for each family: bicubic to the exact number
 of patches, with antialiasing for DINOv2 with registers, in float32. The original DINO and DINOv2 code instead scales by
-`(patches + 0.1) / stored patches`, so away from the native size (224 for DINO, 518 for DINOv2) features differ a little
-from theirs; at the native size they do not. BEiT has relative and DINOv3 rotary positions, which follow any size.
+`(patches + 0.1) / stored patches`; `position_offset=0.1` does the same, as the DINO and DINOv2 networks named here do
+(not those with registers, whose code has no offset). At the native size (224 for DINO, 518 for DINOv2) nothing is
+interpolated. BEiT has relative and DINOv3 rotary positions, which follow any size.
 """
 
 import hashlib
@@ -54,6 +55,7 @@ class ViTConfig:
     feature_dim: int = 768  # width of a token
     features: Literal["tokens", "normed", "queries", "keys", "values"] = "tokens"  # tokens: before the last norm
     layer: int = -1  # block whose output (or attention) is taken, from 0, or from the end
+    position_offset: float = 0.0  # added to the number of patches when position embeddings are interpolated
     trained_blocks: int = 0  # how many of the last blocks up to `layer` are trained; the rest is frozen
     mean: tuple[float, float, float] = IMAGENET_MEAN  # subtracted from an image in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD  # divided by
@@ -83,16 +85,16 @@ class ViTConfig:
         return side, side
 
 
-DINO_S16 = ViTConfig("facebook/dino-vits16", feature_dim=384)
-DINO_S8 = ViTConfig("facebook/dino-vits8", patch_size=8, feature_dim=384)
-DINO_B16 = ViTConfig("facebook/dino-vitb16")
-DINO_B8 = ViTConfig("facebook/dino-vitb8", patch_size=8)
-DINOV2_S14 = ViTConfig("facebook/dinov2-small", patch_size=14, feature_dim=384)
-DINOV2_B14 = ViTConfig("facebook/dinov2-base", patch_size=14)
-DINOV2_L14 = ViTConfig("facebook/dinov2-large", patch_size=14, feature_dim=1024)
-DINOV2_REG_S14 = replace(DINOV2_S14, model="facebook/dinov2-with-registers-small")
-DINOV2_REG_B14 = replace(DINOV2_B14, model="facebook/dinov2-with-registers-base")
-DINOV2_REG_L14 = replace(DINOV2_L14, model="facebook/dinov2-with-registers-large")
+DINO_B16 = ViTConfig("facebook/dino-vitb16", position_offset=0.1)
+DINO_B8 = replace(DINO_B16, model="facebook/dino-vitb8", patch_size=8)
+DINO_S16 = replace(DINO_B16, model="facebook/dino-vits16", feature_dim=384)
+DINO_S8 = replace(DINO_S16, model="facebook/dino-vits8", patch_size=8)
+DINOV2_B14 = ViTConfig("facebook/dinov2-base", patch_size=14, position_offset=0.1)
+DINOV2_S14 = replace(DINOV2_B14, model="facebook/dinov2-small", feature_dim=384)
+DINOV2_L14 = replace(DINOV2_B14, model="facebook/dinov2-large", feature_dim=1024)
+DINOV2_REG_S14 = replace(DINOV2_S14, model="facebook/dinov2-with-registers-small", position_offset=0.0)
+DINOV2_REG_B14 = replace(DINOV2_B14, model="facebook/dinov2-with-registers-base", position_offset=0.0)
+DINOV2_REG_L14 = replace(DINOV2_L14, model="facebook/dinov2-with-registers-large", position_offset=0.0)
 DINOV2_B14_NORMED_448 = replace(DINOV2_B14, image_size=448, features="normed")  # StableLSD, GLASS
 MAE_B16 = ViTConfig("facebook/vit-mae-base")
 
@@ -323,8 +325,34 @@ def load_network(config: ViTConfig) -> tuple[Any, nn.ModuleList]:
     if hasattr(network, "pooler"):
         network.pooler = None
     blocks = _fitting_blocks(network, config)
+    if config.position_offset:
+        _offset_positions(network, config)
     network.requires_grad_(False)
     return network.eval(), blocks
+
+
+def _offset_positions(network: Any, config: ViTConfig) -> None:
+    """Interpolate position embeddings as facebookresearch/dino and dinov2 do: by `(patches + offset) / stored`."""
+    embeddings = getattr(network, "embeddings", None)
+    stored = getattr(embeddings, "position_embeddings", None)
+    side = round((stored.shape[1] - 1) ** 0.5) if isinstance(stored, Tensor) else 0
+    if not side or side**2 + 1 != stored.shape[1] or not hasattr(embeddings, "interpolate_pos_encoding"):
+        raise UserError(
+            f"position_offset is {config.position_offset}, but {config.model} has no square of position embeddings; "
+            "leave it at 0."
+        )
+
+    def interpolate(tokens: Tensor, height: int, width: int) -> Tensor:
+        known = embeddings.position_embeddings  # moved to a device, it is another tensor
+        size = (height // config.patch_size, width // config.patch_size)
+        if size == (side, side):
+            return known
+        scale = [(patches + config.position_offset) / side for patches in size]
+        square = known[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        resized = nn.functional.interpolate(square.float(), scale_factor=scale, mode="bicubic", align_corners=False)
+        return torch.cat([known[:, :1], resized.to(known.dtype).flatten(2).transpose(1, 2)], dim=1)
+
+    embeddings.interpolate_pos_encoding = interpolate
 
 
 def _fitting_blocks(network: Any, config: ViTConfig) -> nn.ModuleList:

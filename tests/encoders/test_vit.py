@@ -206,6 +206,26 @@ def test_interpolated_positions(networks, name, antialias):
     torch.testing.assert_close(encoder(image), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["dino", "dinov2"])
+def test_positions_with_the_offset_of_the_original(networks, name):
+    """facebookresearch/dino and dinov2 hand `interpolate` the factor (patches + 0.1) / stored, not the size."""
+    config, model = networks[name]
+    config = replace(config, features="queries", layer=0)
+    encoder = ViTEncoder(replace(config, position_offset=0.1))
+    image = images(config, 2, 6)
+    stored = model.embeddings.position_embeddings[:, 1:].detach().unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    positions = F.interpolate(stored, scale_factor=(2.1 / 4, 6.1 / 4), mode="bicubic").flatten(2).transpose(1, 2)
+    block = (model.layers if hasattr(model, "layers") else model.encoder.layer)[0]
+    norm = block.norm1 if hasattr(block, "norm1") else block.layernorm_before
+    with torch.no_grad():
+        tokens = model.embeddings.patch_embeddings.projection(normalised(image)).flatten(2).transpose(1, 2) + positions
+        wanted = block.attention.q_proj(norm(tokens))
+    torch.testing.assert_close(encoder(image), wanted, rtol=1e-5, atol=1e-5)
+    assert (encoder(image) - ViTEncoder(config)(image)).abs().max() > 1e-3
+    own = images(config, 4, 4)
+    torch.testing.assert_close(encoder(own), ViTEncoder(config)(own), rtol=0, atol=0)
+
+
 def test_mean_and_std(networks):
     config, _ = networks["dino"]
     image = images(config)
