@@ -221,9 +221,8 @@ def evaluate(
         The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets.
     """
     folder = Path(run_folder)
-    own = load_run(folder / "run.yaml").method
     run, method = load(folder, device=device, config=config)
-    changed = _changed(own, run.method)
+    changed = _changed(load_run(folder).method, config) if config else []
     names = [run.protocol] if protocols is None else protocols
     names = list(known_protocols.PROTOCOLS) if list(names) == ["all"] else names
     chosen = [known_protocols.get(name) for name in names]  # a wrong name is found before the data are opened

@@ -47,6 +47,11 @@ class SlotOutput:
     features: Float[Tensor, "*b p c"] | None = None
 
     @property
+    def decoder_inputs(self) -> tuple[Tensor, ...]:
+        """What `method.decode` takes: the slots, and the features where the decoder needs them again."""
+        return (self.slots,) if self.features is None else (self.slots, self.features)
+
+    @property
     def attn_maps(self) -> Float[Tensor, "*b n h w"]:
         """`attn` as pictures."""
         side = int(self.attn.shape[-1] ** 0.5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from slotworks.encoders.vit import ASSETS
+from slotworks.encoders.vit import package_folder
 from slotworks.types import UserError
 
 MIRRORS = {
@@ -33,7 +33,7 @@ def load_part(load: Callable[..., Any], model: str, part: str = "", **options: A
     """
     places: list[tuple[str, bool]]
     if model.startswith("package:"):
-        model = str(ASSETS / model.removeprefix("package:"))
+        model = str(package_folder(model))
     if Path(model).expanduser().is_dir():
         places = [(str(Path(model).expanduser()), True)]
     elif model.startswith((".", "/", "~")) or model.count("/") != 1:

@@ -226,10 +226,7 @@ def find_files(model: str) -> list[Path]:
         UserError: the model cannot be found or downloaded, or its files are incomplete.
     """
     if model.startswith("package:"):
-        folder = ASSETS / model.removeprefix("package:")
-        if not folder.is_dir():
-            known = sorted(path.parent.name for path in ASSETS.glob(f"*/{_CONFIG}"))
-            raise UserError(f"slotworks comes without a network {model!r}; it has {', '.join(known) or 'none'}.")
+        folder = package_folder(model)
     else:
         folder = Path(model).expanduser()
         if not folder.is_dir():
@@ -246,6 +243,15 @@ def find_files(model: str) -> list[Path]:
             f"(or its shards); save one with `model.save_pretrained(folder)`."
         )
     return files
+
+
+def package_folder(model: str) -> Path:
+    """The folder of a network that comes with slotworks, `package:NAME`; raises UserError if there is none."""
+    folder = ASSETS / model.removeprefix("package:")
+    if not folder.is_dir():
+        known = sorted(path.name for path in ASSETS.iterdir() if path.is_dir())
+        raise UserError(f"slotworks comes without a network {model!r}; it has {', '.join(known) or 'none'}.")
+    return folder
 
 
 def _complete(folder: Path) -> list[Path]:

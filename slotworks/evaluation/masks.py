@@ -43,4 +43,4 @@ def decode(method: Method, output: SlotOutput) -> DecoderOutput | None:
     """What a direct decoder makes of the slots; None for a method without one."""
     if not isinstance(method, Decodes):
         return None
-    return method.decode(output.slots, *(() if output.features is None else (output.features,)))
+    return method.decode(*output.decoder_inputs)

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 
 from slotworks.decoders import AutoregressiveDecoder, PatchMLPDecoder
 from slotworks.encoders import ViTConfig, ViTEncoder
-from slotworks.slots import GaussianInit, LearnedInit, PerSlotGaussianInit, SlotAttention
+from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention
 from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput
-
-INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.encoders import CNNEncoder
-from slotworks.slots import GaussianInit, LearnedInit, PerSlotGaussianInit, SlotAttention
+from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention
 from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput
-
-INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}
 
 
 @dataclass(frozen=True)

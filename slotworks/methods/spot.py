@@ -24,10 +24,8 @@ from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.guidance import distillation_loss
 from slotworks.nn.noise import shared_choice
 from slotworks.nn.orders import NUM_ORDERS
-from slotworks.slots import GaussianInit, LearnedInit, PerSlotGaussianInit, SlotAttention
+from slotworks.slots import INITIALIZERS, SlotAttention
 from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput, UserError
-
-INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}
 
 Orders = Literal["standard", "random", "all"]
 """Orders of one pass: row by row; one of the nine, the same for the whole batch; or the mean over all nine."""

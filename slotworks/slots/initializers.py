@@ -92,3 +92,7 @@ class BoxInit(nn.Module):
             low, high = boxes.min().item(), boxes.max().item()
             raise ValueError(f"Boxes lie between {low:g} and {high:g}; expected [0, 1], or -1 for an absent box.")
         return self.mlp(nn.functional.pad(boxes, (0, 0, 1, 0)))
+
+
+INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}
+"""Those that need nothing but a number of slots and a width, by the names that recipes use."""

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from slotworks.nn.position import PositionEmbedding
 from slotworks.slots.attention import SlotAttention
-from slotworks.slots.initializers import GaussianInit, LearnedInit, PerSlotGaussianInit
+from slotworks.slots.initializers import INITIALIZERS
 from slotworks.types import SlotOutput
-
-INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}
 
 
 class LatentSlotAttention(nn.Module):

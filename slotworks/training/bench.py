@@ -49,7 +49,7 @@ def measure(run: Run, *, steps: int = 5) -> dict:
         image = torch.zeros(size, 3, *run.data.size, device=fabric.device)
         out = method.encode(image)
         if isinstance(method, Decodes):
-            method.decode(out.slots, *(() if out.features is None else (out.features,)))
+            method.decode(*out.decoder_inputs)
 
     step_seconds = _seconds(step, steps, fabric.device)
     method.eval()
