@@ -339,8 +339,8 @@ def load_network(config: ViTConfig) -> tuple[Any, nn.ModuleList]:
 
 def _offset_positions(network: Any, config: ViTConfig) -> None:
     """Interpolate position embeddings as facebookresearch/dino and dinov2 do: by `(patches + offset) / stored`."""
-    embeddings = getattr(network, "embeddings", None)
-    stored = getattr(embeddings, "position_embeddings", None)
+    embeddings: Any = getattr(network, "embeddings", network)
+    stored: Any = getattr(embeddings, "position_embeddings", None)
     side = round((stored.shape[1] - 1) ** 0.5) if isinstance(stored, Tensor) else 0
     if not side or side**2 + 1 != stored.shape[1] or not hasattr(embeddings, "interpolate_pos_encoding"):
         raise UserError(
