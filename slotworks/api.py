@@ -23,11 +23,15 @@ from slotworks import protocols as known_protocols
 from slotworks.data.features import CachedFeatures
 from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under
+from slotworks.evaluation.masks import inspecting
 from slotworks.evaluation.properties import evaluate_properties
 from slotworks.evaluation.records import write_eval
+from slotworks.evaluation.removal import evaluate_removal
 from slotworks.evaluation.resized import Resized
 from slotworks.evaluation.samples import write_samples
 from slotworks.evaluation.segment import segment_images
+from slotworks.evaluation.segment_video import segment_video
+from slotworks.evaluation.sets import evaluate_sets
 from slotworks.images import find_images
 from slotworks.training import Run, load_method, load_run
 from slotworks.training import train as train_loop
@@ -35,12 +39,23 @@ from slotworks.training.checkpoint import LAST
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.logs import console, read_metrics
 from slotworks.training.seeds import seed_for
-from slotworks.types import DataConfig, Dataset, Method, MethodConfig, UserError
+from slotworks.types import (
+    DataConfig,
+    Dataset,
+    Decodes,
+    Method,
+    MethodConfig,
+    PredictsSets,
+    UserError,
+    VideoMethod,
+    to_batch,
+)
+from slotworks.videos import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from slotworks.synthesis import Synthesis
 
-Task = Literal["discovery", "semantic", "properties", "reconstruction"]
+Task = Literal["discovery", "semantic", "properties", "reconstruction", "removal", "sets"]
 
 SAMPLES = 8  # images shown in the report: the worst four and the first four of the evaluated ones
 
@@ -79,7 +94,10 @@ def load(
             torch.manual_seed(seed_for("weights", run.seed))
             method = run.method.build().eval()
     else:
-        method = load_method(folder, config=config)
+        try:
+            method = load_method(folder, config=config)
+        except UserError as error:
+            raise _slots_are_fixed(folder, config) or error from None
     return run, method.to(find_device(device))
 
 
@@ -131,19 +149,27 @@ def train(
     folder = Path(run_folder)
     validation = run.data.open("val")
     scored = _has_masks(validation)
-    if not scored:
+    if not scored and not hasattr(run.method, "categories"):  # predicted sets are scored without masks
         console.print(_unscored(run.data, "val"), highlight=False, soft_wrap=True)
 
     def measure(method: Method, step: int) -> dict[str, float]:
         if not _finds_slots(method):
             return {}
+        if isinstance(method, PredictsSets):
+            sets = _set_metrics(method, validation, run.eval_images)
+            if not _attends(method, validation):  # nothing to see, nothing for the detector
+                if on_eval is not None:
+                    on_eval(step, sets, "no attention to look at")
+                return sets
+        else:
+            sets = {}
         result = None
         if scored:
             result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
         stats = doctor.stats_of(method, validation, num_images=min(run.eval_images, 64))
         findings = _diagnose(folder, run, stats, step)
         _show(method, result, validation, folder, step)
-        values = {name: summary.mean for name, summary in result.metrics.items()} if result else {}
+        values = sets | ({name: summary.mean for name, summary in result.metrics.items()} if result else {})
         if on_eval is not None:
             on_eval(step, values, doctor.verdict(findings))
         return values
@@ -165,6 +191,18 @@ def _finish(folder: Path) -> dict:
     if not _finds_slots(method):
         return {"metrics": {}, "protocol": "", "verdict": "no slots to look at", "report": str(write_report(folder))}
     test = run.data.open("test")
+    sets = []
+    if isinstance(method, PredictsSets):
+        sets = evaluate_sets(method, test, num_images=run.eval_images)
+        for one in sets:
+            _record(folder, run.data, "test", one)
+        if not _attends(method, test):
+            return {
+                "metrics": _plain(sets[0]),
+                "protocol": sets[0].rules,
+                "verdict": "no attention to look at",
+                "report": str(write_report(folder)),
+            }
     results: list[DiscoveryResult] = []
     if _has_masks(test):
         names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
@@ -174,9 +212,10 @@ def _finish(folder: Path) -> dict:
     result = results[0] if results else None
     findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
     _show(method, result, test, folder, run.steps)
+    described = [one.rules for one in sets] + ([result.protocol.describe()] if result else [])
     return {
-        "metrics": {name: asdict(summary) for name, summary in result.metrics.items()} if result else {},
-        "protocol": result.protocol.describe() if result else _unscored(run.data, "test"),
+        "metrics": {name: value for one in (*sets, *results[:1]) for name, value in _plain(one).items()},
+        "protocol": "; ".join(described) or _unscored(run.data, "test"),
         "verdict": doctor.verdict(findings),
         "report": str(write_report(folder)),
     }
@@ -194,6 +233,7 @@ def evaluate(
     seed: int = 0,
     device: str | None = None,
     config: MethodConfig | None = None,
+    lengths: Sequence[int] = (),
     **options: Any,
 ) -> list[dict]:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
@@ -207,15 +247,17 @@ def evaluate(
         data: other data sets than the run's own.
         split: of the data set.
         task: `discovery` of objects under protocols; `semantic` segmentation, over all images at once; `properties` of
-            objects read from frozen slots, by probes trained on the training split; `reconstruction` of the images.
+            objects read from frozen slots, by probes trained on the training split; `reconstruction` of the images;
+            `removal` of an object from each image by its slot; `sets` of objects that the method itself predicts.
         protocols: of discovery: names, or `["all"]`; by default the run's own.
         num_images: how many images, from the first on; all by default.
         batch_size: images per forward pass; changes speed, memory and the random slots.
         seed: of the initial slots.
         device: where to compute.
         config: settings of the method that differ from training, such as SPOT's `eval_orders`; the record names them.
-        options: passed on to `evaluate_semantic`, `evaluate_properties` or `evaluate_reconstruction`; for the last also
-            `perceptual=True` for LPIPS and FID.
+        lengths: of discovery in videos: score the first so many frames of each, for every one of these numbers.
+        options: passed on to `evaluate_semantic`, `evaluate_properties`, `evaluate_sets` or `evaluate_reconstruction`;
+            for the last also `perceptual=True` for LPIPS and FID.
 
     Returns:
         The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets.
@@ -224,8 +266,17 @@ def evaluate(
     run, method = load(folder, device=device, config=config)
     changed = _changed(load_run(folder).method, config) if config else []
     names = [run.protocol] if protocols is None else protocols
-    names = list(known_protocols.PROTOCOLS) if list(names) == ["all"] else names
+    names = _all_protocols(method) if list(names) == ["all"] else names
     chosen = [known_protocols.get(name) for name in names]  # a wrong name is found before the data are opened
+    if lengths:
+        chosen = [protocol.with_length(length) for protocol in chosen for length in sorted(set(lengths))]
+    if isinstance(method, VideoMethod) and task not in ("discovery", "reconstruction"):
+        raise UserError(
+            f"{type(method).__name__} takes videos, the task {task} is one for images; measure discovery or "
+            "reconstruction."
+        )
+    if task != "discovery" and lengths:
+        raise UserError(f"Lengths of videos belong to the task discovery; leave them out for {task}.")
     if task != "discovery" and protocols is not None:
         raise UserError(f"Protocols belong to the task discovery; leave them out for {task}.")
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
@@ -242,10 +293,20 @@ def evaluate(
             results = [_semantic(method, source, dataset, how)]
         elif task == "reconstruction":
             results = [_reconstruction(method, dataset, how)]
+        elif task == "removal":
+            results = [evaluate_removal(method, dataset, **how)]
+        elif task == "sets":
+            results = list(evaluate_sets(method, dataset, **how))
         else:
             results = [_properties(method, run, source, dataset, how)]
         records += [{"run": str(folder), **_record(folder, source, split, result, note, changed)} for result in results]
     return records
+
+
+def _all_protocols(method: Method) -> list[str]:
+    """Those that differ for this kind of method: what counts frames of videos says nothing new of images."""
+    known, videos = known_protocols.PROTOCOLS.values(), isinstance(method, VideoMethod)
+    return [rule.name for rule in known if videos or (rule.first_frame and rule.frames == "together")]
 
 
 def _semantic(method: Method, source: DataConfig, dataset: Dataset, how: Mapping[str, Any]) -> Any:
@@ -307,16 +368,58 @@ def segment(
 ) -> Iterator[dict]:
     """Take own pictures (files or folders) apart with a trained run; yields what it wrote for each.
 
-    For files and options see `slotworks.evaluation.segment.segment_images`.
+    For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
+    method of videos sees a picture as a video of one frame.
     """
     paths = find_images([Path(file) for file in files])
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    pictures = [path for path in paths if path not in videos]
     run, method = load(run_folder, device=device)
-    yield from segment_images(method, paths, Path(out), image_size=run.data.size, **options)
+    if pictures:
+        kept = {name: value for name, value in options.items() if name != "boxes"}
+        yield from segment_images(method, pictures, Path(out), image_size=run.data.size, **kept)
+    skip = options.pop("skip_damaged", False)
+    for path in videos:
+        try:
+            yield segment_video(method, path, Path(out), image_size=run.data.size, **options)
+        except UserError as error:
+            if not skip or len(paths) == 1:
+                raise
+            yield {"file": str(path), "error": str(error)}
 
 
 def _finds_slots(method: Method) -> bool:
     """Whether it is a method, and not a network that methods build on, such as an encoder."""
     return type(method).encode is not Method.encode
+
+
+def _attends(method: Method, dataset: Dataset) -> bool:
+    """Whether there are maps to look at: of a decoder, or of attention, which leaves its iterations in the output."""
+    if isinstance(method, Decodes):
+        return True
+    with inspecting(method, seed=0) as device:
+        return bool(method.encode_batch(to_batch(dataset.__getitems__([0]), device)).attn_steps)
+
+
+def _set_metrics(method: Method, dataset: Dataset, num_images: int) -> dict[str, float]:
+    result = evaluate_sets(method, dataset, num_images=num_images)[0]
+    return {name: summary.mean for name, summary in result.metrics.items()}
+
+
+def _plain(result: Any) -> dict[str, dict]:
+    return {name: asdict(summary) for name, summary in result.metrics.items()}
+
+
+def _slots_are_fixed(folder: Path, config: MethodConfig | None) -> UserError | None:
+    """What to say where weights do not fit because another number of slots was asked for; None for other reasons."""
+    own = load_run(folder / "run.yaml").method
+    trained, wanted = getattr(own, "num_slots", None), getattr(config, "num_slots", None)
+    if config is None or trained == wanted:
+        return None
+    return UserError(
+        f"{folder} was trained with {trained} slots and has weights for each of them, so it cannot be run with "
+        f"{wanted}; only slots that share one initialiser (method.initializer=gaussian) can be of another number."
+    )
 
 
 def _has_masks(dataset: Dataset) -> bool:
@@ -332,8 +435,16 @@ def _images_for(run: Run, source: DataConfig) -> DataConfig:
     if isinstance(source, CachedFeatures):
         source = source.source_images
     if getattr(source, "frames", "") == "video" and getattr(run.data, "frames", "single") == "single":
-        return replace(source, frames="single")  # type: ignore[call-arg]
+        whole = {"clip_length": None, "clip_stride": None}  # clips are of videos
+        return replace(source, frames="single", **whole)  # type: ignore[call-arg]
     return source
+
+
+def _shown(data: DataConfig, split: str) -> DataConfig:
+    """Whose images a split shows: behind cached features, and real ones where training images are generated."""
+    images = data.source_images if isinstance(data, CachedFeatures) else data
+    real = getattr(images, "real", None)
+    return images if real is None or split == "train" else real
 
 
 def _at_size_of(run: Run, source: DataConfig, split: str) -> tuple[Dataset, str]:
@@ -357,9 +468,9 @@ def _record(
     folder: Path, data: DataConfig, split: str, result: Any, note: str = "", changed: Sequence[str] = ()
 ) -> dict:
     checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
-    record = result.record(data=data.name, split=split, checkpoint=checkpoint)
+    record = result.record(data=_shown(data, split).name, split=split, checkpoint=checkpoint)
     record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
-    name = "-".join([data.name, split, record["protocol"], *changed])
+    name = "-".join([record["data"], split, record["protocol"], *changed])
     write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
     return record
 
@@ -428,4 +539,6 @@ def edit(
     from slotworks.editing import edit_picture
 
     run, method = load(run_folder, device=device)
+    if isinstance(method, VideoMethod):
+        raise UserError(f"{type(method).__name__} takes videos; pictures are edited with a run that takes pictures.")
     return edit_picture(method, image, out, image_size=run.data.size, **options)

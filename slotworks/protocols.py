@@ -64,6 +64,9 @@ class Protocol:
     matching: Literal["iou", "cosine"] = "iou"  # cosine: by cosine of the masks, unmatched objects are not counted
     mean_over: Literal["images", "objects"] = "images"
     crowds: Literal["background", "objects"] = "background"  # what COCO's `crowd` regions are
+    first_frame: bool = True  # False: the first frame of a video, about which a method was told, does not count
+    frames: Literal["together", "apart"] = "together"  # a video is one image with more pixels, or each frame is one
+    length: int | None = None  # frames of a video that count, from its first one on; None: all
     coverage: CoverageRule = "iou"  # behind SO, PO and GO; see slotworks.metrics.coverage
     coverage_threshold: float = 0.5  # on the IoU
 
@@ -71,7 +74,25 @@ class Protocol:
         """The same rules for other masks; the name says so, as in `oclf[attention]`."""
         if masks == self.masks:
             return self
-        return replace(self, masks=masks, name=f"{self.name.split('[')[0]}[{masks}]")
+        base, at, length = self.name.partition("@")
+        return replace(self, masks=masks, name=f"{base.split('[')[0]}[{masks}]{at}{length}")
+
+    def with_length(self, length: int) -> "Protocol":
+        """The same rules for the first frames of a video; the name says so, as in `savi@12`."""
+        if length < 2 - self.first_frame:
+            raise UserError(f"{self.name} cannot score {length} frames of a video; give a larger number.")
+        return replace(self, length=length, name=f"{self.name.split('@')[0]}@{length}")
+
+    def of_video(self, values: Batch) -> Batch:
+        """Maps `b t h w` as the pixels of one image `b p`, or of one for each frame, `(b t) p`; others are left out.
+
+        Frames that do not count are left out, too.
+        """
+        kept = slice(0 if self.first_frame else 1, self.length)
+        maps = {name: value[:, kept] for name, value in values.items() if value.ndim == 4}
+        if self.frames == "apart":
+            return {name: value.flatten(0, 1).flatten(1) for name, value in maps.items()}
+        return {name: value.flatten(1) for name, value in maps.items()}
 
     def describe(self) -> str:
         """All choices in one line, to print beside a number."""
@@ -100,6 +121,12 @@ class Protocol:
             parts.append("matched by mask cosine, unmatched objects dropped")
         size = f" (VOC and COCO tables: {self.published_size} px)" if self.published_size else ""
         parts.append(f"{self.masks} masks at the truth's size{size}")
+        if not self.first_frame or self.length:
+            begin = "first" if self.first_frame else "second"
+            end = f" to number {self.length}" if self.length else ""
+            parts.append(f"of videos the frames from the {begin} one{end}")
+        if self.frames == "apart":
+            parts.append("each frame of a video is an image of its own, so that tracking does not count")
         parts.append(f"mean over {self.mean_over}")
         return f"{self.name}: " + "; ".join(parts)
 
@@ -281,6 +308,32 @@ PROTOCOLS = {
             background_id="lowest",
         ),
         Protocol(
+            name="savi",
+            source="google-research/slot-attention-video, from commit ba8f15e on: all frames",
+            used_by="SAVi and SAVi++ as their code prints them; STEVE",
+            metrics=("fg_ari", "ari", "mbo_i", "miou_i"),
+            ignore_void=False,
+            overlap_in=("fg_ari", "ari", "mbo_i", "miou_i"),
+        ),
+        Protocol(
+            name="savi-without-first",
+            source="google-research/slot-attention-video; the rules of `savi` without the first frame",
+            used_by="for methods that are told where objects are in the first frame",
+            metrics=("fg_ari", "ari", "mbo_i", "miou_i"),
+            ignore_void=False,
+            overlap_in=("fg_ari", "ari", "mbo_i", "miou_i"),
+            first_frame=False,
+        ),
+        Protocol(
+            name="savi-frames",
+            source="the rules of `savi`, frame by frame",
+            used_by="beside `savi`: what is lost there and not here is lost by tracking",
+            metrics=("fg_ari", "ari", "mbo_i", "miou_i"),
+            ignore_void=False,
+            overlap_in=("fg_ari", "ari", "mbo_i", "miou_i"),
+            frames="apart",
+        ),
+        Protocol(
             name="lsd-object",
             source="JindongJiang/latent-slot-diffusion",
             used_by="StableLSD",
@@ -325,14 +378,21 @@ DEFAULT = "oclf"
 def get(name: str) -> Protocol:
     """The protocol of this name; `oclf[attention]` is `oclf` scored on attention masks instead of its own.
 
+    `savi@12` is `savi` on the first 12 frames of each video.
+
     Raises:
         UserError: for an unknown name.
     """
-    base, _, masks = name.removesuffix("]").partition("[")
-    if base in PROTOCOLS and name in (base, f"{base}[decoder]", f"{base}[attention]"):
+    whole, at, length = name.partition("@")
+    base, _, masks = whole.removesuffix("]").partition("[")
+    if base in PROTOCOLS and whole in (base, f"{base}[decoder]", f"{base}[attention]") and bool(at) == bool(length):
         protocol = PROTOCOLS[base]
-        return protocol.with_masks("decoder" if masks == "decoder" else "attention") if masks else protocol
+        protocol = protocol.with_masks("decoder" if masks == "decoder" else "attention") if masks else protocol
+        if not length:
+            return protocol
+        if length.isdecimal():
+            return protocol.with_length(int(length))
     raise UserError(
         f"There is no protocol {name!r}. Known: {', '.join(PROTOCOLS)}; "
-        "add [attention] or [decoder] to score other masks than the protocol's own."
+        "add [attention] or [decoder] to score other masks than the protocol's own, @12 for 12 frames of a video."
     )

@@ -7,12 +7,15 @@ Axis letters used in every annotation of the package:
 
 Images in a batch are float32 in [0, 1], `b 3 h w`; masks int64 `b h w`, 0 is background; boxes `x0 y0 x1 y1`
 in [0, 1]. `attn` and `masks` are soft and sum to one over the slots; a `segmentation` is their integer argmax.
+
+Videos have a time axis after the batch: `video` float32 `b t 3 h w` takes the place of `image`, masks are `b t h w`,
+boxes `b t m 4`, slots `b t n d`; an object keeps its id, and a slot its place, through time. See `VideoMethod`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,11 +27,29 @@ from slotworks.errors import UserError as UserError
 Batch = dict[str, Tensor]
 """A batch on its device: `image` or cached `features` (`b p c`); `mask`, `void`, `overlap` (`b h w`) and a data set's
 properties if known. Masks may be larger than images: predictions are scored at the size of the truth.
+A batch of videos holds `video` in place of `image`, and a time axis in all of `FRAME_FIELDS`.
 
 With classes also `class_mask` (the last object owns shared pixels) and `class_mask_highest` (the highest class id)."""
 
 RawBatch = dict[str, np.ndarray]
 """A batch as a data set stores it: `image` uint8 `b h w 3`, `mask` integer, `void` and `overlap` bool, `b h w`."""
+
+FRAME_FIELDS = (
+    *("video", "mask", "void", "overlap", "class_mask", "class_mask_highest"),
+    *("boxes", "forward_flow", "backward_flow", "depth"),
+)
+"""What has a time axis, `b t ...`, in a batch of videos, of all that methods and metrics read. Flow is `b t 2 h w` in
+pixels of the image, rows first: forward to the next frame, backward to the one before. Depth is `b t h w`."""
+
+
+Fields = TypeVar("Fields", Batch, RawBatch)
+
+
+def frames_of(batch: Fields, start: int, stop: int) -> Fields:
+    """Frames `start` to `stop` of a batch of videos; properties without a time axis stay as they are."""
+    return {  # pyright: ignore[reportReturnType]  (tensors stay tensors, arrays stay arrays)
+        name: value[:, start:stop] if name in FRAME_FIELDS else value for name, value in batch.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,8 @@ class SlotOutput:
 
     `attn` sums to one over the slots at every position: the map to show as a mask. `attn_steps` holds the same for
     every iteration, first to last. `grid` is the height and width behind `p`; None means a square. `features` is what
-    the slots looked at, where a decoder needs it again: `decode(slots, features)`.
+    the slots looked at, where a decoder needs it again: `decode(slots, features)`. `state` belongs to videos: where the
+    slots of the next frame start, `encode(video, state=out.state)` goes on from there.
     """
 
     slots: Float[Tensor, "*b n d"]
@@ -45,6 +67,7 @@ class SlotOutput:
     attn_steps: tuple[Tensor, ...] = ()
     grid: tuple[int, int] | None = None
     features: Float[Tensor, "*b p c"] | None = None
+    state: Float[Tensor, "b n d"] | None = None
 
     @property
     def decoder_inputs(self) -> tuple[Tensor, ...]:
@@ -110,6 +133,25 @@ class Method(nn.Module):
         return {"all": [p for p in self.parameters() if p.requires_grad]}
 
 
+class VideoMethod(Method):
+    """A method for videos: everything it returns has a time axis after the batch, `slots` `b t n d`, `attn` `b t n p`.
+
+    It is causal: what it says of a frame depends on no later frame. So a long video can be encoded in pieces, each
+    from the `state` that the one before returned, and the slots are those of the whole video.
+    """
+
+    def encode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, video: Float[Tensor, "b t 3 h w"], *, state: Float[Tensor, "b n d"] | None = None
+    ) -> SlotOutput:
+        """Take videos apart into slots; `state` is what an earlier call returned about the frames before these."""
+        raise NotImplementedError
+
+    def encode_batch(self, batch: Batch, *, state: Float[Tensor, "b n d"] | None = None) -> SlotOutput:
+        """`encode` of a batch's videos. A method that is told more, such as the boxes of the first frame, takes it
+        from the batch here where `state` is None."""
+        return self.encode(batch["video"], state=state)
+
+
 @runtime_checkable
 class Decodes(Protocol):
     """A method with a direct decoder.
@@ -130,6 +172,15 @@ class Samples(Protocol):
         self, slots: Float[Tensor, "b n d"], *, steps: int, cfg_scale: float, generator: torch.Generator | None
     ) -> Float[Tensor, "b 3 h w"]:
         """Images in [0, 1] generated from slots."""
+        ...
+
+
+@runtime_checkable
+class PredictsSets(Protocol):
+    """A method that reads a set of objects off its slots; its config says how many `categories` each property has."""
+
+    def predict_set(self, slots: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
+        """Objects as vectors: place in [0, 1], one score for each class of each property, and a confidence."""
         ...
 
 

@@ -254,7 +254,7 @@ def test_settings_of_a_trained_method_can_change_for_an_evaluation(tmp_path):
     assert other["per_image"] != own["per_image"]
     names = {file.stem for file in (tmp_path / "run/eval").glob("tetromino*.json")}
     assert {name.partition("slot-attention")[2] for name in names} == {"", "-test_iterations=1"}
-    with pytest.raises(UserError, match="settings and weights belong to different runs"):
+    with pytest.raises(UserError, match="was trained with 4 slots"):
         api.evaluate(tmp_path / "run", config=replace(run.method, num_slots=5))
 
 

@@ -63,7 +63,7 @@ def test_evaluate_prints_json_for_every_protocol(run_folder, capsys):
     assert main(["evaluate", str(run_folder), "--protocol", "all", "--images", "5", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     assert [r["protocol"] for r in records][:2] == ["oclf", "slot-attention"]
-    assert len(records) == 9
+    assert len(records) == 10
     assert all(r["num_images"] == 5 for r in records)
     assert records[0]["metrics"]["fg_ari"]["mean"] == pytest.approx(records[1]["metrics"]["fg_ari"]["mean"], abs=1e-12)
 
@@ -83,10 +83,10 @@ def test_evaluate_prints_how_far_the_numbers_move(run_folder, capsys, monkeypatc
     assert [name for table, name in cells if table == 2] == ["so-po-go", "so-po-go-majority", "spread"]
     records = [json.loads(path.read_text()) for path in (run_folder / "eval").glob("*-test-*.json")]
     means = [record["metrics"]["mbo_i"]["mean"] for record in records if "mbo_i" in record["metrics"]]
-    assert len(means) == 6
+    assert len(means) == 7
     assert cells[1, "spread"]["mbo_i"] == f"{100 * (max(means) - min(means)):.1f}"
     assert "corloc" not in cells[1, "oclf"]  # one protocol prints it
-    assert cells[3, "oclf"]["metric"] == "ari"
+    assert cells[3, "oclf"]["metric"] == "corloc"
     so = [record["metrics"]["so"]["mean"] for record in records if "so" in record["metrics"]]
     assert cells[2, "spread"]["so"] == f"{100 * abs(so[0] - so[1]):.1f}"
 

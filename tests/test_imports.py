@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "files": (),
     "images": (),
     "vocabulary": (),
+    "videos": (),
     "types": (),
     "nn": ("types",),
     **dict.fromkeys(STAGES, ("types", "nn")),
@@ -31,7 +32,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "protocols": ("types", "metrics"),
     "evaluation": ("types", "metrics", "protocols"),
     "training": ("types", "nn"),  # nn: noise that does not depend on the number of processes
-    "editing": ("types", "encoders", "evaluation"),  # encoders: the diffusion model that texts are composed with
+    "editing": ("types", "nn", "encoders", "evaluation"),  # encoders: the diffusion model that texts are composed with
     "synthesis": ("types", "nn", "encoders", "data", "training"),  # training: seeds, settings as YAML
     "reports": (),
     "studio": ("types", "editing", "training", "evaluation"),
@@ -39,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files", "images", "vocabulary")  # no torch in these
+BELOW_ALL = ("errors", "files", "images", "videos", "vocabulary")  # no torch in these
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")

@@ -36,7 +36,11 @@ OWN = ("so-po-go", "so-po-go-majority")
 """Definitions of this project: golden `spec` values and closed forms in metrics/test_coverage.py."""
 
 
-@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in OWN])
+VIDEO = ("savi", "savi-without-first", "savi-frames")
+"""About time; an image has nothing that sets them apart."""
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in OWN + VIDEO])
 def test_golden(name):
     compared = 0
     for case in cases("image"):
@@ -55,6 +59,29 @@ def test_golden(name):
             assert (score.weights.item() > 0) == (not math.isnan(expected))
             compared += 1
     assert compared == RUNS[name if name in RUNS else "lsd"]
+
+
+def test_golden_of_videos():
+    """SAVi's own ARI, and the overlaps of OCLF, on whole videos and frame by frame."""
+    compared = 0
+    for case in cases("video"):
+        t, h, w = case.arrays["inst"].shape
+        maps = {"mask": case.truth["mask"].view(1, t, h, w), "pred": case.pred.view(1, t, h, w)}
+        for name, peers in (
+            ("savi", {"fg_ari": "savi", "ari": "savi", "mbo_i": "oclf_video", "miou_i": "oclf_video"}),
+            ("savi-frames", {"fg_ari": "oclf_per_frame", "mbo_i": "oclf_per_frame", "miou_i": "oclf_per_frame"}),
+        ):
+            flat = PROTOCOLS[name].of_video(maps)
+            scores = PROTOCOLS[name].score(flat.pop("pred"), flat, num_slots=case.num_slots)
+            for metric, peer in peers.items():
+                key, score = f"{LABELS[metric]}/{peer}", scores[metric]
+                if key in case.values:
+                    mean = (score.values.nan_to_num() * score.weights).sum() / score.weights.sum()
+                    assert mean.item() == pytest.approx(float(case.values[key]), abs=1e-6), (case.id, key)
+                    compared += 1
+        later = PROTOCOLS["savi-without-first"].of_video(maps)
+        torch.testing.assert_close(later["pred"], maps["pred"][:, 1:].flatten(1))
+    assert compared == 28
 
 
 def test_nan_of_the_slot_attention_code_means_no_object():
@@ -209,7 +236,7 @@ def example_table(case_id: str) -> str:
     metrics = ("fg_ari", "mbo_i", "miou_i", "mbo_c", "miou_c")
     rows = ["| protocol | " + " | ".join(LABELS[m] for m in metrics) + " |", "| --- |" + " ---: |" * len(metrics)]
     for name, protocol in PROTOCOLS.items():
-        if name in OWN:
+        if name in OWN + VIDEO:
             continue
         scores = protocol.score(case.pred, case.truth, num_slots=case.num_slots)
         means = {m: (s.values.nan_to_num() * s.weights).sum() / s.weights.sum() for m, s in scores.items()}

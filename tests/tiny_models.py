@@ -1,6 +1,7 @@
 """Networks of a few kilobytes with random weights, saved as Hugging Face folders: what frozen parts are tested with."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -48,6 +49,52 @@ def save_clip(folder: Path, *, seed: int = 0) -> Path:
         text_config=text, vision_config=size | {"image_size": 64, "patch_size": 16}, projection_dim=24
     )
     loud(transformers.CLIPModel(config)).save_pretrained(folder)
+    return folder
+
+
+def save_blip2(folder: Path, words: Sequence[str], *, seed: int = 0) -> Path:
+    """A BLIP-2 of 73,000 random weights, for images of 32 pixels, that says nothing but these words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    known = ["<pad>", "<s>", "</s>", "<unk>", *words]
+    tokens = Tokenizer(models.WordLevel({word: k for k, word in enumerate(known)}, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, **special)
+    pictures = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    transformers.Blip2Processor(pictures, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    config = transformers.Blip2Config(
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        qformer_config={**size, "encoder_hidden_size": 32, "cross_attention_frequency": 1, "vocab_size": 100},
+        text_config={
+            "model_type": "opt",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "ffn_dim": 32,
+            "vocab_size": max(100, len(known) + 1),
+            "word_embed_proj_dim": 32,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        num_query_tokens=4,
+        image_token_index=len(known),
+    )
+    torch.manual_seed(seed)
+    transformers.Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def save_dinov2(folder: Path, *, seed: int = 0) -> Path:
+    """A DINOv2: patches of 14 pixels, 2 blocks, 32 wide."""
+    torch.manual_seed(seed)
+    config = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14
+    )
+    loud(transformers.Dinov2Model(config)).save_pretrained(folder)
     return folder
 
 

@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "demo": ("demo", "draw scenes, train Slot Attention, measure, open the report: minutes on two CPU cores"),
     "train": ("train", "train a recipe, for example slot_attention.tetrominoes; resumes by itself"),
+    "sweep": ("sweep", "a recipe in several variants: one table and one plot; the ablations of Slot Attention"),
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
     "edit": ("edit", "take objects out of a picture, bring them in from another, by their slots"),

@@ -1,8 +1,10 @@
 """`slotworks bench`."""
 
+import math
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.progress import track
@@ -13,6 +15,11 @@ from slotworks.types import UserError
 
 CPU_BATCH = 4  # 64 CLEVR images take minutes a step and tens of GB there
 
+RENDERING = (  # of images, then of videos; StableLSD and GLASS need Stable Diffusion's weights
+    *("slot_attention.clevrtex", "slate.clevrtex", "slot_diffusion.clevrtex"),
+    *("savi.movi_d_unconditional", "steve.movi_d", "slot_diffusion.movi_d"),
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse and run."""
@@ -20,24 +27,39 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def bench(recipes: tuple[str, ...] = (), steps: int = 3, batch_size: int | None = None, json: bool = False) -> None:
+def bench(
+    recipes: tuple[str, ...] = (),
+    rendering: bool = False,
+    image_size: int | None = None,
+    steps: int = 3,
+    batch_size: int | None = None,
+    json: bool = False,
+) -> None:
     """Time of a training step, images a second through training and inference, and peak memory of recipes here.
 
-    Each recipe runs on noise in a process of its own. Ratios against the plain forms: `python -m benchmarks` in a
-    checkout.
+    Also the time to render 100 images, or videos of 24 frames, from their slots, as the method's paper samples. Each
+    recipe runs on noise in a process of its own, with fresh weights in the place of those of an earlier run. Ratios
+    against the plain forms: `python -m benchmarks` in a checkout.
 
     Examples:
       slotworks bench
       slotworks bench --recipes slot_attention.clevr6 --batch-size 8
+      slotworks bench --rendering                     table 4 of SlotDiffusion for this machine
 
     Args:
         recipes: names; by default all that need no file (`_mini`).
+        rendering: methods that render pictures, on CLEVRTex and MOVi-D, all at 128 pixels unless image-size is given.
+        image_size: pixels, square, for all recipes; by default their own, 128 with --rendering.
         steps: timed steps of each, after two that are not.
         batch_size: images per step; by default the recipe's own on a GPU, at most 4 on a CPU.
         json: print the rows as JSON.
     """
     from slotworks import configs
 
+    if rendering and recipes:
+        raise UserError("Give --rendering or --recipes; the first is a list of recipes of its own.")
+    if rendering:
+        recipes, image_size = RENDERING, image_size or 128
     names = recipes or tuple(name for name, run in configs.recipes().items() if name.endswith("_mini") and run().steps)
     for name in names:
         configs.find(name)  # a wrong name is found before the work
@@ -46,7 +68,7 @@ def bench(recipes: tuple[str, ...] = (), steps: int = 3, batch_size: int | None 
     for name in track(names, "measuring", console=err, disable=json):
         with ProcessPoolExecutor(1, mp_context=context) as pool:  # its own process: memory of its own
             try:
-                rows.append({"recipe": name, **pool.submit(_measure, name, steps, batch_size).result()})
+                rows.append({"recipe": name, **pool.submit(_measure, name, steps, batch_size, image_size).result()})
             except UserError as error:  # weights or an earlier run that are not here
                 left_out.append(f"{name} was left out: {error}")
     if not rows:
@@ -56,20 +78,23 @@ def bench(recipes: tuple[str, ...] = (), steps: int = 3, batch_size: int | None 
     if json:
         print_json(rows)
         return
-    table = Table(
-        title=f"{rows[0]['device']}, {rows[0]['threads']} threads; medians of {steps}", title_justify="left", box=SIMPLE
-    )
+    title = f"{rows[0]['device']}, {rows[0]['threads']} threads; medians of {steps}; MiB: peak of training; render: "
+    title += "seconds for 100 images, or videos of 24 frames"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("recipe", no_wrap=True)
-    for column in ("batch", "step ms", "train/s", "infer/s", "MiB"):
+    for column in ("batch", "step ms", "train/s", "infer/s", "MiB", "render"):
         table.add_column(column, justify="right")
     for row in rows:
-        numbers = (row["step_ms"], row["train_images_per_second"], row["infer_images_per_second"], row["peak_mib"])
-        table.add_row(row["recipe"], str(row["batch_size"]), *(f"{number:,.0f}" for number in numbers))
+        numbers = (row["step_ms"], row["train_images_per_second"], row["infer_images_per_second"], row["train_mib"])
+        cells = ["-" if math.isnan(number) else f"{number:,.0f}" for number in numbers]
+        rendered = "-" if math.isnan(row["render_s"]) else f"{row['render_s']:,.1f}"
+        table.add_row(row["recipe"], str(row["batch_size"]), *cells, rendered)
     out.print(table)
 
 
-def _measure(name: str, steps: int, batch_size: int | None) -> dict:
+def _measure(name: str, steps: int, batch_size: int | None, image_size: int | None) -> dict:
     from dataclasses import replace
+    from pathlib import Path
 
     import torch
 
@@ -79,4 +104,22 @@ def _measure(name: str, steps: int, batch_size: int | None) -> dict:
     run = find(name)()
     own = run.batch_size if torch.cuda.is_available() else min(run.batch_size, CPU_BATCH)
     run = replace(run, batch_size=batch_size or own)
-    return {"batch_size": run.batch_size, **measure(run, steps=steps)}
+    if image_size is not None:
+        run = _at_size(run, image_size)
+    rows = measure(run, steps=steps, load=lambda folder: find(Path(folder).name)().method.build())
+    return {"batch_size": run.batch_size, **rows}
+
+
+def _at_size(run: Any, size: int) -> Any:
+    from dataclasses import fields, replace
+
+    changes = {}
+    try:
+        for part in ("method", "data"):
+            value = getattr(run, part)
+            if "image_size" in {field.name for field in fields(value)}:
+                new = (size, size) if isinstance(value.image_size, tuple) else size
+                changes[part] = replace(value, image_size=new)
+        return replace(run, **changes)
+    except ValueError as error:
+        raise UserError(f"This recipe cannot be run at {size} pixels: {error}") from None

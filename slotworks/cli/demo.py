@@ -15,7 +15,11 @@ RECIPE = "slot_attention.tetrominoes_mini"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse and run."""
+    """Parse and run; `demo glass` is another one."""
+    if argv and argv[0] == "glass":
+        from slotworks.cli.demo_glass import main as glass
+
+        return glass(argv[1:])
     parse(demo, argv, verb="demo")
     return 0
 
@@ -35,6 +39,7 @@ def demo(
     Examples:
       slotworks demo
       slotworks demo --seed 1 --out runs/demo1
+      slotworks demo glass                       GLASS in miniature: generate, guide, measure, edit
 
     Args:
         out_folder: run folder.
@@ -63,6 +68,11 @@ def demo(
         out.print(
             f"FG-ARI {percent(fg_ari)} on held-out scenes. Open {Path(answer['report']).resolve()}", soft_wrap=True
         )
-        has_display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-        if open and has_display:
-            webbrowser.open(Path(answer["report"]).resolve().as_uri())
+        show_page(Path(answer["report"]), open=open)
+
+
+def show_page(page: Path, *, open: bool) -> None:
+    """Show a page in a browser, if that is wanted and there is a screen."""
+    has_display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if open and has_display:
+        webbrowser.open(page.resolve().as_uri())

@@ -28,8 +28,8 @@ def edit(
     move: Annotated[str | None, tyro.conf.arg(metavar="K:OTHER")] = None,
     how: Literal["drop", "zero", "mean"] = "drop",
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("edits"),
-    steps: int = 75,
-    cfg_scale: float = 3.0,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
     noise_seeds: tuple[int, ...] = (0,),
     seed: int = 0,
     num_slots: int | None = None,
@@ -62,8 +62,8 @@ def edit(
         move: slot K of the picture, to another.
         how: what becomes of a slot that is taken out: dropped, set to zero, or to the mean of the others.
         out_folder: folder for the results.
-        steps: of the sampler, for methods that generate.
-        cfg_scale: of classifier-free guidance, for methods that generate; 1 is without.
+        steps: of the sampler, for methods that generate; by default the method's own, else 75.
+        cfg_scale: of classifier-free guidance, for methods that generate; by default the method's own, else 3.
         noise_seeds: of the sampler's starting noise, a picture for each.
         seed: of the initial slots.
         num_slots: another number of slots than in training, where the method allows it.

@@ -21,8 +21,9 @@ def evaluate(
     /,
     data: tuple[str, ...] = (),
     root: Path | None = None,
-    task: Literal["discovery", "semantic", "properties", "reconstruction"] = "discovery",
+    task: Literal["discovery", "semantic", "properties", "reconstruction", "removal", "sets"] = "discovery",
     protocol: tuple[str, ...] = (),
+    lengths: tuple[int, ...] = (),
     split: Literal["train", "val", "test"] = "test",
     images: int | None = None,
     batch_size: int = 64,
@@ -35,6 +36,7 @@ def evaluate(
     steps: int | None = None,
     cfg_scale: float | None = None,
     perceptual: bool = False,
+    by_objects: bool = False,
     set_fields: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     module: Path | None = None,
@@ -47,9 +49,11 @@ def evaluate(
     Examples:
       slotworks evaluate runs/slot_attention.tetrominoes_mini
       slotworks evaluate RUN --protocol all                          how far the numbers move
+      slotworks evaluate RUN --protocol savi --lengths 1 6 12 24     how tracking gets harder with time
       slotworks evaluate RUN --data clevrtex --root DIR              another data set than the run's own
       slotworks evaluate RUN_A RUN_B --data clevrtex objects365      zero-shot matrix
       slotworks evaluate RUN --task properties                       class and place, read from frozen slots
+      slotworks evaluate RUN --task sets --set method.num-iterations=5   predicted objects, with more iterations
       slotworks evaluate deep_spectral.voc --task semantic           a method that needs no training
 
     Args:
@@ -57,8 +61,10 @@ def evaluate(
         data: data sets by name (`slotworks data list`, or scenes) instead of the run's own.
         root: folder of the data set; with several, the folder that holds theirs.
         task: object discovery, semantic segmentation over all images at once, properties read from frozen slots, or
-            reconstruction of the images.
+            reconstruction of the images, removal of an object from each by its slot, or sets of objects that the method
+            itself predicts.
         protocol: of discovery: names, or all. Default: the run's own; oclf for several runs.
+        lengths: of discovery in videos: score the first so many frames of each video, one number after the other.
         split: train, val or test.
         images: how many images; all by default.
         batch_size: images per forward pass.
@@ -68,9 +74,10 @@ def evaluate(
         label: of properties: class, or a field of the data such as shape.
         epochs: of properties: at most this many; 50 by default.
         train_images: of properties: how many images the probes are trained on; all by default.
-        steps: of reconstruction by a generator: denoising steps.
-        cfg_scale: of reconstruction by a generator: guidance scale.
+        steps: of reconstruction or removal by a generator: denoising steps.
+        cfg_scale: of reconstruction or removal by a generator: guidance scale.
         perceptual: of reconstruction: also LPIPS and FID (extra `perceptual`).
+        by_objects: of sets: also for each number of objects apart.
         set_fields: fields to change, for example method.num-slots=5 of a recipe, method.eval-orders=all of a SPOT run.
         out_folder: run folder of a recipe; default runs/NAME.
         module: Python file that defines the run's own classes.
@@ -95,6 +102,7 @@ def evaluate(
         steps=steps,
         cfg_scale=cfg_scale,
         perceptual=perceptual or None,
+        by_objects=by_objects or None,
     )
     sources = find_all_data(data, root)
     found = [find_run(run, settings=set_fields, out=out_folder) for run in runs]
@@ -109,6 +117,7 @@ def evaluate(
             split=split,
             task=task,
             protocols=protocol or None,
+            lengths=lengths,
             num_images=images,
             batch_size=batch_size,
             seed=seed,
@@ -137,11 +146,13 @@ def _options(task: str, **given: Any) -> dict[str, Any]:
         "semantic": ("rule",),
         "properties": ("label", "epochs", "num_train_images"),
         "reconstruction": ("steps", "cfg_scale", "perceptual"),
+        "removal": ("steps", "cfg_scale"),
+        "sets": ("by_objects",),
     }
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in of[task]:
             owner = next(known for known, names in of.items() if name in names)
-            option = {"num_train_images": "train-images", "cfg_scale": "cfg-scale"}.get(name, name)
+            option = "train-images" if name == "num_train_images" else name.replace("_", "-")
             raise UserError(f"--{option} belongs to --task {owner}; the task is {task}.")
     return given

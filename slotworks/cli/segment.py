@@ -8,6 +8,7 @@ import tyro
 from rich.progress import track
 
 from slotworks.cli.console import err, out, parse, print_json
+from slotworks.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,27 +23,32 @@ def segment(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("segments"),
     num_slots: int | None = None,
     masks: Literal["decoder", "attention"] = "decoder",
+    boxes: tuple[str, ...] = (),
     seed: int = 0,
     device: str | None = None,
     module: Path | None = None,
     json: bool = False,
 ) -> int:
-    """Take own pictures of any size and mode apart with a trained run.
+    """Take own pictures and videos of any size apart with a trained run.
 
     For cat.jpg it writes cat_mask.png (palette, value = slot), cat_overlay.png, cat_slots.npz (slot vectors and soft
     masks) and
-    cat_rle.json (COCO run-length masks). A picture that cannot be read is named and skipped; the exit code is then 1.
+    cat_rle.json (COCO run-length masks). For clip.mp4 (extra `video`): clip_overlay.mp4, the folder clip_masks with a
+    picture per frame, clip_tracks.jsonl (box and area of every slot in every frame) and clip_slots.npy. A file that
+    cannot be read is named and skipped; the exit code is then 1.
 
     Examples:
       slotworks segment runs/slot_attention.tetrominoes_mini photo.jpg
       slotworks segment RUN holiday/ --out masks --num-slots 8
+      slotworks segment RUN clip.mp4 --boxes 0.1,0.2,0.4,0.5 0.6,0.6,0.9,0.8
 
     Args:
         run: run folder.
-        images: picture files, or folders of pictures.
+        images: picture or video files, or folders of pictures.
         out_folder: folder for the results.
         num_slots: another number of slots than in training, where the method allows it.
         masks: what the decoder mixes with, or the attention of the slots.
+        boxes: of videos: x0,y0,x1,y1 from 0 to 1 of each object in the first frame, for a run that is told them.
         seed: of the initial slots; `slotworks edit` means the same slots with the same seed.
         device: for example cuda:0 or cpu; the first GPU if there is one.
         module: Python file that defines the run's own classes.
@@ -56,12 +62,23 @@ def segment(
         import_file(module)
     files = find_images(images)
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
+    if boxes:
+        options["boxes"] = [_box(text) for text in boxes]
     found = api.segment(run, files, out=out_folder, **options)
     results = list(track(found, "segmenting", total=len(files), console=err, disable=json or len(files) < 3))
     if json:
         print_json(results)
     else:
         for result in results:
-            text = result.get("error") or f"{result['file']}: {result['slots']} segments, {result['written'][1]}"
+            what = f"{result['frames']} frames, {result['slots']} tracks" if "frames" in result else ""
+            what = what or f"{result.get('slots')} segments"
+            text = result.get("error") or f"{result['file']}: {what}, {result['written'][1]}"
             out.print(text, soft_wrap=True, markup=False)
     return 1 if any("error" in result for result in results) else 0
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in text.split(","))
+    except ValueError:
+        raise UserError(f"The box {text!r} is not four numbers; write x0,y0,x1,y1 with commas.") from None

@@ -18,6 +18,7 @@ def find_data(name: str, root: Path | None = None) -> DataConfig:
 
     drawn = {
         "scenes": scenes.ShapeScenes,
+        "set_scenes": scenes.SetScenes,
         "sprite_scenes": scenes.SpriteScenes,
         "tetromino_scenes": scenes.TetrominoScenes,
     }
@@ -68,16 +69,14 @@ def find_run(name: str, *, settings: Sequence[str] = (), out: Path | None = None
         UserError: if the recipe is one to train, or a setting cannot be changed after training.
     """
     from slotworks.api import untrained
+    from slotworks.cli.sweep import setting_words
     from slotworks.cli.train import build, folder_of, override
     from slotworks.configs import recipes
     from slotworks.training import load_run
 
     words: list[str] = []
     for setting in settings:
-        field, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting} has no value; write FIELD=VALUE, for example method.num-slots=5.")
-        words += [f"--{field}", *value.split()]
+        words += setting_words(setting)
     folder = Path(name)
     if folder.exists() or not (":" in name or name in recipes()):
         if out:

@@ -10,12 +10,11 @@ Settings are those of the paper's table 10 and supplement; docs/methods/glass.md
 
 from dataclasses import replace
 
-from slotworks.configs.dinosaur import SCENES_VIT
+from slotworks.configs.stable_lsd import SCENES_ENCODER, TINY_DIFFUSION
+from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.generated import Generated
 from slotworks.data.latents import CachedLatents
-from slotworks.data.scenes import ShapeScenes
-from slotworks.decoders import StableDiffusionConfig
 from slotworks.encoders.vit import DINO_B16, MAE_B16, ViTConfig
 from slotworks.methods import GlassConfig
 from slotworks.training import Adam, Run
@@ -38,6 +37,9 @@ __all__ = [
     "coco_templates",
     "scenes_mini",
     "scenes_phase2_mini",
+    "scenes_recon_instance_mini",
+    "scenes_recon_mini",
+    "scenes_recon_semantic_mini",
     "voc",
     "voc_dagger",
     "voc_dagger_phase2",
@@ -331,16 +333,16 @@ def scenes_mini() -> Run:
     Expected:  not measured yet.
     """
     method = GlassConfig(
-        encoder=replace(SCENES_VIT, features="normed"),
-        diffusion=StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64),
+        encoder=SCENES_ENCODER,
+        diffusion=TINY_DIFFUSION,
         num_slots=5,
         slot_dim=64,
         mlp_dim=128,
-        decoder_dims=(256, 256, 256),
+        decoder_dims=(128, 128, 128),
     )
     return Run(
         method=method,
-        data=_cached(method, "glass.scenes", ShapeScenes(max_objects=4)),
+        data=_cached(method, "glass.scenes", TINY_SCENES),
         optimizer=Adam(
             lr=4e-4, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0
         ),
@@ -363,7 +365,39 @@ def scenes_phase2_mini() -> Run:
     Expected:  not measured yet.
     """
     run = _phase2(scenes_mini(), "runs/glass.scenes_mini", "not measured yet")
-    return replace(run, steps=500, eval_every=250, save_every=250)
+    slow = 1e-8 / 2e-4
+    optimizer = Adam(lr=2e-4, max_grad_norm=1.0, lr_scales={"slots": slow, "feature_decoder": slow})
+    return replace(run, optimizer=optimizer, steps=500, eval_every=250, save_every=250)
+
+
+def scenes_recon_mini() -> Run:
+    """Drawn shapes, reconstruction loss only: the first row of table 6a in miniature.
+
+    Command:   slotworks train glass.scenes_recon_mini
+    Takes:     as glass.scenes_mini.
+    Expected:  not measured yet.
+    """
+    return _weighted(scenes_mini(), 0.0, 0.0, "not measured yet")
+
+
+def scenes_recon_semantic_mini() -> Run:
+    """Drawn shapes, without the feature loss: table 6a in miniature.
+
+    Command:   slotworks train glass.scenes_recon_semantic_mini
+    Takes:     as glass.scenes_mini.
+    Expected:  not measured yet.
+    """
+    return _weighted(scenes_mini(), 0.7, 0.0, "not measured yet")
+
+
+def scenes_recon_instance_mini() -> Run:
+    """Drawn shapes, without the class masks: table 6a in miniature.
+
+    Command:   slotworks train glass.scenes_recon_instance_mini
+    Takes:     as glass.scenes_mini.
+    Expected:  not measured yet.
+    """
+    return _weighted(scenes_mini(), 0.0, 0.9, "not measured yet")
 
 
 def _cached(method: GlassConfig, name: str, real: DataConfig) -> CachedLatents:

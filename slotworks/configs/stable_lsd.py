@@ -8,14 +8,17 @@ GLASS's tables exist: its steps and batch are GLASS's. `CachedLatents` around `d
 from dataclasses import replace
 
 from slotworks.configs.dinosaur import SCENES_VIT
+from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.latents import CachedLatents
-from slotworks.data.scenes import ShapeScenes
 from slotworks.decoders import StableDiffusionConfig
 from slotworks.methods import StableLSDConfig
 from slotworks.training import Adam, Run
 
 __all__ = ["coco", "scenes_mini", "voc", "voc_bbox", "voc_dynamic"]
+
+SCENES_ENCODER = replace(SCENES_VIT, features="normed")
+TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64)
 
 
 def coco() -> Run:
@@ -97,21 +100,20 @@ def scenes_mini() -> Run:
     Takes:     not measured yet.
     Expected:  not measured yet.
     """
-    diffusion = StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64)
     return Run(
         method=StableLSDConfig(
-            encoder=replace(SCENES_VIT, features="normed"),
-            diffusion=diffusion,
+            encoder=SCENES_ENCODER,
+            diffusion=TINY_DIFFUSION,
             num_slots=5,
             slot_dim=64,
             num_iterations=5,
             mlp_dim=128,
         ),
         data=CachedLatents(
-            images=ShapeScenes(num_train=4_000, max_objects=4),
-            encoder=replace(SCENES_VIT, features="normed"),
-            diffusion=diffusion.model,
-            latent_size=64,
+            images=replace(TINY_SCENES, num_train=4_000),
+            encoder=SCENES_ENCODER,
+            diffusion=TINY_DIFFUSION.model,
+            latent_size=TINY_DIFFUSION.image_size,
         ),
         optimizer=Adam(
             lr=4e-4, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0

@@ -11,11 +11,14 @@ import numpy as np
 
 from slotworks.data.celeba import PAGE as CELEBA_PAGE
 from slotworks.data.celeba import PARTITION, CelebA
+from slotworks.data.clevr_v1 import PAGE as CLEVR_V1_PAGE
+from slotworks.data.clevr_v1 import CLEVRv1
 from slotworks.data.clevr_with_masks import CLEVR
 from slotworks.data.clevrtex import OFFICIAL_IMAGES, PAGE, CLEVRTex
 from slotworks.data.clevrtex import Variant as CLEVRTexVariant
 from slotworks.data.coco import COCO
 from slotworks.data.coco import PAGE as COCO_PAGE
+from slotworks.data.folders import BITMOJI_PAGE, CLEVR_MIRROR_PAGE, Bitmoji, CLEVRMirror
 from slotworks.data.movi import BUCKET as MOVI_BUCKET
 from slotworks.data.movi import MAX_OBJECTS as MOVI_VARIANTS
 from slotworks.data.movi import MOVi
@@ -25,6 +28,10 @@ from slotworks.data.multi_object_datasets import BUCKET
 from slotworks.data.objects365 import Objects365
 from slotworks.data.objects365_masks import PAGE as OBJECTS365_PAGE
 from slotworks.data.prepared import SPLITS, OfficialData, PreparedData
+from slotworks.data.shapes3d import PAGE as SHAPES3D_PAGE
+from slotworks.data.shapes3d import Shapes3D
+from slotworks.data.shapestacks import PAGE as SHAPESTACKS_PAGE
+from slotworks.data.shapestacks import ShapeStacks
 from slotworks.data.store import Store
 from slotworks.data.tetrominoes import Tetrominoes
 from slotworks.data.voc import SBD_PAGE, VOC, VOC_PAGE
@@ -68,9 +75,13 @@ def list_rows() -> list[CatalogRow]:
         *map(_multi_dsprites, VARIANTS),
         _clevr(6),
         _clevr(10),
+        _clevr_v1(10),
+        _clevr_v1(6),
         *map(_clevrtex, OFFICIAL_IMAGES),
     ]
-    return [*rendered, _voc2012(), _coco2017(), _objects365(), _celeba(), *map(_movi, MOVI_VARIANTS)]
+    rendered += [_shapes3d(), _shapestacks(), _clevr_mirror()]
+    drawn = [_bitmoji()]
+    return [*rendered, *drawn, _voc2012(), _coco2017(), _objects365(), _celeba(), *map(_movi, MOVI_VARIANTS)]
 
 
 def find_row(name: str) -> CatalogRow:
@@ -233,6 +244,24 @@ def _clevr(max_objects: int) -> CatalogRow:
     )
 
 
+def _clevr_v1(max_objects: int) -> CatalogRow:
+    config = partial(CLEVRv1, max_objects=max_objects)
+    return CatalogRow(
+        name=config().name,
+        config=config,
+        folder="clevr",
+        download="18 GB",
+        disk="4.2 GB (both together)",
+        licence="CC BY 4.0",
+        splits=f"scenes of at most {max_objects} objects: train from 69,488, val from 512 of the training images, test "
+        "from the 15,000 validation images",
+        background="there are no masks",
+        overlaps="there are no masks",
+        files=("CLEVR_v1.0",),
+        origin=CLEVR_V1_PAGE,
+    )
+
+
 def _clevrtex(variant: CLEVRTexVariant) -> CatalogRow:
     config = partial(CLEVRTex, variant=variant)
     count = OFFICIAL_IMAGES[variant]
@@ -248,6 +277,70 @@ def _clevrtex(variant: CLEVRTexVariant) -> CatalogRow:
         overlaps="a pixel belongs to the visible object",
         files=(f"clevrtex_{variant}",),
         origin=PAGE,
+    )
+
+
+def _shapes3d() -> CatalogRow:
+    return CatalogRow(
+        name="shapes3d",
+        config=Shapes3D,
+        folder="3dshapes",
+        download="255 MB",
+        disk="5.7 GB",
+        licence="Apache-2.0",
+        splits="train 400,000, val 30,000, test 30,000 of 480,000, in the order of the file, as in SLATE's code",
+        background="there are no masks",
+        overlaps="there are no masks",
+        files=("3dshapes.h5",),
+        origin=SHAPES3D_PAGE,
+    )
+
+
+def _shapestacks() -> CatalogRow:
+    return CatalogRow(
+        name="shapestacks",
+        config=ShapeStacks,
+        folder="shapestacks",
+        download="see source",
+        disk="0.03 MB for each image",
+        licence="see source",
+        splits="the official lists train, eval (val) and test, every camera of every scenario",
+        background="floor and walls",
+        overlaps="a pixel belongs to the visible block",
+        files=("recordings", "splits", "iseg"),
+        origin=SHAPESTACKS_PAGE,
+    )
+
+
+def _clevr_mirror() -> CatalogRow:
+    return CatalogRow(
+        name="clevr_mirror",
+        config=CLEVRMirror,
+        folder="clevr_mirror",
+        download="see source",
+        disk="0.05 MB for each image",
+        licence="see source",
+        splits="val a tenth, test a tenth, train the rest, by a hash of the name; there are no official ones",
+        background="there are no masks",
+        overlaps="there are no masks",
+        files=(),
+        origin=CLEVR_MIRROR_PAGE,
+    )
+
+
+def _bitmoji() -> CatalogRow:
+    return CatalogRow(
+        name="bitmoji",
+        config=Bitmoji,
+        folder="bitmoji",
+        download="see source",
+        disk="0.05 MB for each image",
+        licence="see source",
+        splits="val a tenth, test a tenth, train the rest, by a hash of the name; there are no official ones",
+        background="there are no masks",
+        overlaps="there are no masks",
+        files=(),
+        origin=BITMOJI_PAGE,
     )
 
 

@@ -9,6 +9,7 @@ depend on, the same bytes after a kill, and no network is imported or run when a
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,10 @@ class CachedLatents(CachedFeatures):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes on the disk for each image, without its labels: of the features, and eight float32 for each latent."""
-        return super().row_bytes + (self.latent_size // 8) ** 2 * 8 * 4
+        """Bytes on the disk for each image, without its labels: of the features, and of the moments of the latents."""
+        settings = load_part(_settings, self.diffusion, "vae")
+        side = self.latent_size // 2 ** (len(settings["block_out_channels"]) - 1)
+        return super().row_bytes + side**2 * 2 * settings["latent_channels"] * 4
 
     def computation(self) -> Callable[[Batch], dict[str, np.ndarray]]:
         """What makes the stored arrays of a batch of images; holds the networks."""
@@ -91,17 +94,25 @@ def vae_hash(model: str) -> str:
 
 
 def _hash(name: str, *, subfolder: str, local_files_only: bool) -> str:
+    digest = hashlib.sha256()
+    for path in _files(name, subfolder, local_files_only):
+        with path.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _settings(name: str, *, subfolder: str, local_files_only: bool) -> dict[str, Any]:
+    return json.loads(_files(name, subfolder, local_files_only)[0].read_text(encoding="utf-8"))
+
+
+def _files(name: str, subfolder: str, local_files_only: bool) -> list[Path]:
     folder = Path(name)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
         patterns = [f"{subfolder}/{file}" for file in VAE_FILES]
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only))
-    digest = hashlib.sha256()
-    for file in VAE_FILES:
-        with (folder / subfolder / file).open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    return [folder / subfolder / file for file in VAE_FILES]
 
 
 def _stored_map(values: np.ndarray, name: str) -> np.ndarray:

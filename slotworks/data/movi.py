@@ -96,17 +96,17 @@ class MOVi(OfficialData):
     of masks, flow and depth, so they are not the 256x256 files made small here. DINOSAUR's and SPOT's scripts take the
     128x128 files and enlarge them to 224.
 
-    Fields of a batch, `t` absent for single frames: `image` uint8 `b t h w 3`; `mask` uint8 `b t h w`, an object
-    has the same number in all frames; `boxes` float32 `b t m 4`, `x0 y0 x1 y1`, all -1 where the object is not seen
-    (the official order is y x y x, and SAVi writes zeros); `num_objects` `b t`, objects with a pixel in the stored mask
-    of that frame; `scene_objects` `b`, those of the scene. Per object, mask id `k` in row `k - 1`: `visibility` (pixels
-    at 256x256 whatever the resolution), `image_positions` (x, y), `positions`, `quaternions`, `velocities`,
-    `angular_velocities`, `bboxes_3d`, all `b t m ...`; `shape_label`, `size_label`, `color_label`, `material_label`,
-    `category_label`, `is_dynamic` (integers `b m`, -1 for rows without an object), `color`, `scale`, `mass`,
-    `friction`, `restitution`, where the files have them (the names behind the numbers are in the store's index.json).
-    `camera_positions`, `camera_quaternions`, `camera_field_of_view` and so on; `background_color` (B). Objects are
-    sorted by visibility; were there more than `max_objects`, the least visible would have no row, but keep their number
-    in the mask.
+    Fields of a batch, `t` absent for single frames, whose pictures are called `image`: `video` uint8 `b t h w 3`;
+    `mask` uint8 `b t h w`, an object has the same number in all frames; `boxes` float32 `b t m 4`, `x0 y0 x1 y1`, all
+    -1 where the object is not seen (the official order is y x y x, and SAVi writes zeros); `num_objects` `b t`, objects
+    with a pixel in the stored mask of that frame; `scene_objects` `b`, those of the scene. Per object, mask id `k` in
+    row `k - 1`: `visibility` (pixels at 256x256 whatever the resolution), `image_positions` (x, y), `positions`,
+    `quaternions`, `velocities`, `angular_velocities`, `bboxes_3d`, all `b t m ...`; `shape_label`, `size_label`,
+    `color_label`, `material_label`, `category_label`, `is_dynamic` (integers `b m`, -1 for rows without an object),
+    `color`, `scale`, `mass`, `friction`, `restitution`, where the files have them (the names behind the numbers are in
+    the store's index.json). `camera_positions`, `camera_quaternions`, `camera_field_of_view` and so on;
+    `background_color` (B). Objects are sorted by visibility; were there more than `max_objects`, the least visible
+    would have no row, but keep their number in the mask.
 
     `extras` adds `forward_flow` and `backward_flow`, float32 `b t 2 h w`, in pixels of the image, rows first; `depth`,
     float32 `b t h w`, the distance to the camera's centre. Each has a store of its own, so they can be prepared later
@@ -476,6 +476,8 @@ class Clips:
         for name in EXTRAS:
             if name in batch:
                 batch[name] = _decoded(batch[name], batch.pop(f"{name}_range"))
+        if self.frames.ndim > 1:
+            batch["video"] = batch.pop("image")
         return batch
 
     def verify(self) -> None:

@@ -88,6 +88,9 @@ class SpatialBroadcastDecoder(nn.Module):
         shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which
             is interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
             texture, which soft full-size masks do early in training, whoever's pixel it is.
+        out_channels: of what is rendered: 3 colours, or the channels of another target.
+        last_kernel_size: of the last layer; SAVi has 1.
+        signed_position: positions as row and column from -1 to 1 (SAVi), not as four distances.
 
     Raises:
         ValueError: if the kernel is even, or the grid does not grow to the size of the image.
@@ -108,6 +111,9 @@ class SpatialBroadcastDecoder(nn.Module):
         kernel_size: int = 5,
         broadcast_size: tuple[int, int] | None = None,
         shuffle: int = 1,
+        out_channels: int = 3,
+        last_kernel_size: int = 3,
+        signed_position: bool = False,
     ):
         super().__init__()
         factor = shuffle
@@ -124,7 +130,7 @@ class SpatialBroadcastDecoder(nn.Module):
             )
         self.image_size = image_size
         self.broadcast_size = broadcast_size or (-(-image_size[0] // factor), -(-image_size[1] // factor))
-        self.position = PositionEmbedding(slot_dim)
+        self.position = PositionEmbedding(slot_dim, signed=signed_position)
         layers: list[nn.Module] = []
         for i, stride in enumerate(strides):
             width = slot_dim if i == 0 else channels
@@ -135,7 +141,7 @@ class SpatialBroadcastDecoder(nn.Module):
             else:
                 layers.append(SameConvTranspose(width, channels, kernel_size, stride))
         self.layers = nn.ModuleList(layers)
-        self.last = nn.Conv2d(channels, 3 * shuffle**2 + 1, 3, padding="same")
+        self.last = nn.Conv2d(channels, out_channels * shuffle**2 + 1, last_kernel_size, padding="same")
         self.shuffle = nn.PixelShuffle(shuffle)
         glorot_(self)
 
@@ -153,7 +159,7 @@ class SpatialBroadcastDecoder(nn.Module):
         x = self.last(x)
         x = x if x.dtype == torch.float64 else x.float()  # masks and colours leave mixed precision
         height, width = self.image_size
-        parts = self.shuffle(x[:, :-1])[..., :height, :width].unflatten(0, (b, n))  # b n 3 h w
+        parts = self.shuffle(x[:, :-1])[..., :height, :width].unflatten(0, (b, n))  # b n c h w
         logits = x[:, -1:]
         if self.shuffle.upscale_factor > 1:
             scale = self.shuffle.upscale_factor

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
-from slotworks.nn.noise import batch_noise, batch_uniform
+from slotworks.nn.diffusion import add_noise, denoising_loss, fixed_context, run_solver, starting_noise, target_of
+from slotworks.nn.noise import batch_noise
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
 
@@ -114,10 +114,7 @@ class StableDiffusionDecoder(nn.Module):
         """Latents at a timestep (0: almost clean), and what the U-Net should say to them: noise or velocity."""
         parts = self.parts(latents)
         alpha = parts.alphas[timestep].to(latents.dtype)[:, None, None, None]
-        mixed = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        if parts.prediction == "epsilon":
-            return mixed, noise
-        return mixed, alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        return add_noise(latents, noise, alpha), target_of(latents, noise, alpha, parts.prediction)
 
     def predict(
         self,
@@ -142,11 +139,11 @@ class StableDiffusionDecoder(nn.Module):
 
         Gradients reach the context through a frozen U-Net, too.
         """
-        count, device = len(latents), latents.device
-        noise = batch_noise(tuple(latents.shape), device, latents.dtype)
-        timestep = (batch_uniform((count,), device) * len(self.parts(latents).alphas)).long()
-        mixed, target = self.noisy(latents, noise, timestep)
-        return F.mse_loss(self.predict(mixed, timestep, context, slot_mask=slot_mask).float(), target)
+
+        def predict(mixed: Tensor, timestep: Tensor) -> Tensor:
+            return self.predict(mixed, timestep, context, slot_mask=slot_mask)
+
+        return denoising_loss(latents, len(self.parts(latents).alphas), self.noisy, predict)
 
     @torch.no_grad()
     def sample(
@@ -169,8 +166,6 @@ class StableDiffusionDecoder(nn.Module):
         with needs_extra("diffusion"):
             from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
         parts, count, length = self.parts(context), len(context), context.shape[1]
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; sampling takes 1 or more.")
         if cfg_scale != 1:
             if length > parts.empty_prompt.shape[1]:
                 raise ValueError(
@@ -180,18 +175,19 @@ class StableDiffusionDecoder(nn.Module):
             # The text encoder is causal: the first tokens of a longer empty text are those of a shorter one.
             context = torch.cat([parts.empty_prompt[:, :length].expand(count, -1, -1).to(context.dtype), context])
         scheduler: Any = DPMSolverMultistepScheduler.from_config(parts.scheduler.config)
-        scheduler.set_timesteps(steps, device=context.device)
         side = self.config.image_size // _stride(parts)
         shape = (count, parts.unet.config.in_channels, side, side)
-        place = context.device if generator is None else generator.device
-        latents = torch.randn(shape, generator=generator, device=place).to(context.device) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            inputs = torch.cat([latents] * (len(context) // count))
-            said = self.predict(scheduler.scale_model_input(inputs, timestep), timestep, context).float()
-            if cfg_scale != 1:
-                empty, full = said.chunk(2)
-                said = empty + cfg_scale * (full - empty)
-            latents = scheduler.step(said, timestep, latents, generator=generator).prev_sample
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            said = self.predict(torch.cat([latents] * (len(context) // count)), timestep, context).float()
+            if cfg_scale == 1:
+                return said
+            empty, full = said.chunk(2)
+            return empty + cfg_scale * (full - empty)
+
+        with fixed_context(parts.unet, context):  # keys and values of the slots, once for all steps
+            noise = starting_noise(shape, context.device, generator)
+            latents = run_solver(scheduler, noise, predict, steps=steps, generator=generator)
         with torch.autocast(latents.device.type, enabled=False):
             return (parts.vae.decode(latents / parts.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from slotworks.editing.render import Edit, Scene, render_edit, slot_at, take_apart
 from slotworks.editing.slots import Removal, add, move, remove, swap
-from slotworks.evaluation.rendering import Renderer, renderer_of
+from slotworks.evaluation.rendering import EDITING, Renderer, renderer_of, sampling_of
 from slotworks.evaluation.samples import PALETTE, contact_sheet
 from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.files import replacing
@@ -55,8 +55,8 @@ def edit_picture(
     num_slots: int | None = None,
     seed: int = 0,
     renderer: Renderer | None = None,
-    steps: int = 75,
-    cfg_scale: float = 3.0,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
     noise_seeds: Sequence[int] = (0,),
 ) -> list[dict[str, Any]]:
     """Change the slots of a picture in one way and write what comes of it.
@@ -82,8 +82,8 @@ def edit_picture(
         num_slots: another number of slots than in training, where the method allows it.
         seed: of the initial slots, of all pictures.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
-        steps: of the sampler; a direct decoder takes none.
-        cfg_scale: of classifier-free guidance; 1 is without.
+        steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
         noise_seeds: of the sampler's starting noise, a picture for each.
 
     Returns:
@@ -151,6 +151,7 @@ def edit_picture(
     names = names if len(set(names)) == len(names) else [f"{name}_{k}" for k, name in enumerate(names, 1)]
     how_rendered: dict[str, Any] = {"renderer": renderer, "seed": seed}
     if renderer == "sample":
+        steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
         how_rendered |= {"steps": steps, "cfg_scale": cfg_scale, "noise_seeds": list(noise_seeds)}
     for name, (item, edited, words) in zip(names, changed, strict=True):
         options = {"renderer": renderer, "steps": steps, "cfg_scale": cfg_scale, "seeds": noise_seeds}

@@ -89,22 +89,22 @@ def render_edit(
     slots: Float[Tensor, "n2 d"],
     *,
     renderer: Renderer | None = None,
-    steps: int = 75,
-    cfg_scale: float = 3.0,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
     seeds: Sequence[int] = (0,),
 ) -> Edit:
     """Render a scene with its own slots and with changed ones, from the same noise.
 
-    The defaults of `steps` and `cfg_scale` are those of GLASS's composition script, which however draws new noise for
-    the edit, and takes 20 steps after removing a slot.
+    The defaults for StableLSD and GLASS are those of GLASS's composition script, which however draws new noise for the
+    edit, and takes 20 steps after removing a slot.
 
     Args:
         method: that took the scene apart.
         scene: from `take_apart`.
         slots: any number of them, such as from `slotworks.editing.remove`.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
-        steps: of the sampler; a direct decoder takes none.
-        cfg_scale: of classifier-free guidance; 1 is without.
+        steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
         seeds: of the starting noise, one picture for each. A direct decoder has no noise and renders once.
 
     Raises:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Integer
 from torch import Tensor
 
 from slotworks import protocols
-from slotworks.evaluation.masks import decode, inspecting, soft_masks
+from slotworks.evaluation.masks import PIECE, decode, inspecting, pieces, soft_masks
 from slotworks.evaluation.records import make_record
 from slotworks.metrics import segmentation
 from slotworks.protocols import MaskSource, Protocol, Score
@@ -66,10 +66,10 @@ def evaluate_discovery(
     Args:
         method: on any device.
         dataset: with `mask`, and where it has them the other keys of `TRUTH`. A video (`b t h w`) is scored as one
-            image with more pixels.
+            image with more pixels, unless the protocol says otherwise; a method of images sees it frame by frame.
         protocol: or its name.
         num_images: how many images (or videos), from the first on; all by default.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; of videos, which are encoded in pieces, as many frames.
         masks: score `decoder` masks or `attention`; by default what the protocol says, or attention if the method has
             no decoder. `result.protocol` names what was used.
         seed: of the initial slots.
@@ -96,6 +96,10 @@ def evaluate_under(
     if count < 1:
         raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
     scores: list[list[dict[str, Score]]] = [[] for _ in chosen]  # by protocol, then batch
+    wanted: list[MaskSource] = list(dict.fromkeys(protocol.masks for protocol in chosen))
+    first = dataset.__getitems__([0])
+    if "video" in first:  # as many images at once, but of fewer videos
+        batch_size = max(batch_size // min(PIECE, first["video"].shape[1]), 1)
     with inspecting(method, seed=seed) as device:
         for start in range(0, count, batch_size):
             batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
@@ -103,17 +107,40 @@ def evaluate_under(
                 raise UserError(
                     f"This data set has no masks, only {', '.join(batch)}; object discovery needs true masks."
                 )
-            if "image" not in batch:
+            if "image" not in batch and "video" not in batch:
                 raise UserError("This data set holds cached features, no images; give one with images to evaluate on.")
-            output = method.encode_batch(batch)
-            hard: dict[MaskSource, tuple[Int64[Tensor, b * p], Batch, int]] = {}
+            hard = _segment(method, batch, wanted)
+            truth = {key: batch[key] for key in TRUTH if key in batch}
             for found, protocol in zip(scores, chosen, strict=True):
-                if protocol.masks not in hard:
-                    soft = soft_masks(output, decode(method, output) if protocol.masks == "decoder" else None)
-                    hard[protocol.masks] = (*_flat(soft, batch), soft.shape[-3])
-                pred, truth, num_slots = hard[protocol.masks]
-                found.append(protocol.score(pred, truth, num_slots=num_slots))
+                pred, num_slots = hard[protocol.masks]
+                if "video" in batch:
+                    flat = protocol.of_video({**truth, "pred": pred})
+                elif protocol.length is not None:
+                    raise UserError(f"{protocol.name} scores the first frames of videos, and this data set has images.")
+                else:
+                    flat = {key: value.flatten(1) for key, value in {**truth, "pred": pred}.items()}
+                found.append(protocol.score(flat.pop("pred").long(), flat, num_slots=num_slots))
     return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
+
+
+def _segment(
+    method: Method, batch: Batch, wanted: Sequence[MaskSource]
+) -> dict[MaskSource, tuple[Integer[Tensor, "b *t h w"], int]]:
+    """Slot ids at the size of the truth from each kind of soft masks, and how many slots there are."""
+    size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
+    outputs = (output for _, output in pieces(method, batch)) if "video" in batch else [method.encode_batch(batch)]
+    found: dict[MaskSource, list[Tensor]] = {source: [] for source in wanted}
+    counts: dict[MaskSource, int] = {}
+    for output in outputs:
+        for source in wanted:
+            soft = soft_masks(output, decode(method, output) if source == "decoder" else None)
+            hard = segmentation(soft, size)
+            found[source].append(hard.short() if "video" in batch else hard)  # of a long video they are many
+            counts[source] = soft.shape[-3]
+    return {
+        source: (torch.cat(hard, dim=1) if "video" in batch else hard[0], counts[source])
+        for source, hard in found.items()
+    }
 
 
 def _result(protocol: Protocol, batches: Sequence[dict[str, Score]], count: int, seed: int) -> DiscoveryResult:
@@ -157,9 +184,3 @@ def _with_available_masks(rules: Protocol, masks: MaskSource | None, method: Met
     if masks is None and rules.masks == "attention":
         return rules
     return rules.with_masks(available_masks(masks, method))
-
-
-def _flat(soft: Float[Tensor, "*b n y x"], batch: Batch) -> tuple[Int64[Tensor, "b *p"], Batch]:
-    """Slot ids at the size of the truth, and the truth; the frames of a video become one image."""
-    size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
-    return segmentation(soft, size).flatten(1), {key: batch[key].flatten(1) for key in TRUTH if key in batch}

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import interpolate
 
-from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.evaluation.masks import PIECE, decode, inspecting, pieces, predicted_masks
 from slotworks.files import finite, write_text
 from slotworks.metrics.binding import binding_stats
-from slotworks.types import Dataset, Method, UserError, to_batch
+from slotworks.types import Dataset, Method, UserError, frames_of, to_batch
 
 Severity = Literal["ok", "note", "problem"]
 Stats = Mapping[str, float | None]
@@ -289,7 +289,7 @@ def stats_of(
 
     Args:
         method: on any device. Its mode and the random state are left as they were.
-        dataset: `mask` is used if there, without `void` pixels.
+        dataset: `mask` is used if there, without `void` pixels. Of a video it is the frame that ends its first piece.
         num_images: 32 or more give steady numbers.
         seed: of the random slots.
         size: masks are compared at no more than this height and width in pixels.
@@ -302,12 +302,18 @@ def stats_of(
         raise ValueError(f"stats_of got {count} images; it compares images and needs 2 or more.")
     masks = []
     with inspecting(method, seed=seed) as device:
-        batch = to_batch(dataset.__getitems__(range(count)), device)
-        height, width = (min(side, size) for side in batch["image"].shape[-2:])
+        raw = dataset.__getitems__(range(count))
+        batch = to_batch(frames_of(raw, 0, PIECE) if "video" in raw else raw, device)
+        height, width = (min(side, size) for side in batch["video" if "video" in batch else "image"].shape[-2:])
         for i in range(count):
             torch.manual_seed(seed)
-            output = method.encode_batch({name: values[i : i + 1] for name, values in batch.items()})
-            masks.append(predicted_masks(output, decode(method, output), size=(height, width)))
+            one = {name: values[i : i + 1] for name, values in batch.items()}
+            outputs = [output for _, output in pieces(method, one)] if "video" in one else [method.encode_batch(one)]
+            found = [predicted_masks(output, decode(method, output), size=(height, width)) for output in outputs]
+            masks.append(found[0][:, -1] if "video" in one else found[0])  # by its last frame all is in place
+        if "video" in batch:
+            last = {name: batch[name][:, -1] for name in ("mask", "void") if name in batch}
+            batch = {**batch, **last}
     true, valid = (
         interpolate(batch[key][:, None].double(), (height, width), mode="nearest-exact").long()[:, 0]
         if key in batch

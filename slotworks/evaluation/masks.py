@@ -1,4 +1,8 @@
-"""The masks of a method, looked at without disturbing a training run."""
+"""The masks of a method, looked at without disturbing a training run.
+
+Videos are encoded in pieces of a few frames, the state carried from piece to piece, so that memory does not depend on
+their length.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from slotworks.types import DecoderOutput, Decodes, Method, SlotOutput
+from slotworks.types import Batch, DecoderOutput, Decodes, Method, SlotOutput, VideoMethod, frames_of
+
+PIECE = 6
+"""Frames of a video that are encoded at once; more give the same slots in more memory."""
 
 
 @contextmanager
@@ -33,14 +40,44 @@ def soft_masks(output: SlotOutput, decoded: DecoderOutput | None) -> Float[Tenso
 
 def predicted_masks(
     output: SlotOutput, decoded: DecoderOutput | None, *, size: tuple[int, int]
-) -> Float[Tensor, "b n h w"]:
+) -> Float[Tensor, "*b n h w"]:
     """`soft_masks`, bilinear to `size` and still summing to one."""
     masks = soft_masks(output, decoded).float()
-    return masks if masks.shape[-2:] == size else interpolate(masks, size, mode="bilinear", align_corners=False)
+    if masks.shape[-2:] == size:
+        return masks
+    flat = masks.reshape(-1, *masks.shape[-3:])
+    return interpolate(flat, size, mode="bilinear", align_corners=False).reshape(*masks.shape[:-2], *size)
+
+
+def pieces(method: Method, batch: Batch, *, frames: int = PIECE) -> Iterator[tuple[slice, SlotOutput]]:
+    """Slots of a batch of videos, a few frames at a time: which frames, and what was found in them.
+
+    A method of images sees the frames one by one, each from the same initial slots where these are learned.
+    """
+    length = batch["video"].shape[1]
+    state = None
+    for start in range(0, length, frames):
+        stop = min(start + frames, length)
+        piece = frames_of(batch, start, stop)
+        if isinstance(method, VideoMethod):
+            output = method.encode_batch(piece, state=state)
+            state = output.state
+        else:
+            b, t = piece["video"].shape[:2]
+            flat = method.encode(piece["video"].flatten(0, 1))
+            slots, attn = flat.slots.unflatten(0, (b, t)), flat.attn.unflatten(0, (b, t))
+            features = None if flat.features is None else flat.features.unflatten(0, (b, t))
+            output = SlotOutput(slots, attn, grid=flat.grid, features=features)
+        yield slice(start, stop), output
 
 
 def decode(method: Method, output: SlotOutput) -> DecoderOutput | None:
     """What a direct decoder makes of the slots; None for a method without one."""
     if not isinstance(method, Decodes):
         return None
+    if output.slots.ndim == 4 and not isinstance(method, VideoMethod):  # a method of images, shown a video
+        b, t = output.slots.shape[:2]
+        found = method.decode(*(value.flatten(0, 1) for value in output.decoder_inputs))
+        parts = None if found.parts is None else found.parts.unflatten(0, (b, t))
+        return DecoderOutput(found.recon.unflatten(0, (b, t)), found.masks.unflatten(0, (b, t)), parts)
     return method.decode(*output.decoder_inputs)

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from slotworks.evaluation.discovery import Summary, summarize
 from slotworks.evaluation.masks import inspecting
 from slotworks.evaluation.records import make_record
-from slotworks.evaluation.rendering import Renderer, render, renderer_of
+from slotworks.evaluation.rendering import Renderer, render, renderer_of, sampling_of
 from slotworks.metrics.image import (
     FeatureMoments,
     Features,
@@ -25,7 +25,7 @@ from slotworks.metrics.image import (
     ssim,
     sum_squared_error,
 )
-from slotworks.types import Dataset, Method, UserError, to_batch
+from slotworks.types import Dataset, Method, UserError, VideoMethod, to_batch
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def evaluate_reconstruction(
     dataset: Dataset,
     *,
     num_images: int | None = None,
-    steps: int = 250,
-    cfg_scale: float = 1.3,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     renderer: Renderer | None = None,
@@ -71,10 +71,10 @@ def evaluate_reconstruction(
 
     Args:
         method: on any device; left in the modes it had.
-        dataset: with `image`; videos are taken frame by frame.
+        dataset: with `image`, or `video`, whose frames are measured one by one; a method of videos sees them whole.
         num_images: how many images (or videos), from the first on; all by default.
-        steps: of a sampler; a direct decoder takes none.
-        cfg_scale: of classifier-free guidance; 1 is without.
+        steps: of a sampler; a direct decoder takes none. By default the method's own (`sampling`), else 250.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 1.3.
         seed: of the initial slots and of the starting noise.
         batch_size: images per forward pass; changes speed, memory, the random slots and the noise.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
@@ -87,12 +87,14 @@ def evaluate_reconstruction(
 
     Returns:
         `mse_sum` (squared error summed over an image), `psnr` in dB, `ssim` and, where asked for, `lpips` and `fid`
-        (without standard error).
+        (without standard error). For videos also `flicker`: the same sum of the error of what changes from one frame to
+        the next, which is 0 for a reconstruction that is wrong in the same way in all frames.
 
     Raises:
         UserError: if the data set is empty or holds no images, or the method renders no pictures.
     """
     how = renderer_of(method, renderer)
+    steps, cfg_scale = sampling_of(method, steps, cfg_scale, (250, 1.3))
     count = min(len(dataset), len(dataset) if num_images is None else num_images)
     if count < 1:
         raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
@@ -102,12 +104,14 @@ def evaluate_reconstruction(
     with inspecting(method, seed=seed) as device:
         for start in range(0, count, batch_size):
             batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
-            if "image" not in batch:
+            key = "video" if "video" in batch else "image"
+            if key not in batch:
                 raise UserError("This data set holds cached features, no images; give one with images to evaluate on.")
-            true = batch["image"].flatten(0, -4)  # frames of a video one by one
-            output = method.encode(true)
+            output = method.encode_batch(batch) if isinstance(method, VideoMethod) else None
+            true = batch[key].flatten(0, -4)  # frames of a video one by one
+            output = method.encode(true) if output is None else output
             options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
-            pred = render(method, output.slots, features=output.features, **options).image
+            pred = render(method, output.slots, features=output.features, **options).image.flatten(0, -4)
             own, size = (true.shape[-2], true.shape[-1]), (pred.shape[-2], pred.shape[-1])
             if own != size:
                 true = interpolate(true, size, mode="bilinear", antialias=True, align_corners=False)
@@ -118,6 +122,9 @@ def evaluate_reconstruction(
             if inception is not None:
                 real.update(inception(_eight_bits(true)))
                 fake.update(inception(_eight_bits(pred)))
+            if key == "video" and batch[key].shape[1] > 1:
+                changes = [x.unflatten(0, batch[key].shape[:2]).double().diff(dim=1) for x in (pred, true)]
+                scores["flicker"] = sum_squared_error(changes[0].flatten(0, 1), changes[1].flatten(0, 1))
             for name, values in scores.items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
@@ -132,6 +139,8 @@ def evaluate_reconstruction(
     ]
     if own != size:
         rules[0] += f" (images of {own[0]} x {own[1]} resized, bilinear with antialiasing)"
+    if "flicker" in metrics:
+        rules.append("flicker: squared error of the change from frame to frame, summed as MSE")
     if perceptual is not None:
         rules.append(f"LPIPS: {perceptual_name}")
     if inception is not None:

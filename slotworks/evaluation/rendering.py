@@ -12,13 +12,16 @@ from slotworks.types import Decodes, Method, Samples, UserError
 
 Renderer = Literal["sample", "decode"]
 
+EDITING = (75, 3.0)
+"""Steps and guidance of GLASS's composition script, for generators that say nothing of their own."""
+
 
 @dataclass(frozen=True)
 class Rendered:
     """Pictures in [0, 1], and the decoder's masks where the pictures come from one."""
 
-    image: Float[Tensor, "b 3 h w"]
-    masks: Float[Tensor, "b n y x"] | None = None
+    image: Float[Tensor, "*b 3 h w"]
+    masks: Float[Tensor, "*b n y x"] | None = None
 
 
 def renderer_of(method: Method, wanted: Renderer | None = None) -> Renderer:
@@ -38,14 +41,22 @@ def renderer_of(method: Method, wanted: Renderer | None = None) -> Renderer:
     return wanted or able[0]
 
 
+def sampling_of(
+    method: Method, steps: int | None, cfg_scale: float | None, default: tuple[int, float]
+) -> tuple[int, float]:
+    """Steps and guidance of a generator: what is given, else what the method says in `sampling`, else `default`."""
+    own = getattr(method, "sampling", {"steps": default[0], "cfg_scale": default[1]})
+    return own["steps"] if steps is None else steps, own["cfg_scale"] if cfg_scale is None else cfg_scale
+
+
 def render(
     method: Method,
-    slots: Float[Tensor, "b n d"],
+    slots: Float[Tensor, "*b n d"],
     *,
-    features: Float[Tensor, "b p c"] | None = None,
+    features: Float[Tensor, "*b p c"] | None = None,
     renderer: Renderer | None = None,
-    steps: int = 75,
-    cfg_scale: float = 3.0,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
     seed: int = 0,
 ) -> Rendered:
     """Pictures of slots, clamped to [0, 1].
@@ -55,11 +66,11 @@ def render(
 
     Args:
         method: on any device; its modes and the caller's random state are left as they were.
-        slots: on any device.
+        slots: on any device; of a method of videos with a time axis.
         features: what `encode` returned beside the slots, for a teacher-forced decoder.
         renderer: by default `renderer_of(method)`.
-        steps: of the sampler; a direct decoder takes none.
-        cfg_scale: of classifier-free guidance; 1 is without.
+        steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
         seed: of the starting noise.
 
     Raises:
@@ -71,6 +82,7 @@ def render(
         if how == "sample":
             assert isinstance(method, Samples)
             generator = torch.Generator(device).manual_seed(seed)
+            steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
             image = method.sample(slots, steps=steps, cfg_scale=cfg_scale, generator=generator)
             return Rendered(image.float().clamp(0, 1))
         assert isinstance(method, Decodes)

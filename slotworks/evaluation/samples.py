@@ -6,6 +6,9 @@ writes below `samples/` of the run folder: `index.json`, the pictures it names i
 `step_0001000.png`, one sheet with a row per image: input | true masks | predicted masks | reconstruction | each slot
 alone. Features are shown by their first three principal components. Sheets of earlier steps stay, so they tell the
 story of a run; the single pictures of earlier steps are removed.
+
+Of a video every picture is a filmstrip: a few frames, evenly chosen from the first to the last, side by side. A slot
+keeps its colour through time.
 """
 
 import colorsys
@@ -13,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.evaluation.masks import decode, inspecting, pieces, predicted_masks
 from slotworks.files import replacing, write_text
 from slotworks.types import Batch, Dataset, DecoderOutput, Method, SlotOutput, to_batch
 
@@ -34,6 +37,9 @@ VOID = (235, 235, 235)  # pixels nobody labelled
 MAX_SIDE = 160
 """Pictures are stored at most this many pixels wide and high, so a page with 8 images of 7 slots stays below 5 MB."""
 
+
+FILM_FRAMES = 6
+"""Frames of a filmstrip."""
 
 COLORS = [
     *[(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)],
@@ -72,22 +78,29 @@ def write_samples(
     indices = [int(index) for index in indices]
     with inspecting(method, seed=seed) as device:
         batch = to_batch(dataset.__getitems__(indices), device)
-        output = method.encode_batch(batch)
-        decoded = decode(method, output)
-    shape = batch["mask" if "mask" in batch else "image"].shape  # masks may be larger than images
-    pred = predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(1)
-    shown = [_pictures(i, batch, output, decoded, pred[i]) for i in range(len(indices))]
+        shots = _film(method, batch) if "video" in batch else [_shot(method, batch)]
+    if "video" in batch:
+        shown = [_strips([shot.pictures(i, shots) for shot in shots]) for i in range(len(indices))]
+    else:
+        shown = [shots[0].pictures(i, shots) for i in range(len(indices))]
 
     samples = Path(run_folder) / "samples"
     folder = samples / f"step_{step:07d}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"index": index, "scores": dict((scores or {}).get(index, {})), "colors": colors}
+        | ({"frames": len(shots)} if "video" in batch else {})
         | {name: _save(picture, folder / f"{index:06d}_{name}.png") for name, picture in pictures.items()}
         for index, (pictures, colors) in zip(indices, shown, strict=True)
     ]
     names = ("input", "truth", "segmentation", "recon")
-    sheet = contact_sheet([[p[name] for name in names if name in p] + p.get("parts", p["masks"]) for p, _ in shown])
+    whole = [[p[name] for name in names if name in p] for p, _ in shown]
+    if "video" in batch:
+        sheet = _joined([_joined(strips, down=True, gap=0) for strips in whole], down=True, gap=6)
+        scale = max(96 // max(batch["video"].shape[-2:]), 1)
+        sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+    else:
+        sheet = contact_sheet([row + p.get("parts", p["masks"]) for row, (p, _) in zip(whole, shown, strict=True)])
     with replacing(samples / f"{folder.name}.png") as path:
         sheet.save(path, optimize=True)
     text = json.dumps({"step": step, "rows": rows}, indent=1) + "\n"
@@ -118,32 +131,101 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, cell: int = 96, gap:
     return sheet
 
 
-def _pictures(
-    i: int, batch: Batch, output: SlotOutput, decoded: DecoderOutput | None, pred: Int64[Tensor, "h w"]
-) -> tuple[dict[str, Any], list[str]]:
-    """All pictures of image `i` by the names of `index.json` (nested lists for slots, iterations) and slot colours."""
-    pictures: dict[str, Any] = {"input": _picture(batch["image"][i])}
-    true = None
-    if "mask" in batch:
-        true = batch["mask"][i].cpu().numpy()
-        if "void" in batch:
-            true = np.where(batch["void"][i].cpu().numpy(), -1, true)
-        pictures["truth"] = _paint(true, [BACKGROUND, *(_color(k) for k in range(true.max())), VOID])
-    segmentation = pred.cpu().numpy()
-    colors = _slot_colors(segmentation, true, num_slots=output.slots.shape[-2])
-    pictures["segmentation"] = _paint(segmentation, colors)
-    if decoded is not None and decoded.recon.shape[1] == 3:  # some decoders render features, not images
-        pictures["recon"] = _picture(decoded.recon[i])
-    elif decoded is not None:
-        pictures["recon"] = _picture(principal_colors(decoded.recon[i]))
-    if decoded is not None and decoded.parts is not None and decoded.parts.shape[2] == 3:
-        opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
-        pictures["parts"] = [_picture(part) for part in torch.cat([decoded.parts[i], opacity], dim=1)]
-    maps = output.attn_maps if decoded is None else decoded.masks
-    pictures["masks"] = [_picture(mask[None]) for mask in maps[i]]
-    steps = [replace(output, attn=attn).attn_maps[i] for attn in output.attn_steps]
-    pictures["attn_steps"] = [[_picture(mask[None]) for mask in step] for step in steps]
-    return pictures, ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colors]
+@dataclass(frozen=True)
+class _Shot:
+    """A batch of images, or one frame of each video of a batch, and what a method made of it."""
+
+    batch: Batch
+    output: SlotOutput
+    decoded: DecoderOutput | None
+    pred: Int64[Tensor, "b h w"]
+
+    def truth(self, i: int) -> Int64[np.ndarray, "h w"] | None:
+        """True ids of image `i`, -1 where nobody labelled."""
+        if "mask" not in self.batch:
+            return None
+        true = self.batch["mask"][i].cpu().numpy()
+        return np.where(self.batch["void"][i].cpu().numpy(), -1, true) if "void" in self.batch else true
+
+    def pictures(self, i: int, film: "Sequence[_Shot]") -> tuple[dict[str, Any], list[str]]:
+        """All pictures of image `i` by the names of `index.json` (nested lists for slots, iterations), slot colours.
+
+        `film` is all frames of the video, this one among them: together they decide about the colours.
+        """
+        output, decoded, true = self.output, self.decoded, self.truth(i)
+        pictures: dict[str, Any] = {"input": _picture(self.batch["image"][i])}
+        if true is not None:
+            pictures["truth"] = _paint(true, [BACKGROUND, *(_color(k) for k in range(true.max())), VOID])
+        truths = [shot.truth(i) for shot in film]
+        known = None if any(one is None for one in truths) else np.stack([one for one in truths if one is not None])
+        pred = torch.stack([shot.pred[i] for shot in film]).cpu().numpy()
+        colors = _slot_colors(pred, known, num_slots=output.slots.shape[-2])
+        pictures["segmentation"] = _paint(self.pred[i].cpu().numpy(), colors)
+        if decoded is not None and decoded.recon.shape[1] == 3:  # some decoders render features, not images
+            pictures["recon"] = _picture(decoded.recon[i])
+        elif decoded is not None:
+            pictures["recon"] = _picture(principal_colors(decoded.recon[i]))
+        if decoded is not None and decoded.parts is not None and decoded.parts.shape[2] == 3:
+            opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
+            pictures["parts"] = [_picture(part) for part in torch.cat([decoded.parts[i], opacity], dim=1)]
+        maps = output.attn_maps if decoded is None else decoded.masks
+        pictures["masks"] = [_picture(mask[None]) for mask in maps[i]]
+        steps = [replace(output, attn=attn).attn_maps[i] for attn in output.attn_steps]
+        pictures["attn_steps"] = [[_picture(mask[None]) for mask in step] for step in steps]
+        return pictures, ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colors]
+
+
+def _shot(method: Method, batch: Batch) -> _Shot:
+    output = method.encode_batch(batch)
+    decoded = decode(method, output)
+    shape = batch["mask" if "mask" in batch else "image"].shape  # masks may be larger than images
+    return _Shot(batch, output, decoded, predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(1))
+
+
+def _film(method: Method, batch: Batch) -> list[_Shot]:
+    """Some frames of every video; the videos are encoded whole."""
+    length = batch["video"].shape[1]
+    chosen = {round(t) for t in np.linspace(0, length - 1, min(length, FILM_FRAMES))}
+    shape = batch["mask" if "mask" in batch else "video"].shape
+    shots = []
+    for where, output in pieces(method, batch):
+        decoded = decode(method, output)
+        pred = predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(-3)
+        for t in sorted(chosen & set(range(where.start, where.stop))):
+            k = t - where.start
+            frame = {name: batch[name][:, t] for name in ("mask", "void") if name in batch}
+            one = SlotOutput(output.slots[:, k], output.attn[:, k], grid=output.grid)
+            shown = None
+            if decoded is not None:
+                parts = None if decoded.parts is None else decoded.parts[:, k]
+                shown = DecoderOutput(decoded.recon[:, k], decoded.masks[:, k], parts)
+            shots.append(_Shot({"image": batch["video"][:, t], **frame}, one, shown, pred[:, k]))
+    return shots
+
+
+def _strips(frames: Sequence[tuple[dict[str, Any], list[str]]]) -> tuple[dict[str, Any], list[str]]:
+    """The pictures of the frames of one video, joined one by one."""
+    joined: dict[str, Any] = {}
+    for name, first in frames[0][0].items():
+        if isinstance(first, list):
+            joined[name] = [_joined([p[name][n] for p, _ in frames]) for n in range(len(first))]
+        else:
+            joined[name] = _joined([p[name] for p, _ in frames])
+    return joined, frames[0][1]
+
+
+def _joined(pictures: Sequence[Image.Image], *, down: bool = False, gap: int = 2) -> Image.Image:
+    """Pictures side by side, or one below the other, on white."""
+    along, across = (1, 0) if down else (0, 1)
+    size = [0, 0]
+    size[along] = sum(p.size[along] for p in pictures) + gap * (len(pictures) - 1)
+    size[across] = max(p.size[across] for p in pictures)
+    sheet, place = Image.new("RGB", (size[0], size[1]), "white"), [0, 0]
+    for picture in pictures:
+        picture = picture.convert("RGBA")
+        sheet.paste(picture, (place[0], place[1]), picture)
+        place[along] += picture.size[along] + gap
+    return sheet
 
 
 def principal_colors(features: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:

@@ -16,7 +16,7 @@ from slotworks.evaluation.samples import PALETTE
 from slotworks.files import replacing, write_text
 from slotworks.images import read_image
 from slotworks.metrics import segmentation
-from slotworks.types import Method, UserError, to_batch
+from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
 
 
 def segment_images(
@@ -68,14 +68,24 @@ def segment_images(
         with inspecting(method, seed=seed) as device:
             batch = to_batch({"image": small[None]}, device)
             try:
-                encoded = method.encode(batch["image"], **({} if num_slots is None else {"num_slots": num_slots}))
+                options = {} if num_slots is None else {"num_slots": num_slots}
+                encoded = _encode(method, batch["image"], options)
             except (TypeError, ValueError) as error:
                 if num_slots is None:
                     raise
                 raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
             decoded = decode(method, encoded) if masks == "decoder" else None
-            soft = soft_masks(encoded, decoded)[0].float().cpu()
-        yield _write(out, _unused(file, used), file, picture, soft, encoded.slots[0].float().cpu())
+            soft, slots = soft_masks(encoded, decoded)[0].float().cpu(), encoded.slots[0].float().cpu()
+            if isinstance(method, VideoMethod):
+                soft, slots = soft[0], slots[0]
+        yield _write(out, _unused(file, used), file, picture, soft, slots)
+
+
+def _encode(method: Method, image: Tensor, options: dict) -> SlotOutput:
+    """Slots of a picture; a method of videos sees it as a video of one frame."""
+    if not isinstance(method, VideoMethod):
+        return method.encode(image, **options)
+    return method.encode(image[:, None], **options)
 
 
 def _unused(file: Path, used: set[str]) -> str:

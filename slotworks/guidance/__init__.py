@@ -2,6 +2,7 @@
 
 from slotworks.guidance.assignment import best_partners
 from slotworks.guidance.semantic import match_segments, segment_overlap, semantic_loss
+from slotworks.guidance.sets import matched_huber
 from slotworks.guidance.teacher import distillation_loss, match_labels
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "distillation_loss",
     "match_labels",
     "match_segments",
+    "matched_huber",
     "segment_overlap",
     "semantic_loss",
 ]

@@ -3,15 +3,35 @@
 from slotworks.methods.deep_spectral import DeepSpectral, DeepSpectralConfig
 from slotworks.methods.diff_cut import DiffCut, DiffCutConfig
 from slotworks.methods.dinosaur import Dinosaur, DinosaurConfig
+from slotworks.methods.dspn import DSPN, DSPNConfig
+from slotworks.methods.dvae import DVAE, DVAEConfig
 from slotworks.methods.emer_diff import EmerDiff, EmerDiffConfig
 from slotworks.methods.feature_kmeans import FeatureKMeans, FeatureKMeansConfig
 from slotworks.methods.glass import Glass, GlassConfig
 from slotworks.methods.mask_clip import MaskCLIP, MaskCLIPConfig
+from slotworks.methods.savi import SAVi, SAViConfig
+from slotworks.methods.set_prediction import SetPrediction, SetPredictionConfig
+from slotworks.methods.slate import Slate, SlateConfig
 from slotworks.methods.slot_attention import SlotAttentionAutoencoder, SlotAttentionConfig
+from slotworks.methods.slot_diffusion import (
+    SlotDiffusion,
+    SlotDiffusionConfig,
+    VideoSlotDiffusion,
+    VideoSlotDiffusionConfig,
+)
+from slotworks.methods.slot_mlp import SlotMLPAutoencoder, SlotMLPAutoencoderConfig, SlotMLPConfig, SlotMLPSets
 from slotworks.methods.spot import Spot, SpotConfig, SpotStudent, SpotStudentConfig
 from slotworks.methods.stable_lsd import StableLSD, StableLSDConfig
+from slotworks.methods.steve import Steve, SteveConfig
+from slotworks.methods.tiny_diffusion import TinyDiffusion, TinyDiffusionConfig
+from slotworks.methods.vqvae import VQVAE, VQVAEConfig
 
 __all__ = [
+    "DSPN",
+    "DVAE",
+    "VQVAE",
+    "DSPNConfig",
+    "DVAEConfig",
     "DeepSpectral",
     "DeepSpectralConfig",
     "DiffCut",
@@ -26,12 +46,31 @@ __all__ = [
     "GlassConfig",
     "MaskCLIP",
     "MaskCLIPConfig",
+    "SAVi",
+    "SAViConfig",
+    "SetPrediction",
+    "SetPredictionConfig",
+    "Slate",
+    "SlateConfig",
     "SlotAttentionAutoencoder",
     "SlotAttentionConfig",
+    "SlotDiffusion",
+    "SlotDiffusionConfig",
+    "SlotMLPAutoencoder",
+    "SlotMLPAutoencoderConfig",
+    "SlotMLPConfig",
+    "SlotMLPSets",
     "Spot",
     "SpotConfig",
     "SpotStudent",
     "SpotStudentConfig",
     "StableLSD",
     "StableLSDConfig",
+    "Steve",
+    "SteveConfig",
+    "TinyDiffusion",
+    "TinyDiffusionConfig",
+    "VQVAEConfig",
+    "VideoSlotDiffusion",
+    "VideoSlotDiffusionConfig",
 ]

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.encoders import CNNEncoder
-from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention
-from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput
+from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttentionOptions
+from slotworks.types import Batch, DecoderOutput, Method, SlotOutput
 
 
 @dataclass(frozen=True)
-class SlotAttentionConfig(MethodConfig):
+class SlotAttentionConfig(SlotAttentionOptions):
     """Hyperparameters of the autoencoder."""
 
     image_size: tuple[int, int] = (35, 35)  # height and width in pixels
@@ -29,9 +29,10 @@ class SlotAttentionConfig(MethodConfig):
     slot_dim: int = 64  # D
     num_iterations: int = 3  # T in training
     test_iterations: int | None = None  # T outside of training; None: as in training
-    mlp_dim: int = 128  # hidden width of the residual MLP inside Slot Attention
+    mlp_dim: int | None = 128  # hidden width of the residual MLP inside Slot Attention; None: no MLP
     channels: int = 32  # of encoder and decoder
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
+    position_embedding: bool = True  # added to the encoder's features
     decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
@@ -52,9 +53,11 @@ class SlotAttentionAutoencoder(Method):
     def __init__(self, config: SlotAttentionConfig):
         super().__init__()
         self.config = config
-        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides)
+        self.encoder = CNNEncoder(
+            config.channels, strides=config.encoder_strides, position_embedding=config.position_embedding
+        )
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
-        self.slot_attention = SlotAttention(
+        self.slot_attention = config.slot_attention(
             config.channels, config.slot_dim, config.num_iterations, mlp_dim=config.mlp_dim, gradient=config.gradient
         )
         self.decoder = SpatialBroadcastDecoder(

@@ -26,6 +26,45 @@ def glorot_(module: nn.Module) -> nn.Module:
     return module
 
 
+@torch.no_grad()
+def lecun_(module: nn.Module) -> nn.Module:
+    """LeCun-normal kernels, zero biases, orthogonal recurrent kernels for every layer inside `module`: flax' defaults.
+
+    Normal of variance 1 / fan-in cut off at two standard deviations. A GRU has these for each of its gates apart.
+    Norms are left alone.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            inputs = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+            _lecun_normal(layer.weight, fan_in=inputs[0].numel())
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.GRUCell):
+            for gate in layer.weight_ih.chunk(3):
+                _lecun_normal(gate, fan_in=gate.shape[1])
+            for gate in layer.weight_hh.chunk(3):
+                nn.init.orthogonal_(gate)
+            nn.init.zeros_(layer.bias_ih)
+            nn.init.zeros_(layer.bias_hh)
+    return module
+
+
+def _lecun_normal(weight: torch.Tensor, *, fan_in: int) -> None:
+    std = fan_in**-0.5 / 0.87962566103423978  # the standard deviation that is left after cutting off
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+@torch.no_grad()
+def he_glorot_(mlp: nn.Module) -> nn.Module:
+    """A network of two linear layers as in SLATE's and STEVE's code: He-uniform, then Glorot-uniform, zero biases."""
+    first, last = (layer for layer in mlp.modules() if isinstance(layer, nn.Linear))
+    nn.init.kaiming_uniform_(first.weight, nonlinearity="relu")
+    nn.init.xavier_uniform_(last.weight)
+    nn.init.zeros_(first.bias)
+    nn.init.zeros_(last.bias)
+    return mlp
+
+
 def glorot_vector(*shape: int) -> nn.Parameter:
     """A parameter `1 1 d` or `1 n d` drawn as Keras draws a kernel of that shape.
 

@@ -23,10 +23,10 @@ class PositionEmbedding(nn.Module):
     torch.Size([1, 32, 35, 35])
     """
 
-    def __init__(self, channels: int, *, centers: bool = False):
+    def __init__(self, channels: int, *, centers: bool = False, signed: bool = False):
         super().__init__()
-        self.centers = centers
-        self.project = nn.Linear(4, channels)
+        self.centers, self.signed = centers, signed  # signed: row and column from -1 to 1 alone (SAVi)
+        self.project = nn.Linear(2 if signed else 4, channels)
         self._grids: dict[tuple, Tensor] = {}  # no buffer: the size may change between calls
 
     def forward(self, height: int, width: int) -> Float[Tensor, "1 c h w"]:
@@ -34,7 +34,8 @@ class PositionEmbedding(nn.Module):
         weight = self.project.weight
         key = (height, width, weight.device, weight.dtype)
         if key not in self._grids:
-            self._grids[key] = corner_grid(height, width, centers=self.centers).to(weight)
+            grid = corner_grid(height, width, centers=self.centers)
+            self._grids[key] = (2 * grid[:2] - 1 if self.signed else grid).to(weight)
         grid = self._grids[key].movedim(0, -1)  # h w 4
         return self.project(grid).movedim(-1, 0)[None]
 

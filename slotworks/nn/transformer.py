@@ -10,12 +10,13 @@ where the code bases differ:
 | SLATE, STEVE | `norm_stream=True, dropout=0.1` |
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 Init = Literal["slate", "torch"]
 
@@ -30,6 +31,7 @@ class MultiHeadAttention(nn.Module):
         dropout: on the attention weights and on the output, in training.
         gain: factor on the initial weights of the output projection, with `init="slate"`.
         init: "slate" is Glorot for each projection; "torch" draws as `torch.nn.MultiheadAttention` does.
+        qkv_dim: width of queries, keys and values together; None is `dim`.
     """
 
     def __init__(
@@ -41,15 +43,17 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,
         gain: float = 1.0,
         init: Init = "slate",
+        qkv_dim: int | None = None,
     ):
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim is {dim} but num_heads is {num_heads}; make the width a multiple of the heads.")
+        qkv_dim = qkv_dim or dim
+        if qkv_dim % num_heads:
+            raise ValueError(f"dim is {qkv_dim} but num_heads is {num_heads}; make the width a multiple of the heads.")
         self.num_heads, self.dropout = num_heads, dropout
-        self.to_q = nn.Linear(dim, dim, bias=bias)
-        self.to_k = nn.Linear(dim, dim, bias=bias)
-        self.to_v = nn.Linear(dim, dim, bias=bias)
-        self.to_out = nn.Linear(dim, dim, bias=bias)
+        self.to_q = nn.Linear(dim, qkv_dim, bias=bias)
+        self.to_k = nn.Linear(dim, qkv_dim, bias=bias)
+        self.to_v = nn.Linear(dim, qkv_dim, bias=bias)
+        self.to_out = nn.Linear(qkv_dim, dim, bias=bias)
         for layer in (self.to_q, self.to_k, self.to_v):  # torch: Glorot for the three as one `3d x d` matrix
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5 if init == "torch" else 1.0)
         if init == "slate":
@@ -86,6 +90,23 @@ class MultiHeadAttention(nn.Module):
         weights = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=-1)  # they become masks
         kept = nn.functional.dropout(weights, self.dropout, self.training)
         return self._join(kept.to(values.dtype) @ values), weights
+
+    def folded(
+        self, memory: Float[Tensor, "b s c"]
+    ) -> tuple[Float[Tensor, "b c ks"], Float[Tensor, "b 1 ks"], Float[Tensor, "b ks c"]]:
+        """Attention over a memory that stays: `softmax(x look + offset, each head) give` is `forward(x, memory)`."""
+        keys, values = self.keys_values(memory)
+        keys = keys * keys.shape[-1] ** -0.5
+        to_q = self.to_q.weight.unflatten(0, (self.num_heads, -1))  # k ck c
+        to_out = self.to_out.weight.unflatten(1, (self.num_heads, -1))  # c k ck
+        look = torch.einsum("bksd,kdc->bcks", keys, to_q).flatten(2)
+        give = torch.einsum("bksd,ckd->bksc", values, to_out).flatten(1, 2)
+        offset = look.new_zeros(len(look), 1, look.shape[-1])
+        if self.to_q.bias is not None:
+            bias = self.to_q.bias.unflatten(0, (self.num_heads, -1))
+            offset = torch.einsum("bksd,kd->bks", keys, bias).flatten(1)[:, None]
+            give = give + self.to_out.bias / self.num_heads  # the weights of each head sum to one
+        return look, offset, give
 
     def forward(
         self, x: Float[Tensor, "b p c"], memory: Float[Tensor, "b s c"], *, causal: bool = False
@@ -158,8 +179,49 @@ class DecoderBlock(nn.Module):
             branch, weights = self.cross_attention.attend_and_show(self.norm_cross(x), keys, values)
         else:
             branch = self.cross_attention.attend(self.norm_cross(x), keys, values)
-        x = x + branch
-        return x + nn.functional.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training), weights
+        return self._transform(x + branch), weights
+
+    def step(self, x: Float[Tensor, "b 1 c"], cache: "BlockCache", position: int) -> Float[Tensor, "b 1 c"]:
+        """`forward` at one more position, whose own keys and values are added to the cache."""
+        attention, seen = self.self_attention, position + 1
+        own = self.norm_self(x)
+        q, *keys_values = (
+            linear(own, cache.project, cache.project_bias).view(len(x), 3, attention.num_heads, 1, -1).unbind(1)
+        )
+        for i, new in enumerate(keys_values):
+            cache.own[i, :, :, position:seen] = new
+        looked = scaled_dot_product_attention(q, cache.own[0, :, :, :seen], cache.own[1, :, :, :seen])
+        x = (own if self.norm_stream else x) + attention.to_out(looked.view(len(x), 1, -1))
+        weights = torch.baddbmm(cache.offset, self.norm_cross(x), cache.look).view(len(x), attention.num_heads, -1)
+        x = torch.baddbmm(x, weights.softmax(dim=-1).view(len(x), 1, -1), cache.give)
+        return self._transform(x)
+
+    def _transform(self, x: Float[Tensor, "b p c"]) -> Float[Tensor, "b p c"]:
+        return x + nn.functional.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
+
+
+@dataclass
+class BlockCache:
+    """What one block keeps while a sequence is made position by position.
+
+    The memory does not change, so its keys are already multiplied with the projection of the queries and its values
+    with that of the output: `x + softmax(x look + offset) give` is the whole cross-attention.
+    """
+
+    own: Float[Tensor, "2 b k p ck"]  # keys and values of the positions so far, with room for all
+    project: Float[Tensor, "c3 c"]  # to queries, keys and values at once
+    project_bias: Float[Tensor, " c3"] | None
+    look: Float[Tensor, "b c kn"]
+    offset: Float[Tensor, "b 1 kn"]
+    give: Float[Tensor, "b kn c"]
+
+
+@dataclass
+class DecoderCache:
+    """What a `TransformerDecoder` keeps between the positions of a sequence that is made one by one."""
+
+    blocks: list[BlockCache]
+    length: int = 0  # positions read so far
 
 
 class TransformerDecoder(nn.Module):
@@ -231,3 +293,35 @@ class TransformerDecoder(nn.Module):
             x, _ = block(x, memory, causal=causal)
         x, weights = last(x, memory, causal=causal, show=True)
         return self.final_norm(x), weights
+
+    @torch.no_grad()
+    def start(self, memory: Float[Tensor, "b n c"], length: int) -> DecoderCache:
+        """A cache for a sequence of up to `length` positions: keys and values of the memory are computed here, once."""
+        blocks = []
+        for block in self.blocks:
+            assert isinstance(block, DecoderBlock)
+            own = block.self_attention
+            layers = (own.to_q, own.to_k, own.to_v)
+            look, offset, give = block.cross_attention.folded(memory)
+            blocks.append(
+                BlockCache(
+                    memory.new_empty(2, len(memory), own.num_heads, length, own.to_q.out_features // own.num_heads),
+                    torch.cat([layer.weight for layer in layers]),
+                    None if own.to_q.bias is None else torch.cat([layer.bias for layer in layers]),
+                    *(look, offset, give),
+                )
+            )
+        return DecoderCache(blocks)
+
+    @torch.no_grad()
+    def step(self, x: Float[Tensor, "b 1 c"], cache: DecoderCache) -> Float[Tensor, "b 1 c"]:
+        """The output at the next position: that of `forward` on all positions so far, without computing them again.
+
+        What made this right: the attention is causal, positions are absolute, and everything else acts on each position
+        for itself. Without gradient; dropout must be off.
+        """
+        for block, own in zip(self.blocks, cache.blocks, strict=True):
+            assert isinstance(block, DecoderBlock)
+            x = block.step(x, own, cache.length)
+        cache.length += 1
+        return self.final_norm(x)

@@ -84,6 +84,7 @@ def _content(folder: Path) -> dict[str, Any]:
         "evals": [_evaluation(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))],
         "samples": _samples(folder, notes),
         "sheets": _sheets(folder, notes),
+        "gallery": _gallery(folder, notes),
         "charts": _charts(rows),
         "settings": dict(_flat(settings)),
         "env": dict(_flat(env)),
@@ -134,19 +135,17 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _picture(samples: Path, name: Any, notes: list[str]) -> str | None:
-    """A PNG below `samples/` as a data URI; None, with a note, for anything else."""
-    path = (samples / str(name)).resolve()
+def _picture(below: Path, name: Any, notes: list[str]) -> str | None:
+    """A PNG below a folder as a data URI; None, with a note, for anything else."""
+    path = (below / str(name)).resolve()
     try:
-        if not path.is_relative_to(
-            samples.resolve()
-        ):  # a folder from elsewhere may not show other files of this machine
+        if not path.is_relative_to(below.resolve()):  # a folder from elsewhere may not show other files of this machine
             raise ValueError("it lies outside the run folder")
         content = path.read_bytes()
         if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) > MAX_PICTURE:
             raise ValueError("it is no PNG, or too large")
     except (OSError, ValueError) as error:
-        notes.append(f"samples/{name} is not shown: {getattr(error, 'strerror', None) or error}.")
+        notes.append(f"{below.name}/{name} is not shown: {getattr(error, 'strerror', None) or error}.")
         return None
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
@@ -263,6 +262,7 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
         shown.append(
             {
                 "index": row.get("index", "?"),
+                "film": (_number(row.get("frames")) or 1) > 1,
                 "scores": {str(name): _number(value) for name, value in _mapping(row.get("scores")).items()},
                 "whole": {key: pictures([row[key]])[0] for key in WHOLE if row.get(key)},
                 "slots": list(itertools.zip_longest(parts, masks, colors[: max(len(parts), len(masks))])),
@@ -286,6 +286,13 @@ def _sheets(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
         (path.stem.removeprefix("step_").lstrip("0") or "0", _picture(path.parent, path.name, notes)) for path in paths
     ]
     return [(step, picture) for step, picture in read if picture is not None]
+
+
+def _gallery(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
+    """Contact sheets in `pictures/`, of edits or generated images, by name."""
+    names = sorted(path.name for path in folder.glob("pictures/*sheet.png"))
+    found = [(name.removesuffix(".png"), _picture(folder / "pictures", name, notes)) for name in names]
+    return [(name.replace("_", " "), source) for name, source in found if source]
 
 
 def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:

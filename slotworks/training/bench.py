@@ -1,20 +1,25 @@
-"""Time and memory of a training step, and images a second to slots and back, of one recipe on this machine."""
+"""Time and memory of a training step, images a second to slots, and time to render them, of one recipe here."""
 
 import math
 import resource
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from statistics import median
 
 import torch
 
 from slotworks.training.loop import TrainStep, build_optimizer, open_fabric
 from slotworks.training.run import Run
-from slotworks.types import Decodes, RawBatch, UserError
+from slotworks.types import Decodes, Method, RawBatch, Samples, UserError, VideoMethod
+
+RENDERED = 100  # images or videos, as in table 4 of SlotDiffusion
+VIDEO_FRAMES = 24  # of a video that is rendered: MOVi's
 
 
-def measure(run: Run, *, steps: int = 5) -> dict:
-    """Train on noise of the recipe's image and batch size, then encode and decode it; no data set is opened.
+def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = None) -> dict:
+    """Train on noise of the recipe's image and batch size, then encode, decode and render it; no data set is opened.
 
     A method on a frozen encoder trains on features, as it does with the cache.
 
@@ -23,20 +28,27 @@ def measure(run: Run, *, steps: int = 5) -> dict:
     Args:
         run: the recipe.
         steps: timed steps, after two that are not; times are medians.
+        load: gives a method that builds on an earlier run that run's method; fresh weights take as long as trained
+            ones. None: such a method is measured as far as it goes.
 
     Returns:
         `step_ms`, `train_images_per_second`, `infer_images_per_second` (NaN without the encoder's weights),
-        `peak_mib`, `parameters`, `device`, `threads`.
+        `render_s`, seconds for 100 images, or for 100 videos of 24 frames, from their slots with the method's own
+        number of sampling steps (NaN for a method that renders no pictures), `train_mib` and `peak_mib`, the peak
+        memory until the end of training, and of all, `parameters`, `device`, `threads`.
     """
     fabric = open_fabric(run)
     torch.manual_seed(run.seed)
     method = run.method.build()
+    if load is not None:
+        method.prepare(load)
     if run.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method, run)
     model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), optimizer)
     size = run.batch_size // run.accumulate
-    raw = _noise(run, size)
+    raw = _noise(run, size, video=isinstance(method, VideoMethod))
+    frames = raw["video"].shape[1] if "video" in raw else 1
 
     def step() -> None:
         for _ in range(run.accumulate):
@@ -46,21 +58,27 @@ def measure(run: Run, *, steps: int = 5) -> dict:
 
     @torch.no_grad()
     def infer() -> None:
-        image = torch.zeros(size, 3, *run.data.size, device=fabric.device)
-        out = method.encode(image)
+        shape = (size, frames) if "video" in raw else (size,)
+        out = method.encode(torch.zeros(*shape, 3, *run.data.size, device=fabric.device))
         if isinstance(method, Decodes):
             method.decode(*out.decoder_inputs)
 
     step_seconds = _seconds(step, steps, fabric.device)
+    train_mib = _peak_mib(fabric.device)
     method.eval()
-    try:
-        infer_seconds = _seconds(infer, steps, fabric.device)
-    except UserError:  # the weights of the frozen encoder are not here
-        infer_seconds = math.nan
+    infer_seconds = render_seconds = math.nan
+    if type(method).encode is not Method.encode:  # an autoencoder or the like finds no slots
+        with suppress(UserError):  # the weights of the frozen encoder are not here
+            infer_seconds = _seconds(infer, steps, fabric.device)
+        render_seconds = _render_seconds(method, run, frames if "video" in raw else None, size, fabric.device)
+    per_image = render_seconds / size
+    per_sample = per_image * (VIDEO_FRAMES / frames if "video" in raw else 1)
     return {
         "step_ms": 1000 * step_seconds,
         "train_images_per_second": run.batch_size / step_seconds,
         "infer_images_per_second": size / infer_seconds,
+        "render_s": RENDERED * per_sample,
+        "train_mib": train_mib,
         "peak_mib": _peak_mib(fabric.device),
         "parameters": sum(p.numel() for p in method.parameters()),
         "device": torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu",
@@ -68,23 +86,58 @@ def measure(run: Run, *, steps: int = 5) -> dict:
     }
 
 
-def _noise(run: Run, size: int) -> RawBatch:
+def _noise(run: Run, size: int, *, video: bool) -> RawBatch:
+    if video:
+        frames = getattr(run.data, "clip_length", None) or getattr(run.data, "num_frames", VIDEO_FRAMES)
+        noise = torch.randint(256, (size, frames, *run.data.size, 3), dtype=torch.uint8)
+        boxes = torch.tensor([0.2, 0.2, 0.6, 0.6]).expand(size, frames, 1, 4)
+        extras = {
+            name: torch.zeros(size, frames, *(() if name == "depth" else (2,)), *run.data.size).numpy()
+            for name in getattr(run.data, "extras", ())
+        }
+        return {"video": noise.numpy(), "boxes": boxes.numpy(), **extras}
+    image = {"image": torch.randint(256, (size, *run.data.size, 3), dtype=torch.uint8).numpy()}
+    if categories := getattr(run.method, "categories", ()):  # set prediction
+        image["objects"] = torch.rand(size, run.data.max_objects or 1, 3 + sum(categories) + 1).numpy()
     encoder = getattr(run.method, "encoder", None)
     if encoder is not None and hasattr(encoder, "feature_dim"):
         rows, columns = encoder.grid
-        return {"features": torch.randn(size, rows * columns, encoder.feature_dim).numpy()}
-    return {"image": torch.randint(256, (size, *run.data.size, 3), dtype=torch.uint8).numpy()}
+        features = {"features": torch.randn(size, rows * columns, encoder.feature_dim).numpy()}
+        return features | (image if hasattr(run.method, "autoencoder") else {})
+    return image
 
 
-def _seconds(job, repeats: int, device: torch.device) -> float:
+@torch.no_grad()
+def _render_seconds(method: Method, run: Run, frames: int | None, size: int, device: torch.device) -> float:
+    """Seconds to render one batch; NaN if the method renders no pictures, or not without what is missing here."""
+    shape = (size,) if frames is None else (size, frames)
+    try:
+        out = method.encode(torch.zeros(*shape, 3, *run.data.size, device=device))
+        if isinstance(method, Samples):
+            renderer = method
+            return _seconds(lambda: renderer.sample(out.slots, **_sampling(method)), 1, device, warm=1)
+        if isinstance(method, Decodes):
+            decodes = method
+            if decodes.decode(*out.decoder_inputs).recon.shape[-3] == 3:
+                return _seconds(lambda: decodes.decode(*out.decoder_inputs), 3, device)
+    except UserError:
+        pass
+    return math.nan
+
+
+def _sampling(method: Method) -> dict:
+    return {**getattr(method, "sampling", {}), "generator": None}
+
+
+def _seconds(job: Callable[[], object], repeats: int, device: torch.device, *, warm: int = 2) -> float:
     times = []
-    for _ in range(2 + repeats):
+    for _ in range(warm + repeats):
         start = time.perf_counter()
         job()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return median(times[2:])
+    return median(times[warm:])
 
 
 def _peak_mib(device: torch.device) -> float:

@@ -14,18 +14,25 @@ def build_optimizer(method: Method, run: Run) -> torch.optim.Optimizer:
         ValueError: if the method's groups are not its trainable parameters, each once.
     """
     settings, groups = run.optimizer, method.param_groups()
-    unknown = settings.lr_scales.keys() - groups.keys()
-    if unknown:
-        raise UserError(
-            f"optimizer.lr_scales names {min(unknown)}, but the parameter groups of {type(method).__name__} are "
-            f"{', '.join(groups)}."
-        )
+    for field, names in (("lr_scales", settings.lr_scales.keys()), ("constant_groups", set(settings.constant_groups))):
+        if unknown := names - groups.keys():
+            raise UserError(
+                f"optimizer.{field} names {min(unknown)}, but the parameter groups of {type(method).__name__} are "
+                f"{', '.join(groups)}."
+            )
     given = [id(p) for group in groups.values() for p in group]
     if sorted(given) != sorted(id(p) for p in method.parameters() if p.requires_grad):
         raise ValueError(f"{type(method).__name__}.param_groups must hold each trainable parameter once, and no other.")
     kind = torch.optim.AdamW if settings.weight_decay > 0 else torch.optim.Adam
     return kind(
-        [{"params": ps, "lr_scale": settings.lr_scales.get(name, 1.0)} for name, ps in groups.items()],
+        [
+            {
+                "params": ps,
+                "lr_scale": settings.lr_scales.get(name, 1.0),
+                "constant": name in settings.constant_groups,
+            }
+            for name, ps in groups.items()
+        ],
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,
@@ -38,5 +45,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, run: Run, step: int) ->
     """Set the learning rate of every group for the update after `step` finished ones; returns it without factors."""
     lr = schedule(run.optimizer, step, run.steps)
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = (run.optimizer.lr if group["constant"] else lr) * group["lr_scale"]
     return lr

@@ -32,6 +32,7 @@ class Adam:
     max_grad_norm: float | None = None  # gradients are scaled down to this norm; None: not clipped
     grad_norm_type: Literal["l2", "inf"] = "l2"  # l2: root of summed squares; inf: largest entry (SLATE, STEVE)
     lr_scales: dict[str, float] = field(default_factory=dict)  # factor on lr by the method's parameter group
+    constant_groups: tuple[str, ...] = ()  # groups without warmup, half-life and decay (the dVAE of SLATE and STEVE)
 
     def __post_init__(self) -> None:
         _check(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0.")

@@ -18,12 +18,18 @@ NAMES = [
     "multi_dsprites_colored_on_colored",
     "clevr6",
     "clevr10",
+    "clevr_v1",
+    "clevr_v1_6",
     "clevrtex",
     "clevrtex_pbg",
     "clevrtex_vbg",
     "clevrtex_grassbg",
     "clevrtex_camo",
     "clevrtex_outd",
+    "shapes3d",
+    "shapestacks",
+    "clevr_mirror",
+    "bitmoji",
     "voc2012",
     "coco2017",
     "objects365",
@@ -97,7 +103,9 @@ def test_check_says_what_is_missing(official):
     with pytest.raises(UserError, match="is not a folder; give the one with the data sets"):
         check(official / "nowhere")
     (official / "empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no data set that is known here; expected are folders called VOC"):
+    with pytest.raises(
+        UserError, match="empty holds no data set that is known here; expected are folders called 3dshapes"
+    ):
         check(official / "empty")
 
 

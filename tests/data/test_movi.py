@@ -86,7 +86,7 @@ def put(root, *payloads):
 def test_shapes(whole):
     t, s, m = 24, 32, 10
     expected = {
-        "image": ((t, s, s, 3), "uint8"),
+        "video": ((t, s, s, 3), "uint8"),
         "mask": ((t, s, s), "uint8"),
         "num_objects": ((t,), "uint8"),
         "scene_objects": ((), "uint8"),
@@ -116,7 +116,7 @@ def test_shapes(whole):
 @pytest.mark.parametrize(("split", "i"), RECORDS)
 def test_images_and_masks(whole, split, i):
     batch, record = whole[split], truth(split, i)
-    assert batch["image"][i].sum(dtype=np.int64) == record["video_sum"]
+    assert batch["video"][i].sum(dtype=np.int64) == record["video_sum"]
     pixels = np.bincount(batch["mask"][i].reshape(-1)).tolist()
     assert pixels == record["total_pixels_per_id"]
     assert np.unique(batch["mask"][i][0]).tolist() == record["ids_in_first_frame"]
@@ -197,7 +197,7 @@ def test_splits(root, whole):
     assert (data.name, data.size, data.max_objects) == ("movi_a", (32, 32), 10)
     assert same(everything(data.open("test")), everything(data.open("val")))  # there are no test files of A and B
     assert sorted(path.name for path in (root / "prepared").glob("[!.]*")) == ["movi_a-validation-32"]
-    np.testing.assert_array_equal(everything(data.open("val"))["image"], whole["val"]["image"])
+    np.testing.assert_array_equal(everything(data.open("val"))["video"], whole["val"]["video"])
     with pytest.raises(ValueError, match="split is 'validation'; expected one of train, val, test"):
         data.open("validation")
     assert movi(root, variant="c").official_splits == {"train": "train", "val": "validation", "test": "test"}
@@ -216,7 +216,7 @@ def test_official_test_split(tmp_path):
         f"movi_e-{split}-32" for split in ("train", "validation", "test")
     ]
     test = everything(data.open("test"))
-    np.testing.assert_array_equal(test["image"], everything(data.open("train"))["image"])
+    np.testing.assert_array_equal(test["video"], everything(data.open("train"))["video"])
     assert test["boxes"].shape == (2, 24, 23, 4)
     data.prepare()
     assert all(part.store_path.is_dir() for part in data.parts())
@@ -231,7 +231,7 @@ def test_single_frames_are_the_frames_of_the_videos(root, whole):
         for key, value in whole[split].items():
             static = value.shape[1:2] != (24,)
             expected = np.repeat(value, 24, axis=0) if static else value.reshape(48, *value.shape[2:])
-            np.testing.assert_array_equal(batch[key], expected)
+            np.testing.assert_array_equal(batch["image" if key == "video" else key], expected)
     batch = to_batch(data.open("val").__getitems__([5, 30]))
     assert batch["image"].shape == (2, 3, 32, 32)
     assert batch["mask"].shape == (2, 32, 32)
@@ -246,7 +246,7 @@ def test_nine_frames_of_each_video(root, whole):
     chosen = dataset.frames.reshape(2, 9)
     assert (np.diff(chosen, axis=1) > 0).all()  # nine different ones, in order
     assert chosen[0].tolist() != chosen[1].tolist()
-    np.testing.assert_array_equal(everything(dataset)["image"][9:], whole["train"]["image"][1, chosen[1]])
+    np.testing.assert_array_equal(everything(dataset)["image"][9:], whole["train"]["video"][1, chosen[1]])
     np.testing.assert_array_equal(data.open().frames, dataset.frames)  # chosen once: stage 2 of SPOT sees the same
     assert (
         movi(root, frames="single", frames_per_video=9, frame_seed=1).open().frames.tolist() != dataset.frames.tolist()
@@ -277,13 +277,13 @@ def test_frames_are_chosen_evenly(root):
 def test_clips(root, whole, length, stride, starts):
     data = movi(root, clip_length=length, clip_stride=stride, extras=("backward_flow",))
     batch = everything(data.open())
-    assert len(batch["image"]) == 2 * len(starts)
+    assert len(batch["video"]) == 2 * len(starts)
     for sample, (video, start) in enumerate(product(range(2), starts)):
-        for key in ("image", "mask", "boxes", "num_objects", "visibility", "bboxes_3d", "backward_flow"):
+        for key in ("video", "mask", "boxes", "num_objects", "visibility", "bboxes_3d", "backward_flow"):
             np.testing.assert_array_equal(batch[key][sample], whole["train"][key][video, start : start + length])
         for key in ("shape_label", "scene_objects", "camera_focal_length"):
             np.testing.assert_array_equal(batch[key][sample], whole["train"][key][video])
-    assert everything(data.open("val"))["image"].shape[:2] == (2, 24)
+    assert everything(data.open("val"))["video"].shape[:2] == (2, 24)
 
 
 def test_samples_of_all_kinds_share_one_store(root):
@@ -301,11 +301,11 @@ def test_batches(root):
     with pytest.raises(IndexError):
         dataset.__getitems__([8])
     tensors = to_batch(batch)
-    assert tensors["image"].shape == (3, 6, 3, 32, 32)
+    assert tensors["video"].shape == (3, 6, 3, 32, 32)
     assert tensors["mask"].dtype == torch.int64
     assert len(pickle.dumps(dataset)) < 3000  # worker processes get paths, not data
     loader = torch.utils.data.DataLoader(dataset, batch_size=4, collate_fn=to_batch, num_workers=1)
-    np.testing.assert_array_equal(torch.cat([b["image"] for b in loader]), to_batch(twice)["image"])
+    np.testing.assert_array_equal(torch.cat([b["video"] for b in loader]), to_batch(twice)["video"])
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -327,18 +327,18 @@ def test_names_of_stores_hold_every_setting(root):
 
 
 def test_images_and_masks_of_other_sizes(root, whole):
-    image, mask = whole["train"]["image"], whole["train"]["mask"]
+    image, mask = whole["train"]["video"], whole["train"]["mask"]
     assert movi(root, image_size=16).size == (16, 16)
     half = everything(movi(root, image_size=16, mask_size=8, interpolation="bilinear_no_antialias").open())
     exact = image.reshape(2, 24, 16, 2, 16, 2, 3).mean(axis=(3, 5))  # halfway between two pixels in each direction
-    assert np.abs(half["image"] - exact).max() <= 0.5
+    assert np.abs(half["video"] - exact).max() <= 0.5
     np.testing.assert_array_equal(half["mask"], mask[:, :, 2::4, 2::4])  # the pixel over whose area the centre lies
     assert half["num_objects"].tolist() == [[len(np.unique(f)) - 1 for f in video] for video in half["mask"]]
     for interpolation, number in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
         large = everything(movi(root, image_size=56, mask_size=32, interpolation=interpolation).open())
         for i, t in ((0, 0), (1, 17)):
             expected = np.asarray(Image.fromarray(image[i, t]).resize((56, 56), number))
-            np.testing.assert_array_equal(large["image"][i, t], expected)
+            np.testing.assert_array_equal(large["video"][i, t], expected)
         np.testing.assert_array_equal(large["mask"], mask)
         np.testing.assert_array_equal(large["boxes"], whole["train"]["boxes"])
 
@@ -577,7 +577,7 @@ def test_damaged_descriptions(root, text):
 def test_without_a_description(root, whole):
     for file in (*(root / FOLDER).glob("*.json"), *(root / FOLDER).glob("*.txt")):
         file.unlink()
-    np.testing.assert_array_equal(everything(movi(root).open())["image"], whole["train"]["image"])
+    np.testing.assert_array_equal(everything(movi(root).open())["video"], whole["train"]["video"])
 
 
 def test_stores_of_different_files_are_not_joined(root):

@@ -71,6 +71,19 @@ def test_colors_classes_and_depth(busy):
         assert not busy[name][busy["visibility"] == 0].any(), name
 
 
+def test_colors_as_classes():
+    """The same pictures and properties; the class is the colour."""
+    plain, colored = draw(64), draw(64, classes="color")
+    for name, value in plain.items():
+        if name not in ("classes", "class_mask"):
+            np.testing.assert_array_equal(colored[name], value)
+    np.testing.assert_array_equal(colored["classes"], plain["color"])
+    for i in range(64):
+        owner = np.append(0, plain["color"][i])[plain["mask"][i]]
+        np.testing.assert_array_equal(colored["class_mask"][i], owner)
+    assert ShapeScenes(classes="color").class_names == tuple(COLORS)
+
+
 def test_boxes_and_positions():
     batch = draw(200, shapes=ALL, occlusion=False)
     for i in range(200):
@@ -223,6 +236,7 @@ def test_other_sizes():
         ({"shapes": ("cube",)}, r"shapes is \('cube',\); give one or more of circle, square"),
         ({"colors": ()}, r"colors is \(\); give one or more of red, green"),
         ({"background": "photo"}, "background is 'photo'; choose one of plain, gradient, textured"),
+        ({"classes": "size"}, "classes is 'size'; choose shape or color"),
         ({"min_objects": 5}, "min_objects is 5 and max_objects is 4; give 0 <= min_objects"),
         (
             {"sizes": (0.05,)},

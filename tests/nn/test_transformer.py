@@ -132,3 +132,45 @@ def test_dropout_only_in_training():
 def test_refuses(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         TransformerDecoder(**arguments)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_stream": True}, {"bias": True, "final_norm": False, "init": "torch"}])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_position_by_position_is_the_whole_sequence(options, dtype, tolerance):
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(24, 3, 4, **options).to(dtype).eval()
+    x, memory = torch.randn(2, 17, 24, dtype=dtype), torch.randn(2, 5, 24, dtype=dtype)
+    expected = decoder(x, memory)[0]
+    cache = decoder.start(memory, length=17)
+    steps = [decoder.step(x[:, i : i + 1], cache) for i in range(17)]
+    assert cache.length == 17
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_memory_is_projected_once():
+    """Keys and values of the memory do not depend on how many positions are made."""
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(12, 2, 3).eval()
+    calls = []
+    for block in decoder.blocks:
+        for p in block.cross_attention.parameters():
+            nn.init.normal_(p)
+        block.cross_attention.to_k.register_forward_hook(lambda *_: calls.append("k"))
+        block.cross_attention.to_v.register_forward_hook(lambda *_: calls.append("v"))
+    cache = decoder.start(torch.randn(1, 4, 12), length=6)
+    for _ in range(6):
+        decoder.step(torch.randn(1, 1, 12), cache)
+    assert sorted(calls) == ["k", "k", "v", "v"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_attention_over_a_memory_that_stays(bias):
+    """Folded projections give what the attention gives, biases of queries and of the output included."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(12, 3, bias=bias).double()
+    for p in attention.parameters():
+        nn.init.normal_(p)
+    x, memory = torch.randn(2, 5, 12).double(), torch.randn(2, 4, 12).double()
+    look, offset, give = attention.folded(memory)
+    weights = (x @ look + offset).unflatten(-1, (3, 4)).softmax(dim=-1).flatten(2)
+    torch.testing.assert_close(weights @ give, attention(x, memory), rtol=1e-12, atol=1e-12)

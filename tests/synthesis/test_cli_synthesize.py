@@ -40,7 +40,7 @@ def test_the_verb_makes_a_folder(model, tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     assert "2 images in 1 shards" in capsys.readouterr().err.replace("\n", " ")
     assert main([*command, "--power", "1"]) == 2
-    assert "power was 4 and is now 1" in capsys.readouterr().err
+    assert "power was 0 and is now 1" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*command, "--num-images", "130"]) == 0  # torchrun's second process has the shard from 128 on

@@ -68,7 +68,7 @@ _BACKGROUND_TABLE = np.array(list(BACKGROUNDS.values()), dtype=np.float32)
 
 
 @cache
-def _cut(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...]) -> Stamps:
+def cut_shapes(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...]) -> Stamps:
     """Shapes in the order of their names, then sizes, each cropped to its pixels."""
     bitmaps = []
     for shape in shapes:
@@ -94,9 +94,9 @@ class Layout:
 class ShapeScenes(SceneConfig):
     """Captioned shapes drawn on the fly: `image`, `mask` ids 1 to `m` from far to near, `class_mask`, and per object:
 
-    `boxes` `m 4` of the visible pixels as `x0 y0 x1 y1` in [0, 1]; `classes` and `shape` `m`, the class id; `color`
-    `m`, the colour id; `size` `m`, the diameter as a share of the image; `x` (across) and `y` (down) `m`, the middle of
-    the whole shape in [0, 1]; `depth` `m`, 1 for the nearest object; `visibility` `m`, 1 for an object that exists. Row
+    `boxes` `m 4` of the visible pixels as `x0 y0 x1 y1` in [0, 1]; `classes` `m`, the class id; `shape` and `color`
+    `m`, their ids; `size` `m`, the diameter as a share of the image; `x` (across) and `y` (down) `m`, the middle of the
+    whole shape in [0, 1]; `depth` `m`, 1 for the nearest object; `visibility` `m`, 1 for an object that exists. Row
     `k` describes mask id `k + 1`; rows of absent objects are zero. `num_objects` and `background`, the background id,
     are one number per image.
 
@@ -112,9 +112,12 @@ class ShapeScenes(SceneConfig):
     sizes: tuple[float, ...] = (0.18, 0.24, 0.3)  # diameters as shares of the image
     background: Background = "plain"
     occlusion: bool = True  # whether objects may cover each other
+    classes: Literal["shape", "color"] = "shape"  # which property is an object's class
 
     def __post_init__(self):
         super().__post_init__()
+        if self.classes not in ("shape", "color"):
+            raise ValueError(f"classes is {self.classes!r}; choose shape or color.")
         for field, given, known in (("shapes", self.shapes, CLASSES), ("colors", self.colors, COLORS)):
             if not given or any(name not in known for name in given):
                 raise ValueError(f"{field} is {given}; give one or more of {', '.join(known)}.")
@@ -145,7 +148,7 @@ class ShapeScenes(SceneConfig):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The class of each id from 1 on, those that this configuration does not draw included."""
-        return tuple(CLASSES)
+        return tuple(CLASSES) if self.classes == "shape" else tuple(COLORS)
 
     @property
     def size(self) -> tuple[int, int]:  # noqa: D102
@@ -171,7 +174,7 @@ class ShapeScenes(SceneConfig):
             where = stamps.pixels(stamp[some, k], area * some + side * top[some, k] + left[some, k])
             image[where] = _COLOR_TABLE[color_ids[some, k], None]
 
-        classes = (class_ids + 1) * layout.present
+        classes = ((class_ids if self.classes == "shape" else color_ids) + 1) * layout.present
         with_background = np.concatenate([np.zeros((b, 1), np.uint8), classes.astype(np.uint8)], axis=1)
         count = layout.present.sum(axis=1)
         properties = {
@@ -209,7 +212,7 @@ class ShapeScenes(SceneConfig):
         )
 
     def _stamps(self) -> Stamps:
-        return _cut(self.image_size, self.shapes, self.sizes)
+        return cut_shapes(self.image_size, self.shapes, self.sizes)
 
     def _place(
         self, key: UInt64[np.ndarray, " b"], stamp: Int[np.ndarray, "b m"], present: Bool[np.ndarray, "b m"]

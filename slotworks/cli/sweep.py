@@ -1,0 +1,245 @@
+"""`slotworks sweep`."""
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from slotworks.cli.console import err, percent, print_json, take_option
+from slotworks.files import write_text
+from slotworks.training import Run
+from slotworks.training.allocator import keep_freed_memory
+from slotworks.types import UserError
+
+HELP = """usage: slotworks sweep RECIPE [--set FIELD=A,B ...] [--ablation NAMES] [--seeds N] [--OPTION VALUE ...]
+
+Train a recipe in several variants, each in a run folder of its own, and compare them in one table and one plot. What is
+finished is not trained again: stopped and started once more, a sweep goes on where it was.
+
+  slotworks sweep set_prediction.scenes_mini --set method.num-iterations=1,3,5 --seeds 3
+  slotworks sweep RECIPE --set method.update=gru,replace --set method.num-slots=4,7     all four combinations
+  slotworks sweep ablations.discovery_mini --ablation all --seeds 3                     the supplement's section 2
+  slotworks sweep slot_attention.clevr6 --ablation aggregation,softmax_axis             on the paper's own recipe
+
+  --set F=A,B     a field of the recipe and its values; several make all combinations
+  --ablation N    names from the list below, with commas between them, or all: each changes the recipe in one way
+  --seeds N       seeds of each variant, from the recipe's own seed on; default 1
+  --metric N      metrics of the plot, with commas between them; by default the first two
+  --out DIR       default runs/sweeps/RECIPE; with table.csv, table.md, plot.png and a folder for each variant
+  --json          print the table as JSON
+  --keep-memory   keep freed memory: faster on a CPU under Linux (docs/performance.md)
+
+Other options change a field of the recipe in all variants: --steps 500. Ablations:
+"""
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    group: str  # of bars: the ablation, or nothing
+    label: str
+    settings: tuple[str, ...] = ()  # as `--set` takes them, one value each
+    is_default: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
+    if not argv or argv[0] in ("-h", "--help"):
+        from slotworks.configs.ablations import ABLATIONS
+
+        print(HELP, end="")
+        for name, ablation in ABLATIONS.items():
+            ways = ", ".join(ablation.variants)
+            print(f"  {name:<20}{ablation.about}: {ablation.default}, or {ways}")
+        return 0
+    name, *rest = argv
+    if name.startswith("-"):
+        raise UserError(
+            f"The first word after `sweep` is {name}, expected a recipe; `slotworks train --help` lists them."
+        )
+    values: list[str] = []
+    while any(word == "--set" or word.startswith("--set=") for word in rest):
+        rest, value = take_first(rest, "--set")
+        values.append(value)
+    rest, ablations = take_option(rest, "--ablation")
+    rest, seeds = take_option(rest, "--seeds")
+    rest, metrics = take_option(rest, "--metric")
+    rest, folder = take_option(rest, "--out")
+    as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
+    rest = [word for word in rest if word not in ("--json", "--keep-memory")]
+    if seeds is not None and (not seeds.isdigit() or int(seeds) < 1):
+        raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
+    if bool(values) == (ablations is not None):
+        raise UserError("Give --set with a field and its values, or --ablation with names or all.")
+    variants = combinations(values) if ablations is None else find_ablations(name, ablations)
+    if keep_memory:
+        keep_freed_memory()
+    rows = sweep(
+        name,
+        variants,
+        overrides=rest,
+        seeds=int(seeds or 1),
+        out=Path(folder) if folder else Path("runs/sweeps") / name.replace(".py:", ".").replace("/", "_"),
+        plotted=metrics.split(",") if metrics else None,
+    )
+    if as_json:
+        print_json(rows)
+    return 0
+
+
+def take_first(words: Sequence[str], option: str) -> tuple[list[str], str]:
+    """Remove the first `option VALUE` or `option=VALUE`; gives the rest and the value."""
+    place = next(i for i, word in enumerate(words) if word == option or word.startswith(f"{option}="))
+    if words[place] != option:
+        return [*words[:place], *words[place + 1 :]], words[place].split("=", 1)[1]
+    if place + 1 == len(words):
+        raise UserError(f"{option} needs a value.")
+    return [*words[:place], *words[place + 2 :]], words[place + 1]
+
+
+def setting_words(setting: str) -> list[str]:
+    """`method.layer-norm=False` as words of the command line: `--method.no-layer-norm`."""
+    field, equals, value = setting.partition("=")
+    if not equals or not value:
+        raise UserError(f"--set {setting} has no value; write FIELD=VALUE, for example method.num-slots=5.")
+    if value in ("True", "False"):
+        before, _, last = field.rpartition(".")
+        named = last if value == "True" else f"no-{last}"
+        return [f"--{before}.{named}" if before else f"--{named}"]
+    return [f"--{field}", *value.split()]
+
+
+def combinations(given: Sequence[str]) -> list[Variant]:
+    """All combinations of the values of each field."""
+    choices = []
+    for setting in given:
+        field, equals, values = setting.partition("=")
+        if not equals or not all(values.split(",")):
+            raise UserError(f"--set {setting} has no values; write FIELD=A,B, for example method.num-slots=4,7.")
+        choices.append([f"{field}={value}" for value in values.split(",")])
+    variants = []
+    for chosen in itertools.product(*choices):
+        variants.append(Variant("", _short(chosen), tuple(chosen)))
+    return variants
+
+
+def _short(settings: Sequence[str]) -> str:
+    """Settings by the last part of their names: `num-slots=4, update=gru`."""
+    pairs = [setting.partition("=") for setting in settings]
+    return ", ".join(f"{field.rpartition('.')[2]}={value}" for field, _, value in pairs)
+
+
+def find_ablations(recipe: str, names: str) -> list[Variant]:
+    """The variants of the named ablations that fit the recipe; the recipe itself comes first in each, trained once.
+
+    Raises:
+        UserError: for an unknown name, or one that asks for what the recipe cannot do.
+    """
+    from slotworks.configs import find
+    from slotworks.configs.ablations import ABLATIONS
+
+    task = "sets" if hasattr(find(recipe)().method, "categories") else "discovery"
+    fitting = [name for name, ablation in ABLATIONS.items() if task in ablation.tasks]
+    wanted = fitting if names == "all" else names.split(",")
+    for name in wanted:
+        if name not in fitting:
+            raise UserError(f"There is no ablation {name!r} of {recipe}; the known ones are {', '.join(fitting)}.")
+    variants = []
+    for name in wanted:
+        ablation = ABLATIONS[name]
+        variants.append(Variant(name, ablation.default, is_default=True))
+        variants += [Variant(name, label, settings) for label, settings in ablation.variants.items()]
+    return variants
+
+
+def sweep(
+    recipe: str,
+    variants: Sequence[Variant],
+    *,
+    overrides: Sequence[str] = (),
+    seeds: int = 1,
+    out: Path,
+    plotted: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Train every variant with every seed, then write `table.csv`, `table.md` and `plot.png` into `out`.
+
+    A variant that diverges, or whose settings do not fit together, is named in the table and left out of means.
+
+    Returns:
+        The rows of the table: `group`, `variant`, `settings`, and `metrics` with `mean`, `std` and `seeds` of each.
+    """
+    from slotworks.cli.train import build
+    from slotworks.reports.sweep import write_sweep
+
+    runs = {}  # all of them are built before the first is trained: a wrong name is found at once
+    for variant in variants:
+        words = [word for setting in variant.settings for word in setting_words(setting)]
+        runs[variant] = build(recipe, [*overrides, *words])
+    rows: list[dict[str, Any]] = []
+    try:
+        for variant, run in runs.items():
+            place = out / (_folder(variant) if not variant.is_default else "default")
+            err.print(f"[bold]{variant.group or recipe}: {variant.label}[/bold]", highlight=False)
+            answers = [_one(replace(run, seed=seed), place / f"seed{seed}") for seed in _seeds(run, seeds)]
+            rows.append(_row(variant, answers))
+    except KeyboardInterrupt:
+        err.print("Stopped; the same command goes on from there. The table holds what is finished.")
+    if rows:
+        written = write_sweep(rows, out, title=recipe, plotted=plotted)
+        err.print("Wrote " + ", ".join(str(path) for path in written), soft_wrap=True, highlight=False)
+    return rows
+
+
+def _seeds(run: Run, count: int) -> range:
+    return range(run.seed, run.seed + count)
+
+
+def _folder(variant: Variant) -> str:
+    name = f"{variant.group}={variant.label}" if variant.group else variant.label
+    return re.sub(r"[^\w.=,+-]+", "_", name)
+
+
+def _one(run: Run, folder: Path) -> dict[str, Any]:
+    """Train and measure one run, or read what an earlier sweep left."""
+    from slotworks.api import train
+    from slotworks.training import Diverged, load_run
+
+    done = folder / RESULT
+    if done.is_file() and load_run(folder) == run:
+        return json.loads(done.read_text(encoding="utf-8"))
+    try:
+        answer = train(run, folder)
+    except Diverged as error:
+        err.print(str(error), soft_wrap=True, markup=False)
+        answer = {"diverged": str(error)}
+    if "metrics" not in answer and "diverged" not in answer:
+        raise KeyboardInterrupt  # the training was stopped politely
+    kept = {key: answer[key] for key in ("metrics", "seconds", "verdict", "diverged") if key in answer}
+    result = {"seed": run.seed, **kept}
+    write_text(done, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _row(variant: Variant, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    finished = [answer for answer in answers if "metrics" in answer]
+    metrics = {}
+    for name in finished[0]["metrics"] if finished else ():
+        values = [answer["metrics"][name]["mean"] for answer in finished]
+        metrics[name] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0, "seeds": values}
+    shown = ", ".join(f"{name} {percent(value['mean'])}" for name, value in list(metrics.items())[:2])
+    err.print(f"{variant.label}: {shown or 'diverged'}", highlight=False, markup=False)
+    return {
+        "group": variant.group,
+        "variant": variant.label,
+        "settings": " ".join(variant.settings),
+        "diverged": len(answers) - len(finished),
+        "seconds": sum(answer.get("seconds", 0) for answer in answers) / len(answers),
+        "metrics": metrics,
+    }

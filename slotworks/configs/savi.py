@@ -1,0 +1,336 @@
+"""SAVi: its table of MOVi-A to E in three sizes, SlotDiffusion's rows without boxes, and a small one that runs here."""
+
+from dataclasses import replace
+from typing import Literal
+
+from slotworks.data import MOVi
+from slotworks.data.scenes import VideoScenes
+from slotworks.methods import SAViConfig
+from slotworks.training import Adam, Run
+
+__all__ = [
+    "movi_a_large",
+    "movi_a_medium",
+    "movi_a_small",
+    "movi_b_large",
+    "movi_b_medium",
+    "movi_b_small",
+    "movi_c_large",
+    "movi_c_medium",
+    "movi_c_small",
+    "movi_d_large",
+    "movi_d_medium",
+    "movi_d_small",
+    "movi_d_unconditional",
+    "movi_e_large",
+    "movi_e_medium",
+    "movi_e_small",
+    "movi_e_unconditional",
+    "scenes_mini",
+    "scenes_mini_frames",
+]
+
+# savi/configs/movi of the released code: one setting for all data sets and sizes.
+PAPER_ADAM = Adam(lr=2e-4, warmup_steps=2_500, decay="cosine", max_grad_norm=0.05)
+
+Variant = Literal["a", "b", "c", "d", "e"]
+
+
+def _small(variant: Variant, expected: str) -> Run:
+    """SAVi-S: 64 pixels, four convolutions, boxes of the first frame, flow as the target."""
+    return Run(
+        method=SAViConfig(),
+        data=MOVi(
+            variant=variant,
+            image_size=64,
+            interpolation="bilinear_no_antialias",
+            clip_length=6,
+            extras=("backward_flow",),
+        ),
+        optimizer=PAPER_ADAM,
+        steps=100_000,
+        batch_size=64,
+        eval_every=10_000,
+        save_every=5_000,
+        protocol="savi",
+        expected=expected,
+    )
+
+
+def _medium(variant: Variant, expected: str) -> Run:
+    """SAVi-M: 128 pixels, wider convolutions of which the first halves the size."""
+    run = _small(variant, expected)
+    method = replace(
+        run.method,
+        image_size=(128, 128),
+        encoder_channels=64,
+        encoder_strides=(2, 1, 1, 1),
+        decoder_strides=(2, 2, 2, 2),
+    )
+    return replace(run, method=method, data=replace(run.data, image_size=128))
+
+
+def _large(variant: Variant, expected: str) -> Run:
+    """SAVi-L: 128 pixels, a ResNet-34 with an eighth of the resolution, five times as many steps."""
+    run = _medium(variant, expected)
+    method = replace(run.method, encoder="resnet34", encoder_channels=64, encoder_strides=(1, 2, 2, 2))
+    return replace(run, method=method, steps=500_000, eval_every=50_000)
+
+
+def _unconditional(variant: Variant, expected: str) -> Run:
+    """SAVi as later papers train it: learned slots, colours as the target, clips of three frames."""
+    run = _medium(variant, expected)
+    method = replace(
+        run.method,
+        num_slots=15,
+        initializer="learned",
+        num_iterations=2,
+        mlp_dim=256,
+        targets=("rgb",),
+        encoder="resnet18",
+        encoder_strides=(1, 2, 2),
+    )
+    data = replace(run.data, clip_length=3, clip_stride=1, extras=())
+    optimizer = replace(PAPER_ADAM, lr=1e-4, warmup_steps=5_000)
+    return replace(
+        run, method=method, data=data, optimizer=optimizer, steps=200_000, batch_size=32, protocol="slot-diffusion"
+    )
+
+
+def movi_a_small() -> Run:
+    """SAVi-S on MOVi-A, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_a_small
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 92.1 +- 0.1 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _small("a", "FG-ARI 92.1 +- 0.1 in the released code's README")
+
+
+def movi_a_medium() -> Run:
+    """SAVi-M on MOVi-A, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_a_medium
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 93.4 +- 1.0 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _medium("a", "FG-ARI 93.4 +- 1.0 in the released code's README")
+
+
+def movi_a_large() -> Run:
+    """SAVi-L on MOVi-A, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_a_large
+    Takes:     not measured here; days on several GPUs.
+    Expected:  FG-ARI 95.1 +- 0.6 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _large("a", "FG-ARI 95.1 +- 0.6 in the released code's README")
+
+
+def movi_b_small() -> Run:
+    """SAVi-S on MOVi-B, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_b_small
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 72.2 +- 0.5 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _small("b", "FG-ARI 72.2 +- 0.5 in the released code's README")
+
+
+def movi_b_medium() -> Run:
+    """SAVi-M on MOVi-B, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_b_medium
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 75.1 +- 0.5 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _medium("b", "FG-ARI 75.1 +- 0.5 in the released code's README")
+
+
+def movi_b_large() -> Run:
+    """SAVi-L on MOVi-B, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_b_large
+    Takes:     not measured here; days on several GPUs.
+    Expected:  FG-ARI 64.8 +- 8.9 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _large("b", "FG-ARI 64.8 +- 8.9 in the released code's README")
+
+
+def movi_c_small() -> Run:
+    """SAVi-S on MOVi-C, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_c_small
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 64.7 +- 0.3 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _small("c", "FG-ARI 64.7 +- 0.3 in the released code's README")
+
+
+def movi_c_medium() -> Run:
+    """SAVi-M on MOVi-C, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_c_medium
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 67.4 +- 0.5 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _medium("c", "FG-ARI 67.4 +- 0.5 in the released code's README")
+
+
+def movi_c_large() -> Run:
+    """SAVi-L on MOVi-C, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_c_large
+    Takes:     not measured here; days on several GPUs.
+    Expected:  FG-ARI 71.3 +- 1.6 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _large("c", "FG-ARI 71.3 +- 1.6 in the released code's README")
+
+
+def movi_d_small() -> Run:
+    """SAVi-S on MOVi-D, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_d_small
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 33.8 +- 7.7 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _small("d", "FG-ARI 33.8 +- 7.7 in the released code's README")
+
+
+def movi_d_medium() -> Run:
+    """SAVi-M on MOVi-D, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_d_medium
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 20.8 +- 2.2 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _medium("d", "FG-ARI 20.8 +- 2.2 in the released code's README")
+
+
+def movi_d_large() -> Run:
+    """SAVi-L on MOVi-D, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_d_large
+    Takes:     not measured here; days on several GPUs.
+    Expected:  FG-ARI 59.7 +- 6.0 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _large("d", "FG-ARI 59.7 +- 6.0 in the released code's README")
+
+
+def movi_d_unconditional() -> Run:
+    """SAVi without boxes on MOVi-D, the SAVi row of SlotDiffusion's table 2.
+
+    The sizes are SlotDiffusion's, the parts are those of SAVi's own code.
+
+    Command:   slotworks train savi.movi_d_unconditional
+    Takes:     not measured here.
+    Expected:  FG-ARI 34.59, mIoU 10.57 (background counted) in SlotDiffusion's table 2.
+    """
+    return _unconditional("d", "FG-ARI 34.59, mIoU 10.57 in SlotDiffusion's table 2")
+
+
+def movi_e_small() -> Run:
+    """SAVi-S on MOVi-E, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_e_small
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 8.3 +- 0.9 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _small("e", "FG-ARI 8.3 +- 0.9 in the released code's README")
+
+
+def movi_e_medium() -> Run:
+    """SAVi-M on MOVi-E, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_e_medium
+    Takes:     not measured here; about a day on several GPUs.
+    Expected:  FG-ARI 12.2 +- 1.1 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _medium("e", "FG-ARI 12.2 +- 1.1 in the released code's README")
+
+
+def movi_e_large() -> Run:
+    """SAVi-L on MOVi-E, told the boxes of the first frame.
+
+    Command:   slotworks train savi.movi_e_large
+    Takes:     not measured here; days on several GPUs.
+    Expected:  FG-ARI 34.1 +- 1.2 in the released code's README (validation, 24 frames, 5 seeds).
+    """
+    return _large("e", "FG-ARI 34.1 +- 1.2 in the released code's README")
+
+
+def movi_e_unconditional() -> Run:
+    """SAVi without boxes on MOVi-E, the SAVi row of SlotDiffusion's table 2.
+
+    The sizes are SlotDiffusion's, the parts are those of SAVi's own code.
+
+    Command:   slotworks train savi.movi_e_unconditional
+    Takes:     not measured here.
+    Expected:  FG-ARI 41.36, mIoU 13.53 (background counted) in SlotDiffusion's table 2.
+    """
+    return _unconditional("e", "FG-ARI 41.36, mIoU 13.53 in SlotDiffusion's table 2")
+
+
+def scenes_mini() -> Run:
+    """Videos drawn on the fly, without boxes, at a reduced cost.
+
+    Not the paper's configuration: 32 pixels, narrow networks at half the resolution, learned slots with the bi-level
+    gradient of BO-QSA, colours as the target, weights averaged, bfloat16.
+
+    Command:   slotworks train savi.scenes_mini
+    Takes:     not measured yet.
+    Expected:  not measured yet.
+    """
+    return Run(
+        method=SAViConfig(
+            image_size=(32, 32),
+            num_slots=4,
+            slot_dim=64,
+            qkv_dim=64,
+            num_iterations=2,
+            mlp_dim=128,
+            initializer="learned",
+            gradient="bilevel",
+            predictor_qkv_dim=64,
+            predictor_mlp_dim=128,
+            encoder_channels=32,
+            encoder_strides=(2, 1, 1, 1),
+            encoder_hidden_dim=32,
+            decoder_channels=32,
+            decoder_strides=(1, 1, 1),
+            decoder_shuffle=2,
+            targets=("rgb",),
+        ),
+        data=VideoScenes(
+            image_size=32,
+            min_objects=3,
+            max_objects=3,
+            sizes=(0.25, 0.32),
+            shapes=("circle", "square", "triangle"),
+            clip_length=4,
+        ),
+        optimizer=Adam(
+            lr=1e-3, warmup_steps=350, decay="linear", decay_start=0.5, final_lr_scale=0.02, max_grad_norm=1.0
+        ),
+        steps=5_000,
+        batch_size=8,
+        precision="bf16",
+        channels_last=True,
+        ema_decay=0.998,
+        eval_every=1_000,
+        save_every=1_000,
+        eval_images=100,
+        protocol="savi",
+        expected="not measured yet",
+    )
+
+
+def scenes_mini_frames() -> Run:
+    """The baseline of `scenes_mini`: Slot Attention frame by frame, without carried slots and without a predictor.
+
+    Command:   slotworks train savi.scenes_mini_frames
+    Takes:     not measured yet.
+    Expected:  not measured yet.
+    """
+    run = scenes_mini()
+    return replace(run, method=replace(run.method, carry=False), expected="not measured yet")

@@ -1,0 +1,67 @@
+"""Drawn shapes that stand near and far, with their properties as vectors: set prediction without a file.
+
+As in CLEVR an object has a place in three coordinates, a size, a shape and a colour. Nearer objects look larger and
+hide farther ones; the apparent diameter tells the true size and the depth, for no two pairs of them look equally large.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import UInt64
+
+from slotworks.data.scenes.shapes import Layout, ShapeScenes
+from slotworks.data.sets import encode_objects
+from slotworks.types import RawBatch
+
+SIZE_NAMES = ("small", "large")
+
+
+@dataclass(frozen=True)
+class SetScenes(ShapeScenes):
+    """`ShapeScenes` whose objects have a depth, and whose batches also hold `objects`: one vector for each object.
+
+    The vector is that of `slotworks.data.sets`: x and y of the centre (shares of the image, y down) and depth, 0 the
+    nearest and 1 the farthest; one-hots of size, shape and colour; 1. Rows that pad an image to `max_objects` are zero.
+    Depth has `num_depths` levels. `sizes` are apparent diameters: those of small objects from far to near, then those
+    of large ones.
+    """
+
+    image_size: int = 64
+    min_objects: int = 2
+    max_objects: int = 5  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
+    sizes: tuple[float, ...] = (0.14, 0.17, 0.2, 0.24, 0.28, 0.33)  # shares of the image
+    num_depths: int = 3  # levels of depth
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_depths < 2 or len(self.sizes) != len(SIZE_NAMES) * self.num_depths:
+            raise ValueError(
+                f"sizes has {len(self.sizes)} entries and num_depths is {self.num_depths}; give {len(SIZE_NAMES)} "
+                "apparent diameters for each of two or more levels of depth."
+            )
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return f"set_scenes_{self.background}"
+
+    @property
+    def categories(self) -> Mapping[str, tuple[str, ...]]:
+        """Properties and their classes, in the order of the one-hots."""
+        return {"size": SIZE_NAMES, "shape": self.shapes, "color": self.colors}
+
+    def layout(self, key: UInt64[np.ndarray, " b"]) -> Layout:
+        """What each scene holds; farther objects come first and are hidden by those that follow."""
+        layout = super().layout(key)
+        level = np.where(layout.present, layout.size % self.num_depths, self.num_depths)  # absent rows stay last
+        order = np.argsort(level, axis=1, kind="stable")
+        return replace(layout, size=np.take_along_axis(layout.size, order, axis=1))
+
+    def draw(self, key: UInt64[np.ndarray, " b"]) -> RawBatch:
+        """Draw one scene per key."""
+        batch, layout = super().draw(key), self.layout(key)
+        size_class, level = np.divmod(layout.size, self.num_depths)
+        depth = 1 - level / (self.num_depths - 1)
+        coordinates = np.stack([batch["x"], batch["y"], depth], axis=-1)
+        numbers = {"size": size_class + 1, "shape": layout.shape + 1, "color": layout.color + 1}
+        return {**batch, "objects": encode_objects(coordinates, numbers, self.categories, layout.present)}

@@ -1,0 +1,182 @@
+"""Autoregressive decoder of tokens: each word of an image is predicted from the slots and from the words before it.
+
+SLATE (Singh et al. 2022, arXiv 2110.11405) and STEVE (Singh et al. 2022, arXiv 2205.14065), from their released code.
+The Transformer is that of `AutoregressiveDecoder` (DINOSAUR, SPOT); here its sequence is of words, with learned
+positions, so it can also be continued: `generate` writes an image from slots alone.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, dropout
+
+from slotworks.nn.noise import batch_uniform
+from slotworks.nn.transformer import TransformerDecoder
+
+
+class TokenDecoder(nn.Module):
+    """A Transformer over the tokens of an image, row by row, that looks at the slots.
+
+    Args:
+        slot_dim: width of a slot.
+        vocab_size: number of words.
+        num_tokens: tokens of an image.
+        dim: width of the Transformer.
+        num_blocks: of the Transformer.
+        num_heads: of its attentions.
+        dropout: on embeddings, attention weights and branches.
+        begin: how the begin token starts: "word" is one more row of SLATE's table, normal; "vector" is STEVE's, Glorot.
+        word_dropout: share of the words before a position that training hides from it, their places stay (Bowman et
+            al. 2016, arXiv 1511.06349). Not in the papers: it makes the decoder ask the slots early in training.
+
+    >>> decoder = TokenDecoder(slot_dim=16, vocab_size=20, num_tokens=9, dim=24, num_blocks=2, num_heads=3).eval()
+    >>> slots, tokens = torch.randn(2, 4, 16), torch.randint(20, (2, 9))
+    >>> decoder(slots, decoder.embed(tokens)).shape, decoder.generate(slots).shape
+    (torch.Size([2, 9, 20]), torch.Size([2, 9]))
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        vocab_size: int,
+        num_tokens: int,
+        *,
+        dim: int = 192,
+        num_blocks: int = 4,
+        num_heads: int = 4,
+        dropout: float = 0.1,
+        begin: Literal["word", "vector"] = "word",
+        word_dropout: float = 0.0,
+    ):
+        super().__init__()
+        if not 0 <= word_dropout < 1:
+            raise ValueError(f"word_dropout is {word_dropout}; give a share of the words from 0 up to, not with, 1.")
+        self.num_tokens, self.dropout, self.word_dropout = num_tokens, dropout, word_dropout
+        self.words = nn.Embedding(vocab_size, dim)
+        limit = 0.0 if begin == "word" else (3 / dim) ** 0.5  # torch's Glorot for a tensor `1 1 c`
+        self.begin = nn.Parameter(torch.randn(dim) if begin == "word" else torch.empty(dim).uniform_(-limit, limit))
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1 + num_tokens, dim)))
+        self.project_slots = nn.Linear(slot_dim, dim, bias=False)
+        self.transformer = TransformerDecoder(dim, num_blocks, num_heads, dropout=dropout, norm_stream=True)
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        for layer in (self.project_slots, self.head):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def embed(self, tokens: Int64[Tensor, "b p"]) -> Float[Tensor, "b p1 c"]:
+        """Begin token and words with their positions: `1 + p` places, of which the decoder reads all but the last.
+
+        SLATE's slots look at the same embeddings, without the begin token.
+        """
+        begin = self.begin.expand(len(tokens), 1, -1)
+        x = torch.cat([begin, self.words(tokens)], dim=1) + self.positions[: 1 + tokens.shape[1]]
+        return dropout(x, self.dropout, self.training)
+
+    def forward(self, slots: Float[Tensor, "b n d"], embedded: Float[Tensor, "b p1 c"]) -> Float[Tensor, "b p v"]:
+        """Logits of every token from the slots and from the true tokens before it, which `embed` made."""
+        x = embedded[:, :-1]
+        if self.training and self.word_dropout:
+            hidden = batch_uniform(tuple(x.shape[:2]), x.device) < self.word_dropout
+            hidden[:, 0] = False  # the begin token is no word
+            x = torch.where(hidden[..., None], self.positions[: x.shape[1]], x)
+        out, _ = self.transformer(x, self.project_slots(slots))
+        return self.head(out)
+
+    def loss(
+        self, slots: Float[Tensor, "b n d"], embedded: Float[Tensor, "b p1 c"], tokens: Int64[Tensor, "b p"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy in nats, summed over the tokens of an image, mean over images."""
+        logits = self(slots, embedded).flatten(0, 1)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return cross_entropy(logits, tokens.flatten(), reduction="sum") / len(tokens)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        slots: Float[Tensor, "b n d"],
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        cache: bool = True,
+    ) -> Int64[Tensor, "b p"]:
+        """Tokens of images, one after the other, each from the slots and from those chosen before.
+
+        Every position is computed once: keys and values of positions and slots are kept (`TransformerDecoder.start`).
+        Dropout must be off, as it is in evaluation mode.
+
+        Args:
+            slots: of one or several images, any number of them.
+            temperature: 0 takes the most probable word (greedy, as the originals do); 1 samples from the model.
+            top_k: choose among so many of the most probable words.
+            top_p: choose among the most probable words that together have this probability.
+            generator: of the random numbers, which depend on the number of images alone, never on the slots.
+            cache: False computes all earlier positions again at each step, as the originals do. For comparison.
+
+        Raises:
+            ValueError: if `temperature`, `top_k` or `top_p` is out of range.
+        """
+        _check(temperature, top_k, top_p)
+        memory, b = self.project_slots(slots), len(slots)
+        device = generator.device if generator is not None else slots.device
+        draws = torch.rand(b, self.num_tokens, generator=generator, device=device).to(slots.device)
+        kept = self.transformer.start(memory, self.num_tokens) if cache else None
+        tokens = torch.zeros(b, self.num_tokens, dtype=torch.long, device=slots.device)
+        x = (self.begin + self.positions[0]).expand(b, 1, -1)
+        for i in range(self.num_tokens):
+            if kept is not None:
+                out = self.transformer.step(x, kept)
+            else:
+                out = self.transformer(self.embed(tokens[:, :i]), memory)[0][:, -1:]
+            tokens[:, i] = pick(self.head(out)[:, 0], draws[:, i], temperature, top_k, top_p)
+            x = (self.words(tokens[:, i]) + self.positions[i + 1])[:, None]
+        return tokens
+
+
+def pick(
+    logits: Float[Tensor, "b v"],
+    uniform: Float[Tensor, " b"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int64[Tensor, " b"]:
+    """One word for each row: the most probable at temperature 0, else that at which the cumulated probability, most
+    probable words first, passes `uniform`. `top_p` counts probabilities among the `top_k`."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probs, words = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    if top_k is not None:
+        probs = probs[:, :top_k] / probs[:, :top_k].sum(dim=-1, keepdim=True)
+    if top_p is not None:
+        probs = probs.where(probs.cumsum(dim=-1) - probs < top_p, 0)  # the word that reaches it is the last
+    total = probs.cumsum(dim=-1)
+    place = torch.searchsorted(total, uniform[:, None].to(total) * total[:, -1:], right=True)
+    place = place.minimum((probs > 0).sum(dim=-1, keepdim=True) - 1)  # uniform * total may be rounded up to total
+    return words.gather(1, place)[:, 0]
+
+
+def groups_of(method: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters of SLATE and STEVE by learning rate: `encoder`, `decoder` and `dvae`.
+
+    The decoder's projection of the slots belongs to the encoder, as in STEVE's code. The group of a fixed discrete VAE
+    is empty.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"encoder": [], "decoder": [], "dvae": []}
+    for name, parameter in method.named_parameters():
+        part = name.split(".")[0]
+        if part not in ("decoder", "dvae") or name.startswith("decoder.project_slots."):
+            part = "encoder"
+        if parameter.requires_grad:
+            groups[part].append(parameter)
+    return groups
+
+
+def _check(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; 0 takes the most probable word, above 0 words are drawn.")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; give a number of words, 1 or more, or None for all.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; give a probability above 0 and up to 1, or None for all words.")

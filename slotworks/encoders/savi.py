@@ -1,0 +1,86 @@
+"""The frame encoder of SAVi: a network, a position embedding, a LayerNorm and an MLP.
+
+Kipf et al. 2022 (arXiv 2111.12594), `savi/modules/video.py: FrameEncoder` of the released code.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slotworks.nn.conv import same_conv
+from slotworks.nn.init import lecun_
+from slotworks.nn.position import PositionEmbedding
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What `PositionedEncoder` needs of a network."""
+
+    feature_dim: int
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map for an image of this size in pixels."""
+        ...
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
+        """One feature for every position of the map, row by row."""
+        ...
+
+
+class ConvBackbone(nn.Module):
+    """Convolutions with ReLU after each, padded as TensorFlow's `SAME`: the network of SAVi-S and SAVi-M."""
+
+    def __init__(self, channels: int = 32, *, strides: Sequence[int] = (1, 1, 1, 1), kernel_size: int = 5):
+        super().__init__()
+        self.strides, self.feature_dim = tuple(strides), channels
+        widths = [3] + [channels] * len(self.strides)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c_in, channels, kernel_size, stride) for c_in, stride in zip(widths, self.strides, strict=False)
+        )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map for an image of this size in pixels."""
+        for stride in self.strides:
+            height, width = -(-height // stride), -(-width // stride)
+        return height, width
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
+        """One feature for every position of the map, row by row."""
+        for conv in self.convs:
+            image = same_conv(conv, image).relu()  # pyright: ignore[reportArgumentType]
+        return image.flatten(2).transpose(1, 2)
+
+
+class PositionedEncoder(nn.Module):
+    """Features of a network that know their place. Images in [0, 1].
+
+    Args:
+        backbone: a network, such as `ConvBackbone` or `ResNetEncoder`.
+        hidden_dim: of the MLP, which has no residual branch.
+        norm_eps: epsilon of the LayerNorm; flax has 1e-6.
+
+    >>> import torch
+    >>> PositionedEncoder(ConvBackbone(32, strides=(2, 1)))(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 64, 32])
+    """
+
+    def __init__(self, backbone: Backbone, hidden_dim: int = 64, *, norm_eps: float = 1e-6):
+        super().__init__()
+        self.backbone, self.feature_dim = backbone, backbone.feature_dim
+        self.position = PositionEmbedding(self.feature_dim, signed=True)
+        self.norm = nn.LayerNorm(self.feature_dim, eps=norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(self.feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, self.feature_dim)
+        )
+        lecun_(self)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map for an image of this size in pixels."""
+        return self.backbone.grid(height, width)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
+        """One feature for every position of the map, row by row."""
+        position = self.position(*self.grid(image.shape[-2], image.shape[-1]))
+        return self.mlp(self.norm(self.backbone(image) + position.flatten(2).transpose(1, 2)))

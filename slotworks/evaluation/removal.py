@@ -1,0 +1,172 @@
+"""Whether taking a slot out takes its object out of the picture, and nothing else.
+
+images  --method-->  slots  --render-->  before
+                       |--without the slot of one object-->  render, same noise  -->  after
+
+An object is *shown* in a picture if at least half of its pixels are nearer to its own colour than to the background's,
+both medians of the true image. So it has to be where it was, in its colour: made for drawn scenes of one colour an
+object. GLASS shows such edits (Singh et al. 2025, figure 5) and gives no number; this measure is ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+from torch.nn.functional import interpolate, one_hot
+
+from slotworks.evaluation.discovery import Summary, summarize
+from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.evaluation.records import make_record
+from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampling_of
+from slotworks.types import Dataset, Method, UserError, to_batch
+
+
+@dataclass(frozen=True)
+class RemovalResult:
+    """Shares of edits; in `per_image` NaN where there is nothing to count. One edit an image, in data set order."""
+
+    num_images: int
+    seed: int
+    per_image: dict[str, Float64[Tensor, " i"]]
+    metrics: dict[str, Summary]
+    rules: str
+
+    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
+        """What `write_eval` stores: these numbers and where they come from."""
+        return make_record(self, data=data, split=split, checkpoint=checkpoint, protocol="removal", rules=self.rules)
+
+
+def evaluate_removal(
+    method: Method,
+    dataset: Dataset,
+    *,
+    num_images: int | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    renderer: Renderer | None = None,
+) -> RemovalResult:
+    """Take one object out of each image, by its slot, and look whether it is gone and the others are still there.
+
+    The object is mask id `1 + i % m` of image `i` with `m` objects. Its slot is the one whose hard mask has the largest
+    IoU with it; it is dropped. Both pictures start from the same noise.
+
+    Args:
+        method: on any device; left in the modes it had.
+        dataset: with `image` and `mask`.
+        num_images: how many images, from the first on; all by default.
+        steps: of a sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
+        seed: of the initial slots and of the starting noise.
+        batch_size: images per forward pass; changes speed, memory, the random slots and the noise.
+        renderer: "sample" or "decode" for a method that can do both; by default it samples.
+
+    Returns:
+        `shown`: share of an image's objects that are shown before the edit. Of edits whose object was shown: `removed`,
+        share after which it is not; `kept`, share of the other objects shown before that still are; `success`, share
+        after which it is gone and all others are there.
+
+    Raises:
+        UserError: if there are no images or masks, or the method renders no pictures.
+    """
+    how = renderer_of(method, renderer)
+    steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
+    count = min(len(dataset), len(dataset) if num_images is None else num_images)
+    if count < 1:
+        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    found: dict[str, list[Tensor]] = {}
+    with inspecting(method, seed=seed) as device:
+        for start in range(0, count, batch_size):
+            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
+            if "image" not in batch or "mask" not in batch:
+                raise UserError("This task needs images with true masks; take drawn scenes, such as shape_scenes.")
+            image, mask = batch["image"], batch["mask"]
+            output = method.encode(image)
+            size = (mask.shape[-2], mask.shape[-1])
+            slot_masks = predicted_masks(output, decode(method, output), size=size)
+            number = torch.arange(start, start + len(image), device=device)
+            gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
+            slots = without(output.slots, slot_of(slot_masks, mask == gone[:, None, None]))
+            options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
+            before = render(method, output.slots, features=output.features, **options).image
+            after = render(method, slots, features=output.features, **options).image
+            for name, values in removal_scores(image, mask, before, after, gone).items():
+                found.setdefault(name, []).append(values.cpu())
+    per_image = {name: torch.cat(values) for name, values in found.items()}
+    metrics = {name: summarize(values, torch.ones_like(values)) for name, values in per_image.items()}
+    rules = (
+        "removal: the slot of largest IoU with object 1 + i % m of image i is dropped; an object is shown if half of "
+        "its pixels are nearer to its colour than to the background's; "
+    )
+    rules += f"sampled with {steps} steps, guidance {cfg_scale:g}" if how == "sample" else "rendered by the decoder"
+    return RemovalResult(count, seed, per_image, metrics, f"{rules}; mean over images")
+
+
+def slot_of(slot_masks: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, " b"]:
+    """The slot whose hard mask has the largest IoU with a mask."""
+    own = one_hot(slot_masks.argmax(dim=1), slot_masks.shape[1]).movedim(-1, 1).bool()  # b n h w
+    both = (own & mask[:, None]).sum((2, 3))
+    return (both / (own | mask[:, None]).sum((2, 3)).clamp(min=1)).argmax(dim=1)
+
+
+def without(slots: Float[Tensor, "b n d"], index: Int64[Tensor, " b"]) -> Float[Tensor, "b n2 d"]:
+    """Drop one slot of each image, another for each."""
+    b, n, d = slots.shape
+    return slots[torch.arange(n, device=slots.device) != index[:, None]].view(b, n - 1, d)
+
+
+def removal_scores(
+    image: Float[Tensor, "b 3 h w"],
+    mask: Int64[Tensor, "b h w"],
+    before: Float[Tensor, "b 3 y x"],
+    after: Float[Tensor, "b 3 y x"],
+    gone: Int64[Tensor, " b"],
+) -> dict[str, Float64[Tensor, " b"]]:
+    """The four shares of `evaluate_removal` for each image.
+
+    Args:
+        image: the true one.
+        mask: ids of objects, 0 the background.
+        before: rendered from all slots.
+        after: rendered without one.
+        gone: id of the object that was to be taken out.
+    """
+    seen, still = (shown(image, mask, picture) for picture in (before, after))  # b m, id 1 first
+    there = torch.arange(1, seen.shape[1] + 1, device=mask.device) <= mask.flatten(1).amax(dim=1)[:, None]
+    target = torch.arange(1, seen.shape[1] + 1, device=mask.device) == gone[:, None]
+    seen, still = seen & there, still & there
+    valid = (seen & target).any(dim=1)
+    removed = valid & ~(still & target).any(dim=1)
+    others = seen & ~target
+    lost = (others & ~still).sum(dim=1)
+    nothing = torch.full(valid.shape, torch.nan, dtype=torch.float64, device=mask.device)
+    counts = others.sum(dim=1)
+    return {
+        "shown": torch.where(there.any(dim=1), seen.sum(dim=1).double() / there.sum(dim=1).clamp(min=1), nothing),
+        "removed": torch.where(valid, removed.double(), nothing),
+        "kept": torch.where(valid & (counts > 0), 1 - lost.double() / counts.clamp(min=1), nothing),
+        "success": torch.where(valid, (removed & (lost == 0)).double(), nothing),
+    }
+
+
+def shown(
+    image: Float[Tensor, "b 3 h w"], mask: Int64[Tensor, "b h w"], picture: Float[Tensor, "b 3 y x"]
+) -> Bool[Tensor, "b m"]:
+    """Which objects of a true image a picture shows, in the order of their ids; False for ids that are absent."""
+    if picture.shape[-2:] != image.shape[-2:]:
+        picture = interpolate(picture, image.shape[-2:], mode="bilinear", antialias=True)
+    background = _median(image, mask == 0)
+    answers = []
+    for k in range(1, max(int(mask.max()), 1) + 1):
+        inside = mask == k
+        own = _median(image, inside)
+        to_own, to_background = ((picture - c[:, :, None, None]).square().sum(1) for c in (own, background))
+        answers.append(((to_own < to_background) & inside).sum((1, 2)) * 2 >= inside.sum((1, 2)).clamp(min=1))
+    return torch.stack(answers, dim=1)
+
+
+def _median(image: Float[Tensor, "b 3 h w"], where: Bool[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
+    """Of each channel over some pixels; NaN where there are none."""
+    return image.masked_fill(~where[:, None], torch.nan).flatten(2).nanmedian(dim=2).values

@@ -1,0 +1,153 @@
+"""Own videos in; overlays, masks and tracks out, a few frames at a time."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
+from slotworks.evaluation.samples import PALETTE
+from slotworks.evaluation.segment import upsampled_argmax
+from slotworks.files import replacing
+from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
+from slotworks.videos import VideoWriter, open_video
+
+
+def segment_video(
+    method: Method,
+    file: Path,
+    out: Path,
+    *,
+    image_size: tuple[int, int],
+    num_slots: int | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
+    masks: Literal["decoder", "attention"] = "decoder",
+    seed: int = 0,
+    frames: int = PIECE,
+) -> dict:
+    """Take a video apart and write what was found. Only `frames` frames are in memory at any time.
+
+    For `clip.mp4` it writes `clip_overlay.mp4`, the folder `clip_masks` with a palette picture for each frame
+    (`000000.png`, value = slot, which is the same object in all frames), `clip_tracks.jsonl`, a line for each frame
+    with box and area of every slot that owns pixels, and `clip_slots.npy`, the slot vectors `t n d`.
+
+    Args:
+        method: a trained method. One of images sees every frame for itself, so that its slots may change places.
+        file: a video of any size and length.
+        out: folder for the results; made if it is missing.
+        image_size: height and width that the method was trained on; frames are resized to it.
+        num_slots: another number of slots than in training, where the method allows it.
+        boxes: of the objects in the first frame, `x0 y0 x1 y1` in [0, 1], for a method that is told them.
+        masks: "decoder" for the masks the decoder mixes with, "attention" for those of Slot Attention.
+        seed: of the initial slots.
+        frames: encoded at once.
+
+    Returns:
+        The `file`, the files `written`, how many `frames` there were and how many `slots` own pixels in any of them.
+
+    Raises:
+        UserError: if the video cannot be read, has no frame or changes its size, or the method cannot be given what was
+            given.
+    """
+    video = open_video(file)
+    out.mkdir(parents=True, exist_ok=True)
+    names = [out / f"{file.stem}_{kind}" for kind in ("masks", "overlay.mp4", "tracks.jsonl", "slots.npy")]
+    pictures = video.frames()
+    first = next(pictures)  # whatever is wrong with the file is said before anything is written
+    options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
+    if boxes is not None:
+        _check(boxes)
+        options["boxes"] = torch.tensor([list(box) for box in boxes]).reshape(1, -1, 4)
+    names[0].mkdir(exist_ok=True)
+    for old in names[0].glob("*.png"):
+        old.unlink()
+    count, owners, state, shape = 0, set(), None, (0, 0)
+    with ExitStack() as stack:
+        device = stack.enter_context(inspecting(method, seed=seed))
+        overlay, tracks, vectors = (stack.enter_context(replacing(name)) for name in names[1:])
+        writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))
+        lines = stack.enter_context(tracks.open("w", encoding="utf-8"))
+        rows = stack.enter_context(vectors.open("wb+"))
+        for piece in _pieces(first, pictures, frames):
+            small = np.stack([_resized(picture, image_size) for picture in piece])
+            batch = to_batch({"video": small[None]}, device)
+            output = _encode(method, batch["video"], state, options)
+            state = output.state
+            soft = soft_masks(output, decode(method, output) if masks == "decoder" else None)[0].float().cpu()
+            slots = output.slots[0].float().cpu().numpy()
+            if not count:
+                shape = slots.shape[1:]
+                _write_header(rows, (0, *shape))
+            rows.write(np.ascontiguousarray(slots).tobytes())
+            for picture, maps in zip(piece, soft, strict=True):
+                labels = upsampled_argmax(maps, (picture.shape[0], picture.shape[1]))
+                palette = PALETTE[np.arange(len(maps)) % len(PALETTE)]
+                index = Image.fromarray(labels)
+                index.putpalette(palette.flatten().tolist())
+                index.save(names[0] / f"{count:06d}.png")
+                writer.write(((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8))
+                found = _boxes_of(labels)
+                lines.write(json.dumps({"frame": count, "time": float(count / video.fps), "slots": found}) + "\n")
+                owners |= {one["slot"] for one in found}
+                count += 1
+        rows.seek(0)
+        _write_header(rows, (count, *shape))
+    return {"file": str(file), "written": [str(name) for name in names], "frames": count, "slots": len(owners)}
+
+
+def _pieces(first: np.ndarray, rest: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Frames in lists of at most `size`."""
+    piece = [first, *islice(rest, size - 1)]
+    while piece:
+        yield piece
+        piece = list(islice(rest, size))
+
+
+def _encode(method: Method, video: Tensor, state: Tensor | None, options: dict[str, Any]) -> SlotOutput:
+    """Slots of the next frames; `options` matter to the first ones."""
+    try:
+        if isinstance(method, VideoMethod):
+            return method.encode(video, **({"state": state} if state is not None else options))
+        found = method.encode(video.flatten(0, 1), **options)
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        given = " and ".join(name.replace("num_slots", f"{options[name]} slots") for name in options)
+        raise UserError(f"{type(method).__name__} cannot be given {given}: {error}") from None
+    features = None if found.features is None else found.features[None]
+    return SlotOutput(found.slots[None], found.attn[None], grid=found.grid, features=features)
+
+
+def _check(boxes: Sequence[Sequence[float]]) -> None:
+    for box in boxes:
+        if len(box) != 4 or not all(0 <= value <= 1 for value in box) or box[0] >= box[2] or box[1] >= box[3]:
+            raise UserError(
+                f"The box {','.join(f'{value:g}' for value in box)} is none inside the image; give x0,y0,x1,y1 from 0 "
+                "to 1 with x0 < x1 and y0 < y1."
+            )
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _boxes_of(labels: np.ndarray) -> list[dict[str, Any]]:
+    """Area and box `x0 y0 x1 y1` in pixels of every slot that owns some."""
+    found = []
+    for slot in np.unique(labels):
+        rows, columns = np.nonzero(labels == slot)
+        box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+        found.append({"slot": int(slot), "area": len(rows), "box": box})
+    return found
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """That of a `.npy` file of float32; numpy leaves room in it for the first number to grow."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

@@ -1,0 +1,163 @@
+"""A sweep as one table (CSV and Markdown) and one plot: bars of means, a whisker of the spread, a dot for each seed."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from slotworks.errors import UserError
+from slotworks.files import write_text
+
+INK, FAINT, BAR, REFERENCE = "#1e1e24", "#d9d9de", "#7fa7d6", "#c9cdd4"
+LINE, PANEL, GAP, MARGIN = 24, 300, 40, 16  # pixels
+PLOTTED = 2  # metrics, where none are named
+
+
+def write_sweep(
+    rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str, plotted: Sequence[str] | None = None
+) -> list[Path]:
+    """Write `table.csv`, `table.md` and `plot.png`.
+
+    Args:
+        rows: of `group`, `variant`, `settings`, `diverged`, `seconds` and `metrics`, which maps a name to `mean`,
+            `std` and the values of all `seeds`.
+        folder: made if it is missing.
+        title: of the table and the plot.
+        plotted: metrics of the plot; by default the first two.
+
+    Returns:
+        The three files.
+
+    Raises:
+        UserError: if a metric is named that no row has.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    for name in plotted or ():
+        if name not in names:
+            raise UserError(f"There is no metric {name!r} to plot; there are {', '.join(names)}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [
+        write_text(folder / "table.csv", as_csv(rows, names)),
+        write_text(folder / "table.md", as_markdown(rows, names, title)),
+    ]
+    picture, beside = folder / "plot.png", folder / ".plot.png"
+    plot(rows, list(plotted or names[:PLOTTED]), title).save(beside, format="PNG", optimize=True)
+    os.replace(beside, picture)
+    return [*files, picture]
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """One line for each variant; numbers as they are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}_{what}" for name in names for what in ("mean", "std", "seeds")]
+    writer.writerow(["group", "variant", "settings", "seeds", "diverged", "seconds", *columns])
+    for row in rows:
+        values = []
+        for name in names:
+            metric = row["metrics"].get(name)
+            each = " ".join(map(str, metric["seeds"])) if metric else ""
+            values += [metric["mean"], metric["std"], each] if metric else ["", "", ""]
+        about = [row["group"], row["variant"], row["settings"], _count(row), row["diverged"], round(row["seconds"], 1)]
+        writer.writerow([*about, *values])
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> str:
+    """The same with scores in percent, mean and standard deviation over seeds."""
+    grouped = any(row["group"] for row in rows)
+    head = [*(["ablation"] if grouped else []), "variant", *names, "seeds"]
+    lines = [f"# {title}", "", "Percent, mean ± standard deviation over seeds.", ""]
+    lines += ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    before = None
+    for row in rows:
+        cells = [] if not grouped else [row["group"] if row["group"] != before else ""]
+        before = row["group"]
+        seeds = f"{_count(row)}" + (f", {row['diverged']} diverged" if row["diverged"] else "")
+        cells += [row["variant"], *(_cell(row["metrics"].get(name)) for name in names), seeds]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _count(row: Mapping[str, Any]) -> int:
+    return max((len(metric["seeds"]) for metric in row["metrics"].values()), default=0)
+
+
+def _cell(metric: Mapping[str, Any] | None) -> str:
+    if metric is None or metric["mean"] is None or metric["mean"] != metric["mean"]:
+        return "-"
+    spread = f" ± {100 * metric['std']:.1f}" if len(metric["seeds"]) > 1 else ""
+    return f"{100 * metric['mean']:.1f}{spread}"
+
+
+def plot(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> Image.Image:
+    """One panel for each metric, side by side; one bar for each variant, groups apart.
+
+    The first variant of each group is grey, and a line across the group marks it. Axes go from 0 to 1, or as far as
+    values go.
+    """
+    font, bold = ImageFont.load_default(14), ImageFont.load_default(17)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    labels = [_lines(rows, i) for i in range(len(rows))]
+    texts = [text for group, variant in labels for text in (group, variant) if text]
+    left = MARGIN + round(max((measure.textlength(text, font) for text in texts), default=0)) + GAP // 2
+    top = MARGIN + 2 * LINE + LINE // 2
+    places, y = [], top
+    for group, _ in labels:
+        y += LINE + LINE // 3 if group else 0
+        places.append(y)
+        y += LINE
+    width, height = left + len(names) * (PANEL + GAP), y + LINE + MARGIN
+    sheet = Image.new("RGB", (max(width, left + PANEL), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, INK, bold)
+    for (group, variant), row_y in zip(labels, places, strict=True):
+        if group:
+            draw.text((MARGIN, row_y - LINE), group, INK, font)
+        draw.text((MARGIN + 12, row_y + 3), variant, INK, font)
+    for column, name in enumerate(names):
+        _panel(draw, rows, places, name, left + column * (PANEL + GAP), top, y, font)
+    return sheet
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], i: int) -> tuple[str, str]:
+    first = i == 0 or rows[i - 1]["group"] != rows[i]["group"]
+    return (rows[i]["group"].replace("_", " ") if first else ""), rows[i]["variant"]
+
+
+def _panel(draw: Any, rows: Any, places: Sequence[int], name: str, x: int, top: int, bottom: int, font: Any) -> None:
+    values = [value for row in rows for value in row["metrics"].get(name, {}).get("seeds", ()) if value == value]
+    low, high = min([0.0, *values]), max([1.0, *values])
+
+    def across(value: float) -> float:
+        return x + PANEL * (value - low) / (high - low)
+
+    draw.text((x, top - LINE), name, INK, font)
+    for tick in range(6):
+        value = low + (high - low) * tick / 5
+        draw.line([(across(value), top), (across(value), bottom)], FAINT)
+        draw.text((across(value), bottom + 4), f"{100 * value:.0f}", INK, font, anchor="ma")
+    reference, group = None, None
+    for row, y in zip(rows, places, strict=True):
+        metric = row["metrics"].get(name)
+        first = row["group"] != group
+        group = row["group"]
+        if metric is None:
+            draw.text((x + 4, y + 3), "diverged", INK, font)
+            reference = None if first else reference
+            continue
+        if first:
+            reference = metric["mean"]
+        color = REFERENCE if first and row["group"] else BAR
+        draw.rectangle([across(0.0), y + 5, across(metric["mean"]), y + LINE - 5], color)
+        middle = y + LINE / 2
+        spread = [across(min(max(metric["mean"] + sign * metric["std"], low), high)) for sign in (-1, 1)]
+        draw.line([(spread[0], middle), (spread[1], middle)], INK)
+        for value in metric["seeds"]:
+            draw.ellipse([across(value) - 2, middle - 2, across(value) + 2, middle + 2], INK)
+        if reference is not None and row["group"] and not first:
+            draw.line([(across(reference), y), (across(reference), y + LINE)], "#e64b46")

@@ -1,0 +1,131 @@
+"""Removing slots, on pictures whose objects are counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from slotworks.data.scenes import ShapeScenes
+from slotworks.evaluation.removal import evaluate_removal, removal_scores, shown, slot_of, without
+from slotworks.types import DecoderOutput, Method, SlotOutput, UserError, to_batch
+
+SCENES = ShapeScenes(num_test=24, image_size=32, min_objects=2, max_objects=3, sizes=(0.3,), occlusion=False)
+
+
+class Perfect(Method):
+    """Slots are the true masks and colours, background first; what is rendered are these pixels on black."""
+
+    def __init__(self, forget: bool = False):
+        super().__init__()
+        self.forget, self.anchor = forget, nn.Parameter(torch.zeros(()))  # forget: takes all objects out
+
+    def encode(self, image):
+        colours = image.flatten(2).transpose(1, 2)  # b p 3
+        rows = []
+        for pixels in colours:
+            found, owner, counts = pixels.unique(dim=0, return_inverse=True, return_counts=True)
+            order = counts.argsort(descending=True)[:4]
+            masks = torch.stack([owner == k for k in order] + [owner < 0] * (4 - len(order))).float()
+            paint = torch.cat([found[order], torch.zeros(4 - len(order), 3)])
+            rows.append(torch.cat([paint, masks], dim=1))
+        slots = torch.stack(rows)
+        attn = slots[:, :, 3:] + 1e-9
+        return SlotOutput(slots, attn / attn.sum(1, keepdim=True))
+
+    def decode(self, slots):
+        if self.forget and slots.shape[1] == 3:
+            slots = slots[:, :1]
+        masks, paint = slots[:, :, 3:], slots[:, :, :3]
+        recon = torch.einsum("bnp,bnc->bcp", masks, paint).unflatten(2, (32, 32))
+        # Where an object was taken out, the largest area, the background, is seen.
+        hole = masks.sum(1).unflatten(1, (32, 32))[:, None] < 0.5
+        recon = torch.where(hole, paint[:, 0, :, None, None], recon)
+        masks = masks.unflatten(2, (32, 32))
+        return DecoderOutput(recon, masks / masks.sum(1, keepdim=True).clamp(min=1e-9))
+
+
+@pytest.fixture
+def distinct():
+    """Scenes whose objects and background have colours of their own."""
+    raw = SCENES.open("test").__getitems__(range(24))
+    colours = [len({tuple(c) for c in image.reshape(-1, 3)}) for image in raw["image"]]
+    keep = [i for i in range(24) if colours[i] == raw["num_objects"][i] + 1]
+    assert len(keep) >= 8
+
+    class Chosen:
+        def __len__(self):
+            return len(keep)
+
+        def __getitems__(self, indices):
+            return SCENES.open("test").__getitems__([keep[i] for i in indices])
+
+    return Chosen()
+
+
+def test_a_perfect_method_removes_each_object(distinct):
+    result = evaluate_removal(Perfect(), distinct, batch_size=5)
+    assert {name: summary.mean for name, summary in result.metrics.items()} == {
+        "shown": 1.0,
+        "removed": 1.0,
+        "kept": 1.0,
+        "success": 1.0,
+    }
+    assert result.num_images == len(distinct)
+
+
+def test_taking_out_too_much_is_no_success(distinct):
+    result = evaluate_removal(Perfect(forget=True), distinct, batch_size=len(distinct))
+    assert result.metrics["removed"].mean == 1.0
+    assert result.metrics["kept"].mean == 0.0
+    assert result.metrics["success"].mean == 0.0
+
+
+def test_scores_by_hand():
+    """Two objects of four pixels each; the first is to go."""
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    mask[0, :2, :2], mask[0, 2:, 2:] = 1, 2
+    image = torch.zeros(1, 3, 4, 4)
+    image[:, 0].masked_fill_(mask == 1, 1.0)
+    image[:, 1].masked_fill_(mask == 2, 1.0)
+    gone = torch.tensor([1])
+
+    def scores(after, before=image):
+        return {name: value.item() for name, value in removal_scores(image, mask, before, after, gone).items()}
+
+    only_second = image.clone()
+    only_second[:, 0] = 0
+    assert scores(only_second) == {"shown": 1, "removed": 1, "kept": 1, "success": 1}
+    assert scores(torch.zeros_like(image)) == {"shown": 1, "removed": 1, "kept": 0, "success": 0}
+    assert scores(image) == {"shown": 1, "removed": 0, "kept": 1, "success": 0}
+    nothing = scores(only_second, before=only_second)  # the object was never there to remove
+    assert nothing["shown"] == 0.5
+    assert all(nothing[name] != nothing[name] for name in ("removed", "kept", "success"))  # NaN
+    half = image.clone()
+    half[0, 0, 0, :2] = 0  # two of four pixels still show it
+    assert shown(image, mask, half).tolist() == [[True, True]]
+    half[0, 0, 1, 0] = 0
+    assert shown(image, mask, half).tolist() == [[False, True]]
+
+
+def test_slots_and_their_order():
+    masks = torch.zeros(2, 3, 2, 2)
+    masks[0, 2, 0], masks[0, 1, 1] = 1, 1
+    masks[1, 0, 0], masks[1, 2, 1] = 1, 1
+    where = torch.tensor([[[True, True], [False, False]], [[False, False], [True, False]]])
+    assert slot_of(masks, where).tolist() == [2, 2]
+    slots = torch.arange(6.0).view(2, 3, 1)
+    assert without(slots, torch.tensor([2, 0]))[:, :, 0].tolist() == [[0, 1], [4, 5]]
+
+
+def test_needs_masks_and_pictures():
+    class NoMasks:
+        def __len__(self):
+            return 2
+
+        def __getitems__(self, indices):
+            return {"image": SCENES.open("test").__getitems__(indices)["image"]}
+
+    with pytest.raises(UserError, match="true masks"):
+        evaluate_removal(Perfect(), NoMasks())
+    with pytest.raises(UserError, match="no image"):
+        evaluate_removal(Perfect(), SCENES.open("test"), num_images=0)
+    assert "image" in to_batch(SCENES.open("test").__getitems__([0]))

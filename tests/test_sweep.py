@@ -1,0 +1,193 @@
+"""`slotworks sweep`: combinations, ablations, resuming, the table and the plot."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slotworks.cli import main
+from slotworks.cli.sweep import Variant, combinations, find_ablations, setting_words
+from slotworks.cli.train import build
+from slotworks.configs.ablations import ABLATIONS
+from slotworks.reports.sweep import as_csv, as_markdown, plot, write_sweep
+from slotworks.types import UserError
+
+RECIPE = "ablations.discovery_mini"
+SMALL = (
+    "--steps 2 --eval-every 2 --save-every 2 --eval-images 2 --batch-size 2 --data.num-test 2 --data.num-val 2 "
+    "--data.num-train 4 --method.channels 4 --method.slot-dim 4 --no-tensorboard"
+).split()
+
+
+def row(group, label, *seeds, metric="fg_ari", diverged=0):
+    metrics = {metric: {"mean": float(np.mean(seeds)), "std": 0.05, "seeds": list(seeds)}} if seeds else {}
+    return {"group": group, "variant": label, "settings": "", "diverged": diverged, "seconds": 1.0, "metrics": metrics}
+
+
+def test_settings_are_words_of_the_command_line():
+    assert setting_words("method.num-slots=7") == ["--method.num-slots", "7"]
+    assert setting_words("method.encoder-strides=2 1 1") == ["--method.encoder-strides", "2", "1", "1"]
+    assert setting_words("method.layer-norm=False") == ["--method.no-layer-norm"]
+    assert setting_words("channels_last=True") == ["--channels_last"]
+    with pytest.raises(UserError, match="--set steps has no value; write FIELD=VALUE"):
+        setting_words("steps")
+
+
+def test_all_combinations():
+    variants = combinations(["method.num-slots=4,7", "optimizer.lr=1e-3,2e-3"])
+    assert [variant.label for variant in variants] == [
+        "num-slots=4, lr=1e-3",
+        "num-slots=4, lr=2e-3",
+        "num-slots=7, lr=1e-3",
+        "num-slots=7, lr=2e-3",
+    ]
+    assert variants[1] == Variant("", "num-slots=4, lr=2e-3", ("method.num-slots=4", "optimizer.lr=2e-3"))
+    with pytest.raises(UserError, match=r"--set method.num-slots=4, has no values; write FIELD=A,B"):
+        combinations(["method.num-slots=4,"])
+
+
+FIGURES = {f"figure {number}" for number in range(1, 14)} | {"figure 17", "the limit of soft k-means"}
+
+
+def test_the_list_has_every_figure_of_the_supplement():
+    named = {
+        text
+        for text in FIGURES
+        for ablation in ABLATIONS.values()
+        if ablation.about.startswith((text + ":", text + ","))
+    }
+    assert named == FIGURES
+
+
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, "ablations.sets_mini", "slot_attention.tetrominoes", "set_prediction.clevr10"]
+)
+def test_every_ablation_changes_one_thing_of_the_recipe(recipe):
+    plain = build(recipe, [])
+    names = set()
+    for variant in find_ablations(recipe, "all"):
+        if variant.is_default:
+            continue
+        run = build(recipe, [word for setting in variant.settings for word in setting_words(setting)])
+        assert run != plain, variant
+        names.add(variant.group)
+    left_out = set(ABLATIONS) - names
+    sets = hasattr(plain.method, "categories")
+    assert left_out == ({"soft_kmeans"} if sets else {"stepwise_loss", "coordinate_scale"})
+
+
+def test_unknown_ablations():
+    with pytest.raises(
+        UserError, match=r"There is no ablation 'soft_kmeans' of ablations.sets_mini; the known ones are agg"
+    ):
+        find_ablations("ablations.sets_mini", "update,soft_kmeans")
+
+
+def test_a_sweep_trains_measures_compares_and_resumes(tmp_path, capsys):
+    words = [
+        "sweep",
+        RECIPE,
+        *SMALL,
+        "--out",
+        str(tmp_path),
+        "--seeds",
+        "2",
+        "--ablation",
+        "update,soft_kmeans",
+        "--json",
+    ]
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["group"], r["variant"]) for r in rows] == [
+        ("update", "GRU"),
+        ("update", "replace"),
+        ("soft_kmeans", "Slot Attention"),
+        ("soft_kmeans", "soft k-means"),
+    ]
+    assert rows[0]["metrics"] == rows[2]["metrics"]  # trained once
+    assert rows[0]["metrics"] != rows[1]["metrics"]
+    assert all(len(r["metrics"]["fg_ari"]["seeds"]) == 2 for r in rows)
+    folders = sorted(path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("run.yaml"))
+    assert folders == [
+        f"{name}/seed{k}" for name in ("default", "soft_kmeans=soft_k-means", "update=replace") for k in (0, 1)
+    ]
+    table = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [float(line["fg_ari_mean"]) for line in table] == [r["metrics"]["fg_ari"]["mean"] for r in rows]
+    assert (tmp_path / "table.md").read_text().count("\n| ") == 2 + 4
+    assert Image.open(tmp_path / "plot.png").size[0] > 400
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*")}
+    assert before
+    assert main(words) == 0  # nothing is trained again
+    assert json.loads(capsys.readouterr().out) == rows
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*")} == before
+
+
+def test_a_killed_sweep_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    from slotworks import api
+
+    train, calls = api.train, []
+
+    def stops_in_the_second(run, folder, **options):
+        calls.append(folder)
+        if len(calls) == 2:
+            return train(run, folder, stop_after=1, **options)  # what Ctrl-C leaves
+        return train(run, folder, **options)
+
+    monkeypatch.setattr(api, "train", stops_in_the_second)
+    words = ["sweep", RECIPE, *SMALL, "--out", str(tmp_path), "--set", "method.update=gru,replace", "--json"]
+    assert main(words) == 0
+    assert [r["variant"] for r in json.loads(capsys.readouterr().out)] == ["update=gru"]
+    assert main(words) == 0
+    assert [r["variant"] for r in json.loads(capsys.readouterr().out)] == ["update=gru", "update=replace"]
+    assert calls == [tmp_path / "update=gru/seed0", *[tmp_path / "update=replace/seed0"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--set", "method.num-slots=4", "--ablation", "all"], "Give --set with a field and its values, or --ablation"),
+        ([], "Give --set with a field and its values, or --ablation"),
+        (["--set"], "--set needs a value"),
+        (["--ablation", "all", "--seeds", "0"], "--seeds is 0; expected a number of seeds"),
+    ],
+)
+def test_mistakes(words, text, capsys):
+    assert main(["sweep", RECIPE, *words]) == 2
+    assert text in capsys.readouterr().err
+
+
+ROWS = [row("update", "GRU", 0.8, 0.9), row("update", "replace", 0.5, 0.7, diverged=1), row("mlp", "with")]
+
+
+def test_tables_by_hand():
+    lines = as_markdown(ROWS, ["fg_ari"], "title").splitlines()
+    assert lines[4:] == [
+        "| ablation | variant | fg_ari | seeds |",
+        "| --- | --- | --- | --- |",
+        "| update | GRU | 85.0 ± 5.0 | 2 |",
+        "|  | replace | 60.0 ± 5.0 | 2, 1 diverged |",
+        "| mlp | with | - | 0 |",
+    ]
+    assert as_csv(ROWS[:1], ["fg_ari"]).splitlines() == [
+        "group,variant,settings,seeds,diverged,seconds,fg_ari_mean,fg_ari_std,fg_ari_seeds",
+        "update,GRU,,2,0,1.0," + f"{np.mean([0.8, 0.9])}," + "0.05,0.8 0.9",
+    ]
+
+
+def test_bars_are_as_long_as_their_means():
+    bars = [row("", f"{value:g}", value) for value in (0.25, 0.5, 1.0)]
+    pixels = np.asarray(plot(bars, ["fg_ari"], "title"))
+    blue = (pixels == [0x7F, 0xA7, 0xD6]).all(-1)
+    lengths = sorted(set(blue.sum(1)) - {0})
+    assert lengths[-1] == pytest.approx(300, abs=4)
+    rows = [np.flatnonzero(line) for line in blue if line.any()]
+    assert {round((line.max() - line.min() + 1) / 75) for line in rows} == {1, 2, 4}
+
+
+def test_the_plot_names_what_it_cannot_show(tmp_path):
+    with pytest.raises(UserError, match="There is no metric 'ari' to plot; there are fg_ari"):
+        write_sweep(ROWS, tmp_path, title="t", plotted=["ari"])
+    assert not list(tmp_path.iterdir())
