@@ -1,6 +1,7 @@
 """Reading a part of a published model from a folder or a hub id, with one sentence where that fails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ MIRRORS = {
     "runwayml/stable-diffusion-v1-5": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
 }
 """Hub ids that were taken down, and where the same files are now."""
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars of transformers about files that are read in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_part(load: Callable[..., Any], model: str, part: str = "", **options: Any) -> Any:
@@ -45,7 +60,7 @@ def load_part(load: Callable[..., Any], model: str, part: str = "", **options: A
     for name, local in places:
         try:
             # Weights that a checkpoint lacks would be drawn at random: loading late must not disturb the run.
-            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]), _no_bars() if local else nullcontext():
                 loaded = load(name, local_files_only=local, **({"subfolder": part} if part else {}), **options)
         except Exception as error:  # transformers, diffusers and the hub's client raise many kinds
             errors.append(error)
