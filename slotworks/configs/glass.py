@@ -329,8 +329,8 @@ def scenes_mini() -> Run:
     Not a row of a table. Trained on the images of `slotworks synthesize glass.scenes`, scored on drawn scenes.
 
     Command:   slotworks train glass.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     9 minutes on one core of a recent CPU.
+    Expected:  mIoU_i 61.5, mBO_i 64.6 (seed 0).
     """
     method = GlassConfig(
         encoder=SCENES_ENCODER,
@@ -353,7 +353,7 @@ def scenes_mini() -> Run:
         eval_every=500,
         save_every=500,
         protocol="oclf[attention]",
-        expected="not measured yet",
+        expected="mIoU_i 61.5, mBO_i 64.6 (seed 0)",
     )
 
 
@@ -375,9 +375,9 @@ def scenes_recon_mini() -> Run:
 
     Command:   slotworks train glass.scenes_recon_mini
     Takes:     as glass.scenes_mini.
-    Expected:  not measured yet.
+    Expected:  mIoU_i 37.8, mBO_i 40.1 (seed 0).
     """
-    return _weighted(scenes_mini(), 0.0, 0.0, "not measured yet")
+    return _weighted(scenes_mini(), 0.0, 0.0, "mIoU_i 37.8, mBO_i 40.1 (seed 0)")
 
 
 def scenes_recon_semantic_mini() -> Run:

@@ -1,12 +1,12 @@
-"""3D Shapes in miniature: a file with the official layout and few images. Needs h5py."""
+"""3D Shapes in miniature: a file with the official layout and few images."""
 
+import h5py
 import numpy as np
 import pytest
 
 from slotworks.data import Shapes3D, shapes3d
 from slotworks.types import UserError
 
-h5py = pytest.importorskip("h5py")
 COUNT = 20
 
 
