@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+import slotworks.data.generated
+import slotworks.data.latents
 import slotworks.data.scenes
 import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
 from slotworks import protocols as known_protocols

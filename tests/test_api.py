@@ -1,6 +1,8 @@
 """Whole jobs in Python: evaluation on other data, without training, without masks."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,14 +13,14 @@ from torch import nn
 
 from slotworks import api
 from slotworks.cli.sources import find_run
-from slotworks.configs import slot_attention
+from slotworks.configs import recipes, slot_attention
 from slotworks.data.features import CachedFeatures
 from slotworks.data.movi import MOVi
 from slotworks.data.scenes import ShapeScenes, TetrominoScenes
 from slotworks.encoders import ViTConfig
 from slotworks.evaluation.resized import Resized
 from slotworks.training import Run
-from slotworks.training.serialize import save_run
+from slotworks.training.serialize import save_run, to_yaml
 from slotworks.types import DataConfig, Method, MethodConfig, SlotOutput, UserError
 
 SCENES = ShapeScenes(image_size=32, sizes=(0.25, 0.3), num_train=12, num_val=4, num_test=6)
@@ -264,3 +266,16 @@ def test_only_the_method_of_a_trained_run_can_be_changed(tmp_path):
     assert (folder, config.test_iterations) == (tmp_path, 3)
     with pytest.raises(UserError, match="--set can change its method only"):
         find_run(str(tmp_path), settings=["batch-size=3"])
+
+
+def test_every_recipe_is_known_to_a_fresh_process(tmp_path):
+    """A run folder names the classes of its method and data; whoever opens it has imported nothing but `slotworks`."""
+    for name, recipe in recipes().items():
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(recipe()))
+    code = (
+        "import sys, pathlib, slotworks.api\n"
+        "from slotworks.training import load_run\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()): load_run(path)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]

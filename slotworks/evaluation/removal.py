@@ -95,7 +95,7 @@ def evaluate_removal(
             for name, values in removal_scores(image, mask, before, after, gone).items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
-    metrics = {name: summarize(values, torch.ones_like(values)) for name, values in per_image.items()}
+    metrics = {name: summarize(values, (~values.isnan()).double()) for name, values in per_image.items()}
     rules = (
         "removal: the slot of largest IoU with object 1 + i % m of image i is dropped; an object is shown if half of "
         "its pixels are nearer to its colour than to the background's; "

@@ -8,6 +8,7 @@ from slotworks.methods.dvae import DVAE, DVAEConfig
 from slotworks.methods.emer_diff import EmerDiff, EmerDiffConfig
 from slotworks.methods.feature_kmeans import FeatureKMeans, FeatureKMeansConfig
 from slotworks.methods.glass import Glass, GlassConfig
+from slotworks.methods.mae import MAEConfig, MaskedAutoencoder
 from slotworks.methods.mask_clip import MaskCLIP, MaskCLIPConfig
 from slotworks.methods.savi import SAVi, SAViConfig
 from slotworks.methods.set_prediction import SetPrediction, SetPredictionConfig
@@ -44,8 +45,10 @@ __all__ = [
     "FeatureKMeansConfig",
     "Glass",
     "GlassConfig",
+    "MAEConfig",
     "MaskCLIP",
     "MaskCLIPConfig",
+    "MaskedAutoencoder",
     "SAVi",
     "SAViConfig",
     "SetPrediction",

@@ -79,6 +79,22 @@ def test_taking_out_too_much_is_no_success(distinct):
     assert result.metrics["success"].mean == 0.0
 
 
+def test_objects_that_were_never_shown_are_not_counted(distinct):
+    """Where nothing was there to remove, an edit is neither a success nor a failure."""
+
+    class Half(Perfect):
+        def decode(self, slots):
+            out = super().decode(slots)
+            blank = slots[:, :1, :3, None].transpose(1, 2).expand_as(out.recon)  # the background alone
+            odd = torch.arange(len(slots)) % 2 == 1
+            return DecoderOutput(torch.where(odd[:, None, None, None], blank, out.recon), out.masks)
+
+    result = evaluate_removal(Half(), distinct, batch_size=len(distinct))
+    even = (len(distinct) + 1) // 2
+    assert result.metrics["shown"].mean == pytest.approx(even / len(distinct))
+    assert (result.metrics["success"].mean, result.metrics["success"].n) == (1.0, even)
+
+
 def test_scores_by_hand():
     """Two objects of four pixels each; the first is to go."""
     mask = torch.zeros(1, 4, 4, dtype=torch.long)
