@@ -75,11 +75,12 @@ class Shapes3D(PreparedData):
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row per image, in the order of the file."""
         with needs_extra("hdf5"):
-            import h5py  # pyright: ignore[reportMissingImports]
+            import h5py
         self.source()
         stop = SPLITS["test"][1]
         try:
-            with h5py.File(self.official, "r") as file:
+            with h5py.File(self.official, "r") as opened:
+                file: Any = opened
                 images, labels = file["images"], file["labels"]
                 found, wanted = tuple(images.shape), (OFFICIAL_IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3)
                 if found[1:] != wanted[1:] or images.dtype != np.uint8 or labels.shape != (found[0], len(FACTORS)):
