@@ -4,6 +4,8 @@ On a GPU all networks have their published sizes (DINOv2 ViT-B/14 at 448 pixels,
 random weights, which take as long as trained ones; batch 32. On a CPU they are narrower, at half the side, and the
 batch is 2, so that a step takes seconds. A step ends with the gradients. The last row shows what matching slots with
 segments (overlaps on the device, the Hungarian method on the CPU) takes beside the whole step.
+
+On a CPU also a step of `glass.scenes_mini` in bfloat16, with and without `speed_up_attention`.
 """
 
 import tempfile
@@ -14,7 +16,9 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+from diffusers.models.attention_processor import AttnProcessor2_0
 
+from slotworks.configs.glass import scenes_mini
 from slotworks.decoders import StableDiffusionConfig
 from slotworks.encoders import ViTConfig
 from slotworks.guidance import match_segments, segment_overlap
@@ -56,7 +60,33 @@ def run() -> list[dict]:
             "naive_s": ours,
             "ratio": ours / matching,
         },
+        *([] if GPU else [attention()]),
     ]
+
+
+def attention() -> dict:
+    """In turns, since the difference is a quarter."""
+    method = scenes_mini().method.build()
+    places = method.config.encoder.grid
+    batch = {
+        "features": torch.randn(16, places[0] * places[1], method.config.encoder.feature_dim),
+        "latents": torch.randn(16, 8, 16, 16),  # means and log variances
+        "mask": torch.randint(0, 4, (16, 64, 64)),
+    }
+    unet = method.decoder.parts(batch["latents"]).unet
+    fused, ours = AttnProcessor2_0(), dict(unet.attn_processors)
+    seconds = {"fused": [], "ours": []}
+    for _ in range(4):
+        for name, processors in (("fused", fused), ("ours", dict(ours))):
+            unet.set_attn_processor(processors)
+            seconds[name].append(best(lambda: step(method, batch, bf16=True)))
+    times = {name: min(values) for name, values in seconds.items()}
+    return {
+        "name": "glass.scenes_mini step, bfloat16: attention as here / fused",
+        "ours_s": times["ours"],
+        "naive_s": times["fused"],
+        "ratio": times["fused"] / times["ours"],
+    }
 
 
 def make(folder: Path) -> GlassConfig:
@@ -100,8 +130,8 @@ def make(folder: Path) -> GlassConfig:
     )
 
 
-def step(method: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
-    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
+def step(method: torch.nn.Module, batch: dict[str, torch.Tensor], *, bf16: bool = GPU) -> None:
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
         terms = method.loss(batch, 0)  # type: ignore[operator]
     torch.stack(list(terms.values())).sum().backward()
     method.zero_grad()

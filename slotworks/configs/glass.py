@@ -10,7 +10,7 @@ Settings are those of the paper's table 10 and supplement; docs/methods/glass.md
 
 from dataclasses import replace
 
-from slotworks.configs.stable_lsd import SCENES_ENCODER, TINY_DIFFUSION
+from slotworks.configs.stable_lsd import SCENES_ADAM, SCENES_ENCODER, TINY_DIFFUSION
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.generated import Generated
@@ -338,20 +338,20 @@ def scenes_mini() -> Run:
         num_slots=5,
         slot_dim=64,
         mlp_dim=128,
+        initializer="learned",
         decoder_dims=(128, 128, 128),
+        decoder_positions="sine",
     )
     return Run(
         method=method,
-        data=_cached(method, "glass.scenes", TINY_SCENES),
-        optimizer=Adam(
-            lr=4e-4, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0
-        ),
-        steps=1_500,
+        data=replace(_cached(method, "glass.scenes", TINY_SCENES), flips=True),
+        optimizer=SCENES_ADAM,
+        steps=1_000,
         batch_size=16,
         precision="bf16",
-        ema_decay=0.998,
+        ema_decay=0.995,
         eval_every=500,
-        save_every=500,
+        save_every=250,
         protocol="oclf[attention]",
         expected="mIoU_i 61.5, mBO_i 64.6 (seed 0)",
     )
@@ -365,9 +365,13 @@ def scenes_phase2_mini() -> Run:
     Expected:  not measured yet.
     """
     run = _phase2(scenes_mini(), "runs/glass.scenes_mini", "not measured yet")
-    slow = 1e-8 / 2e-4
-    optimizer = Adam(lr=2e-4, max_grad_norm=1.0, lr_scales={"slots": slow, "feature_decoder": slow})
-    return replace(run, optimizer=optimizer, steps=500, eval_every=250, save_every=250)
+    return replace(
+        run,
+        method=replace(run.method, freeze_slots=True),
+        optimizer=replace(SCENES_ADAM, lr=5e-4),
+        steps=1_000,
+        eval_every=1_000,
+    )
 
 
 def scenes_recon_mini() -> Run:

@@ -18,6 +18,7 @@ from slotworks.training import Adam, Run
 __all__ = ["coco", "scenes_mini", "voc", "voc_bbox", "voc_dynamic"]
 
 SCENES_ENCODER = replace(SCENES_VIT, features="normed")
+SCENES_ADAM = Adam(lr=1e-3, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0)
 TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64)
 
 
@@ -108,6 +109,7 @@ def scenes_mini() -> Run:
             slot_dim=64,
             num_iterations=5,
             mlp_dim=128,
+            initializer="learned",
         ),
         data=CachedLatents(
             images=replace(TINY_SCENES, num_train=4_000),
@@ -115,15 +117,13 @@ def scenes_mini() -> Run:
             diffusion=TINY_DIFFUSION.model,
             latent_size=TINY_DIFFUSION.image_size,
         ),
-        optimizer=Adam(
-            lr=4e-4, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0
-        ),
-        steps=1_500,
+        optimizer=SCENES_ADAM,
+        steps=1_000,
         batch_size=16,
         precision="bf16",
-        ema_decay=0.998,
+        ema_decay=0.995,
         eval_every=500,
-        save_every=500,
+        save_every=250,
         protocol="oclf[attention]",
         expected="not measured yet",
     )

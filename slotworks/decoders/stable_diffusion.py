@@ -18,7 +18,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
-from slotworks.nn.diffusion import add_noise, denoising_loss, fixed_context, run_solver, starting_noise, target_of
+from slotworks.nn.diffusion import (
+    add_noise,
+    denoising_loss,
+    fixed_context,
+    run_solver,
+    speed_up_attention,
+    starting_noise,
+    target_of,
+)
 from slotworks.nn.noise import batch_noise
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
@@ -82,6 +90,7 @@ class StableDiffusionDecoder(nn.Module):
                 raise UserError(
                     f"image_size is {config.image_size}, but the VAE of {config.model} needs a multiple of {stride}."
                 )
+            speed_up_attention(parts.unet)
             if config.checkpointing:
                 parts.unet.enable_gradient_checkpointing()
             self._parts = (parts if self.unet is None else replace(parts, unet=self.unet),)

@@ -25,7 +25,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
-from slotworks.types import UserError
+from slotworks.nn.resize import resize
+from slotworks.types import Batch, UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FEATURES = ("tokens", "normed", "queries", "keys", "values")
@@ -154,6 +155,13 @@ class ViTEncoder(nn.Module):
             encode: Any = torch.compiler.disable(self._encode)
             return encode(image)
         return self._encode(image)
+
+    def features_of(self, batch: Batch) -> Float[Tensor, "b p c"]:
+        """Without a gradient: cached `features` of a batch, or those of its images, which may have any size."""
+        if "features" in batch:
+            return batch["features"].float()  # may be stored as float16
+        with torch.no_grad():
+            return self(resize(batch["image"], self.config.image_size))
 
     def _encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         config = self.config

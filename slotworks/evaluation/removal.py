@@ -3,9 +3,12 @@
 images  --method-->  slots  --render-->  before
                        |--without the slot of one object-->  render, same noise  -->  after
 
-An object is *shown* in a picture if at least half of its pixels are nearer to its own colour than to the background's,
-both medians of the true image. So it has to be where it was, in its colour: made for drawn scenes of one colour an
-object. GLASS shows such edits (Singh et al. 2025, figure 5) and gives no number; this measure is ours.
+Objects are found by their colour: each pixel of a picture belongs to the object, or the background, whose colour in the
+true image (a median) is nearest. An object is *shown* before the edit if it has pixels enough for half of its true
+area, and still there after it if it has kept half of *those* pixels. So an edit is judged against the reconstruction
+that it starts from, which a generative decoder may lay out anew; `placed` says how often it did not. Made for drawn
+scenes: an object whose colour another object shares does not count. GLASS shows such edits (Singh et al. 2025, figure
+5) and gives no number; this measure is ours.
 """
 
 from dataclasses import dataclass
@@ -18,8 +21,11 @@ from torch.nn.functional import interpolate, one_hot
 from slotworks.evaluation.discovery import Summary, summarize
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
 from slotworks.evaluation.records import make_record
-from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampling_of
+from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampled_with, sampling_of
 from slotworks.types import Dataset, Method, UserError, to_batch
+
+ALIKE = 0.15
+"""Colours in [0, 1] that are nearer to each other than this cannot be told apart in a sampled picture."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +70,16 @@ def evaluate_removal(
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
 
     Returns:
-        `shown`: share of an image's objects that are shown before the edit. Of edits whose object was shown: `removed`,
-        share after which it is not; `kept`, share of the other objects shown before that still are; `success`, share
-        after which it is gone and all others are there.
+        Shares of the objects of an image before the edit: `shown`, and `placed`, those with half of their true pixels
+        in their colour. Of edits whose object was shown: `removed`, share after which it is not there; `kept`, share of
+        the other objects shown before that still are; `success`, share after which it is gone and all others are there.
 
     Raises:
         UserError: if there are no images or masks, or the method renders no pictures.
     """
     how = renderer_of(method, renderer)
-    steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
+    if how == "sample":
+        steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
     count = min(len(dataset), len(dataset) if num_images is None else num_images)
     if count < 1:
         raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
@@ -98,9 +105,9 @@ def evaluate_removal(
     metrics = {name: summarize(values, (~values.isnan()).double()) for name, values in per_image.items()}
     rules = (
         "removal: the slot of largest IoU with object 1 + i % m of image i is dropped; an object is shown if half of "
-        "its pixels are nearer to its colour than to the background's; "
+        "its area is nearest to its colour, and gone if half of that is not any more; "
     )
-    rules += f"sampled with {steps} steps, guidance {cfg_scale:g}" if how == "sample" else "rendered by the decoder"
+    rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     return RemovalResult(count, seed, per_image, metrics, f"{rules}; mean over images")
 
 
@@ -124,7 +131,7 @@ def removal_scores(
     after: Float[Tensor, "b 3 y x"],
     gone: Int64[Tensor, " b"],
 ) -> dict[str, Float64[Tensor, " b"]]:
-    """The four shares of `evaluate_removal` for each image.
+    """The five shares of `evaluate_removal` for each image.
 
     Args:
         image: the true one.
@@ -133,38 +140,51 @@ def removal_scores(
         after: rendered without one.
         gone: id of the object that was to be taken out.
     """
-    seen, still = (shown(image, mask, picture) for picture in (before, after))  # b m, id 1 first
-    there = torch.arange(1, seen.shape[1] + 1, device=mask.device) <= mask.flatten(1).amax(dim=1)[:, None]
-    target = torch.arange(1, seen.shape[1] + 1, device=mask.device) == gone[:, None]
-    seen, still = seen & there, still & there
+    colours, countable = colours_of(image, mask)
+    ids = torch.arange(1, colours.shape[1], device=mask.device)
+    own = (nearest_colour(before, colours, mask.shape[-2:])[:, None] == ids[:, None, None]).flatten(2)  # b m p
+    still = own & (nearest_colour(after, colours, mask.shape[-2:])[:, None] == ids[:, None, None]).flatten(2)
+    true = (mask[:, None] == ids[:, None, None]).flatten(2)
+    seen = countable & (2 * own.sum(2) >= true.sum(2))
+    placed = countable & (2 * (own & true).sum(2) >= true.sum(2))
+    there = seen & (2 * still.sum(2) >= own.sum(2))
+    target = ids == gone[:, None]
     valid = (seen & target).any(dim=1)
-    removed = valid & ~(still & target).any(dim=1)
+    removed = valid & ~(there & target).any(dim=1)
     others = seen & ~target
-    lost = (others & ~still).sum(dim=1)
-    nothing = torch.full(valid.shape, torch.nan, dtype=torch.float64, device=mask.device)
-    counts = others.sum(dim=1)
+    lost = (others & ~there).sum(dim=1)
     return {
-        "shown": torch.where(there.any(dim=1), seen.sum(dim=1).double() / there.sum(dim=1).clamp(min=1), nothing),
-        "removed": torch.where(valid, removed.double(), nothing),
-        "kept": torch.where(valid & (counts > 0), 1 - lost.double() / counts.clamp(min=1), nothing),
-        "success": torch.where(valid, (removed & (lost == 0)).double(), nothing),
+        "shown": _share(seen, countable),
+        "placed": _share(placed, countable),
+        "removed": removed.double().masked_fill(~valid, torch.nan),
+        "kept": _share(others & there, others).masked_fill(~valid, torch.nan),
+        "success": (removed & (lost == 0)).double().masked_fill(~valid, torch.nan),
     }
 
 
-def shown(
-    image: Float[Tensor, "b 3 h w"], mask: Int64[Tensor, "b h w"], picture: Float[Tensor, "b 3 y x"]
-) -> Bool[Tensor, "b m"]:
-    """Which objects of a true image a picture shows, in the order of their ids; False for ids that are absent."""
-    if picture.shape[-2:] != image.shape[-2:]:
-        picture = interpolate(picture, image.shape[-2:], mode="bilinear", antialias=True)
-    background = _median(image, mask == 0)
-    answers = []
-    for k in range(1, max(int(mask.max()), 1) + 1):
-        inside = mask == k
-        own = _median(image, inside)
-        to_own, to_background = ((picture - c[:, :, None, None]).square().sum(1) for c in (own, background))
-        answers.append(((to_own < to_background) & inside).sum((1, 2)) * 2 >= inside.sum((1, 2)).clamp(min=1))
-    return torch.stack(answers, dim=1)
+def colours_of(
+    image: Float[Tensor, "b 3 h w"], mask: Int64[Tensor, "b h w"]
+) -> tuple[Float[Tensor, "b m 3"], Bool[Tensor, "b m2"]]:
+    """Colours of the background and of each object (NaN where there is none), and which objects' are like no other."""
+    colours = torch.stack([_median(image, mask == k) for k in range(max(int(mask.max()), 1) + 1)], dim=1)
+    apart = (colours[:, :, None] - colours[:, None]).norm(dim=-1)
+    alike = (apart < ALIKE) & ~torch.eye(colours.shape[1], dtype=torch.bool, device=mask.device)
+    return colours, (~colours.isnan().any(dim=2) & ~alike.any(dim=2))[:, 1:]
+
+
+def nearest_colour(
+    picture: Float[Tensor, "b 3 y x"], colours: Float[Tensor, "b m 3"], size: tuple[int, ...]
+) -> Int64[Tensor, "b h w"]:
+    """Which colour each pixel of a picture is nearest to, at another size; NaN is near to nothing."""
+    if tuple(picture.shape[-2:]) != tuple(size):
+        picture = interpolate(picture, size, mode="bilinear", antialias=True)
+    distance = (picture[:, None] - colours[:, :, :, None, None]).square().sum(dim=2)
+    return distance.nan_to_num(nan=torch.inf).argmin(dim=1)
+
+
+def _share(part: Bool[Tensor, "b m"], whole: Bool[Tensor, "b m"]) -> Float64[Tensor, " b"]:
+    """Of the marked ones; NaN where none is."""
+    return part.sum(dim=1).double() / whole.sum(dim=1)
 
 
 def _median(image: Float[Tensor, "b 3 h w"], where: Bool[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:

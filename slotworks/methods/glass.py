@@ -27,28 +27,25 @@ from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.encoders.diffusion import load_diffusion
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448
 from slotworks.guidance import match_segments, segment_overlap, semantic_loss
-from slotworks.nn.resize import resize
-from slotworks.slots import LatentSlotAttention
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.slots import LatentSlotOptions
+from slotworks.types import Batch, Method, SlotOutput, UserError
 
 TERMS = ("recon", "semantic", "instance")
 
 
 @dataclass(frozen=True)
-class GlassConfig(MethodConfig):
-    """Hyperparameters of both phases of GLASS. A loss term of weight 0 is not computed and logged as 0."""
+class GlassConfig(LatentSlotOptions):
+    """Hyperparameters of both phases of GLASS; those of the slots are `LatentSlotOptions`, for COCO and VOC alike.
+
+    A loss term of weight 0 is not computed and logged as 0.
+    """
 
     loss_weights: dict[str, float] = field(default_factory=lambda: {"semantic": 0.7, "instance": 0.9})
     encoder: ViTConfig = DINOV2_B14_NORMED_448
     diffusion: StableDiffusionConfig = field(default_factory=StableDiffusionConfig)  # trained: phase 2
-    num_slots: int = 7  # K, for VOC as well
-    slot_dim: int = 768
-    num_iterations: int = 5  # T of Slot Attention
-    mlp_dim: int = 768  # hidden width of the residual MLP inside Slot Attention
-    num_heads: int = 1  # of Slot Attention
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
-    gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     decoder_dims: tuple[int, ...] = (1536, 1536, 1536)  # hidden widths of the MLP decoder, before its last layer
+    decoder_positions: Literal["normal", "sine"] = "normal"  # how the MLP decoder's learned positions start
     decoder_input: Literal["context", "slots"] = "context"  # what it reads: slots after or before the projection
     match_masks: Literal["hard", "soft"] = "hard"  # IoU of each pixel's largest slot, or of the shares
     match_background: bool = True  # background is a segment and takes a slot
@@ -89,17 +86,7 @@ class Glass(Method):
         super().__init__()
         self.config = config
         self.encoder = ViTEncoder(config.encoder)
-        self.slots = LatentSlotAttention(
-            config.encoder.feature_dim,
-            config.slot_dim,
-            config.diffusion.context_dim,
-            num_slots=config.num_slots,
-            num_iterations=config.num_iterations,
-            mlp_dim=config.mlp_dim,
-            num_heads=config.num_heads,
-            initializer=config.initializer,
-            gradient=config.gradient,
-        )
+        self.slots = config.latent_slots(config.encoder.feature_dim, config.diffusion.context_dim)
         self.decoder = StableDiffusionDecoder(config.diffusion, load_diffusion)
         self.feature_decoder = None
         if config.weight("instance"):
@@ -108,6 +95,7 @@ class Glass(Method):
                 config.encoder.feature_dim,
                 config.encoder.grid,
                 hidden_dims=config.decoder_dims,
+                position_init=config.decoder_positions,
             )
         if config.freeze_slots:
             self.slots.requires_grad_(False)
@@ -147,10 +135,7 @@ class Glass(Method):
 
     def features(self, batch: Batch) -> Float[Tensor, "b p c"]:
         """What the slots look at: cached `features` of a batch, or those of its images."""
-        if "features" in batch:
-            return batch["features"].float()  # may be stored as float16
-        with torch.no_grad():
-            return self.encoder(resize(batch["image"], self.config.encoder.image_size))
+        return self.encoder.features_of(batch)
 
     def group(
         self, features: Float[Tensor, "b p c"], *, num_slots: int | None = None, num_iterations: int | None = None

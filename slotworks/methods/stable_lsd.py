@@ -10,7 +10,7 @@ elsewhere in this package (Slot Attention and the initial slots as in Keras).
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -20,24 +20,16 @@ from slotworks.decoders import StableDiffusionConfig, StableDiffusionDecoder
 from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.encoders.diffusion import load_diffusion
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448
-from slotworks.nn.resize import resize
-from slotworks.slots import LatentSlotAttention
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.slots import LatentSlotOptions
+from slotworks.types import Batch, Method, SlotOutput, UserError
 
 
 @dataclass(frozen=True)
-class StableLSDConfig(MethodConfig):
-    """Hyperparameters of StableLSD."""
+class StableLSDConfig(LatentSlotOptions):
+    """Hyperparameters of StableLSD; those of the slots are `LatentSlotOptions`, where "boxes" makes StableLSD-BBox."""
 
     encoder: ViTConfig = DINOV2_B14_NORMED_448
     diffusion: StableDiffusionConfig = field(default_factory=StableDiffusionConfig)
-    num_slots: int = 7  # K
-    slot_dim: int = 768
-    num_iterations: int = 5  # T of Slot Attention
-    mlp_dim: int = 768  # hidden width of the residual MLP inside Slot Attention
-    num_heads: int = 1  # of Slot Attention
-    initializer: Literal["gaussian", "per_slot", "learned", "boxes"] = "gaussian"  # boxes: StableLSD-BBox
-    gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     box_scale: float = 1.0  # boxes in [0, 1] times this start slots; 256 gives the pixels of the released evaluation
     dynamic: bool = False  # StableLSD-Dynamic: as many slots win positions as there are objects
     drop_masked_slots_from_context: bool = False  # the U-Net does not see the others; the released code shows them
@@ -68,17 +60,7 @@ class StableLSD(Method):
         super().__init__()
         self.config = config
         self.encoder = ViTEncoder(config.encoder)
-        self.slots = LatentSlotAttention(
-            config.encoder.feature_dim,
-            config.slot_dim,
-            config.diffusion.context_dim,
-            num_slots=config.num_slots,
-            num_iterations=config.num_iterations,
-            mlp_dim=config.mlp_dim,
-            num_heads=config.num_heads,
-            initializer=config.initializer,
-            gradient=config.gradient,
-        )
+        self.slots = config.latent_slots(config.encoder.feature_dim, config.diffusion.context_dim)
         self.decoder = StableDiffusionDecoder(config.diffusion, load_diffusion)
 
     def encode(
@@ -114,10 +96,7 @@ class StableLSD(Method):
 
     def features(self, batch: Batch) -> Float[Tensor, "b p c"]:
         """What the slots look at: cached `features` of a batch, or those of its images."""
-        if "features" in batch:
-            return batch["features"].float()  # may be stored as float16
-        with torch.no_grad():
-            return self.encoder(resize(batch["image"], self.config.encoder.image_size))
+        return self.encoder.features_of(batch)
 
     def group(
         self,

@@ -25,6 +25,7 @@ from torch import Tensor
 from slotworks.encoders.word_tokenizer import word_tokenizer
 from slotworks.errors import needs_extra
 from slotworks.files import write_text
+from slotworks.nn.diffusion import add_noise, denoising_loss, speed_up_attention, target_of
 from slotworks.nn.noise import batch_noise, batch_uniform
 from slotworks.types import Batch, Method, MethodConfig
 
@@ -65,7 +66,6 @@ class TinyDiffusion(Method):
     def __init__(self, config: TinyDiffusionConfig):
         super().__init__()
         with needs_extra("diffusion"):
-            from diffusers.models.attention_processor import AttnProcessor
             from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
             from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
             from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -111,7 +111,7 @@ class TinyDiffusion(Method):
             norm_num_groups=16,
             use_linear_projection=True,
         )
-        self.unet.set_attn_processor(AttnProcessor())  # on a CPU a quarter faster than torch's fused attention
+        speed_up_attention(self.unet)
         self.scheduler = DDIMScheduler(  # Stable Diffusion 2.1's
             beta_start=0.00085,
             beta_end=0.012,
@@ -145,12 +145,15 @@ class TinyDiffusion(Method):
                 self.latent_scale.copy_(1 / latents.std())
             latents = latents * self.latent_scale
         context = self.text_encoder(self._tokens(batch)).last_hidden_state
-        noise = batch_noise(tuple(latents.shape), latents.device)
-        timestep = (batch_uniform((len(latents),), latents.device) * len(self.alphas)).long()
-        alpha = self.alphas[timestep][:, None, None, None]
-        mixed = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-        return {**terms, "denoise": F.mse_loss(self.unet(mixed, timestep, context).sample.float(), velocity)}
+
+        def noisy(latents: Tensor, noise: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+            alpha = self.alphas[timestep][:, None, None, None]
+            return add_noise(latents, noise, alpha), target_of(latents, noise, alpha, "v_prediction")
+
+        def predict(mixed: Tensor, timestep: Tensor) -> Tensor:
+            return self.unet(mixed, timestep, context).sample
+
+        return {**terms, "denoise": denoising_loss(latents, len(self.alphas), noisy, predict)}
 
     def export(self, folder: Path) -> None:
         """Write `pipeline/`, the folder that `diffusers` reads, in float16."""

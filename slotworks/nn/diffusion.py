@@ -188,3 +188,32 @@ class _FixedContext:
     @staticmethod
     def _split(attention: Any, x: Tensor) -> Tensor:
         return x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+
+def speed_up_attention(unet: Any) -> None:
+    """Let a U-Net of `diffusers` compute its attention by plain products where that is faster than torch's kernel.
+
+    That is in training, in bfloat16 on a CPU, with at most 256 x 256 weights for each head: a quarter less time for a
+    step of the miniatures. Everything else goes to the kernel. Attentions with a processor of their own keep it.
+    """
+    with needs_extra("diffusion"):
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+    for module in unet.modules():
+        if type(getattr(module, "processor", None)) is AttnProcessor2_0:
+            module.processor = _Faster(AttnProcessor(), module.processor)
+
+
+class _Faster:
+    """Computes one attention by one of two processors of `diffusers`."""
+
+    def __init__(self, plain: Any, fused: Any):
+        self.plain, self.fused = plain, fused
+
+    def __call__(
+        self, attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *rest: Any, **kw: Any
+    ) -> Tensor:
+        keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        few = hidden_states.shape[1] * keys.shape[1] <= 256**2
+        slow = hidden_states.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        chosen = self.plain if few and slow else self.fused
+        return chosen(attention, hidden_states, encoder_hidden_states, *rest, **kw)

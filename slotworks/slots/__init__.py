@@ -2,7 +2,7 @@
 
 from slotworks.slots.attention import SlotAttention
 from slotworks.slots.initializers import INITIALIZERS, BoxInit, GaussianInit, LearnedInit, PerSlotGaussianInit
-from slotworks.slots.latent import LatentSlotAttention
+from slotworks.slots.latent import LatentSlotAttention, LatentSlotOptions
 from slotworks.slots.options import SlotAttentionOptions
 from slotworks.slots.predictors import PREDICTORS, IdentityPredictor, MLPPredictor, TransformerPredictor
 from slotworks.slots.slot_mlp import SlotMLP
@@ -15,6 +15,7 @@ __all__ = [
     "GaussianInit",
     "IdentityPredictor",
     "LatentSlotAttention",
+    "LatentSlotOptions",
     "LearnedInit",
     "MLPPredictor",
     "PerSlotGaussianInit",

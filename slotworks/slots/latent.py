@@ -5,7 +5,7 @@
 Jiang et al. 2023 (arXiv 2303.10834) and its code, `src/models/slot_attn.py`.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtyping import Bool, Float
@@ -14,7 +14,34 @@ from torch import Tensor, nn
 from slotworks.nn.position import PositionEmbedding
 from slotworks.slots.attention import SlotAttention
 from slotworks.slots.initializers import INITIALIZERS
-from slotworks.types import SlotOutput
+from slotworks.types import MethodConfig, SlotOutput
+
+
+@dataclass(frozen=True)
+class LatentSlotOptions(MethodConfig):
+    """What a method passes on to `LatentSlotAttention`; the defaults are the released code's of LSD."""
+
+    num_slots: int = 7  # K
+    slot_dim: int = 768
+    num_iterations: int = 5  # T of Slot Attention
+    mlp_dim: int = 768  # hidden width of the residual MLP inside Slot Attention
+    num_heads: int = 1  # of Slot Attention
+    initializer: Literal["gaussian", "per_slot", "learned", "boxes"] = "gaussian"  # boxes: from those that are given
+    gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
+
+    def latent_slots(self, feature_dim: int, context_dim: int) -> "LatentSlotAttention":
+        """The module with these options."""
+        return LatentSlotAttention(
+            feature_dim,
+            self.slot_dim,
+            context_dim,
+            num_slots=self.num_slots,
+            num_iterations=self.num_iterations,
+            mlp_dim=self.mlp_dim,
+            num_heads=self.num_heads,
+            initializer=self.initializer,
+            gradient=self.gradient,
+        )
 
 
 class LatentSlotAttention(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from slotworks.data.scenes import ShapeScenes
-from slotworks.evaluation.removal import evaluate_removal, removal_scores, shown, slot_of, without
+from slotworks.evaluation.removal import evaluate_removal, removal_scores, slot_of, without
 from slotworks.types import DecoderOutput, Method, SlotOutput, UserError, to_batch
 
 SCENES = ShapeScenes(num_test=24, image_size=32, min_objects=2, max_objects=3, sizes=(0.3,), occlusion=False)
@@ -65,6 +65,7 @@ def test_a_perfect_method_removes_each_object(distinct):
     result = evaluate_removal(Perfect(), distinct, batch_size=5)
     assert {name: summary.mean for name, summary in result.metrics.items()} == {
         "shown": 1.0,
+        "placed": 1.0,
         "removed": 1.0,
         "kept": 1.0,
         "success": 1.0,
@@ -107,19 +108,46 @@ def test_scores_by_hand():
     def scores(after, before=image):
         return {name: value.item() for name, value in removal_scores(image, mask, before, after, gone).items()}
 
+    there = {"shown": 1, "placed": 1}
     only_second = image.clone()
     only_second[:, 0] = 0
-    assert scores(only_second) == {"shown": 1, "removed": 1, "kept": 1, "success": 1}
-    assert scores(torch.zeros_like(image)) == {"shown": 1, "removed": 1, "kept": 0, "success": 0}
-    assert scores(image) == {"shown": 1, "removed": 0, "kept": 1, "success": 0}
+    assert scores(only_second) == there | {"removed": 1, "kept": 1, "success": 1}
+    assert scores(torch.zeros_like(image)) == there | {"removed": 1, "kept": 0, "success": 0}
+    assert scores(image) == there | {"removed": 0, "kept": 1, "success": 0}
     nothing = scores(only_second, before=only_second)  # the object was never there to remove
-    assert nothing["shown"] == 0.5
+    assert (nothing["shown"], nothing["placed"]) == (0.5, 0.5)
     assert all(nothing[name] != nothing[name] for name in ("removed", "kept", "success"))  # NaN
     half = image.clone()
     half[0, 0, 0, :2] = 0  # two of four pixels still show it
-    assert shown(image, mask, half).tolist() == [[True, True]]
+    assert scores(half)["removed"] == 0
     half[0, 0, 1, 0] = 0
-    assert shown(image, mask, half).tolist() == [[False, True]]
+    assert scores(half)["removed"] == 1
+    assert scores(image, before=half)["shown"] == 0.5
+
+
+def test_a_reconstruction_may_lay_a_scene_out_anew():
+    """Both objects elsewhere: shown, not placed, and the edit is judged at the places where they are."""
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    mask[0, :2, :2], mask[0, 2:, 2:] = 1, 2
+    image = torch.stack([mask == 1, mask == 2, mask < 0], dim=1).float()
+    before = image.flip(-1)
+    after = before.clone()
+    after[:, 0] = 0
+    found = removal_scores(image, mask, before, after, torch.tensor([1]))
+    assert {name: value.item() for name, value in found.items()} == {
+        "shown": 1, "placed": 0, "removed": 1, "kept": 1, "success": 1,
+    }  # fmt: skip
+    moved = removal_scores(image, mask, before, image, torch.tensor([1]))  # both leave the place they had
+    assert (moved["removed"].item(), moved["kept"].item()) == (1, 0)
+
+
+def test_objects_of_one_colour_do_not_count():
+    mask = torch.zeros(1, 2, 4, dtype=torch.long)
+    mask[0, 0, :2], mask[0, 1, :2], mask[0, 0, 2:] = 1, 2, 3
+    image = torch.stack([(mask == 1) | (mask == 2), mask == 3, mask < 0], dim=1).float()
+    found = removal_scores(image, mask, image, image * 0, torch.tensor([1]))
+    assert found["shown"].item() == 1  # of the third alone
+    assert found["removed"].isnan().item()
 
 
 def test_slots_and_their_order():

@@ -14,12 +14,14 @@ from slotworks.nn.diffusion import (
     make_solver,
     run_solver,
     scaled_linear_alphas,
+    speed_up_attention,
     starting_noise,
     target_of,
 )
 from slotworks.nn.noise import shared_noise
 
 diffusers = pytest.importorskip("diffusers")
+AttnProcessor = pytest.importorskip("diffusers.models.attention_processor").AttnProcessor
 
 BETAS = (0.0015, 0.0195)
 ALPHAS = scaled_linear_alphas(1000, *BETAS)
@@ -154,9 +156,9 @@ def test_starting_noise_can_be_shared():
     torch.testing.assert_close(own[0], noise[0])
 
 
-def test_fixed_context_is_the_context_and_is_undone():
+def small_unet():
     torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=8,
         in_channels=3,
         out_channels=3,
@@ -168,7 +170,11 @@ def test_fixed_context_is_the_context_and_is_undone():
         attention_head_dim=(2, 4),
         norm_num_groups=8,
     ).eval()
-    latents, context = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 12)
+
+
+def test_fixed_context_is_the_context_and_is_undone():
+    unet, latents, context = small_unet(), torch.randn(2, 3, 8, 8), torch.randn(2, 5, 12)
+    speed_up_attention(unet)
     with torch.no_grad():
         plain = unet(latents, 500, context).sample
         other = unet(latents, 500, torch.zeros_like(context)).sample
@@ -183,6 +189,46 @@ def test_fixed_context_is_the_context_and_is_undone():
     assert changed
     assert all(".attn2." in name for name in changed)
     assert unet.attn_processors == before
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often attention was computed by plain products."""
+    asked, plain = [], AttnProcessor.__call__
+    monkeypatch.setattr(AttnProcessor, "__call__", lambda *args, **kw: asked.append(1) or plain(*args, **kw))
+    return asked
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True, True, False, True, False]] * 2)])
+def test_faster_attention_is_the_same_attention(mask, asked, monkeypatch):
+    """In float32, as if it were autocast: the same outputs and the same gradient of the context."""
+    unet, latents, context = small_unet(), torch.randn(2, 3, 8, 8), torch.randn(2, 5, 12, requires_grad=True)
+    fused = unet(latents, 500, context, encoder_attention_mask=mask).sample
+    (gradient,) = torch.autograd.grad(fused.square().sum(), context)
+    speed_up_attention(unet)
+    assert torch.equal(unet(latents, 500, context, encoder_attention_mask=mask).sample, fused)
+    assert not asked
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device="cpu": device == "cpu")
+    plain = unet(latents, 500, context, encoder_attention_mask=mask).sample
+    assert len(asked) == len(unet.attn_processors)
+    torch.testing.assert_close(plain, fused, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(plain.square().sum(), context)[0], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_attention_where_it_is_faster(asked):
+    """Training in bfloat16; not without gradients, and not for 32 x 32 positions among themselves."""
+    unet, context = small_unet(), torch.randn(2, 5, 12)
+    other = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    other.set_processor(own := AttnProcessor())
+    speed_up_attention(unet)
+    assert other.processor is own
+    count = len(unet.attn_processors)
+    with torch.autocast("cpu", torch.bfloat16):
+        for side, grad, plain in ((8, True, count), (8, False, 1), (32, True, count - 3)):
+            asked.clear()
+            with torch.set_grad_enabled(grad):
+                unet(torch.randn(2, 3, side, side), 500, context)
+            assert len(asked) == plain
 
 
 def test_steps_and_names_that_do_not_exist_are_refused():
