@@ -192,12 +192,12 @@ def _finish(folder: Path) -> dict:
     method.export(folder)
     if not _finds_slots(method):
         return {"metrics": {}, "protocol": "", "verdict": "no slots to look at", "report": str(write_report(folder))}
-    test = run.data.open("test")
+    test, source = run.data.open("test"), _images_for(run, run.data, "test")
     sets = []
     if isinstance(method, PredictsSets):
         sets = evaluate_sets(method, test, num_images=run.eval_images)
         for one in sets:
-            _record(folder, run.data, "test", one)
+            _record(folder, source, "test", one)
         if not _attends(method, test):
             return {
                 "metrics": _plain(sets[0]),
@@ -210,7 +210,7 @@ def _finish(folder: Path) -> dict:
         names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
         results = evaluate_under(list(names), method, test, num_images=run.eval_images)
     for result in results:
-        _record(folder, run.data, "test", result)
+        _record(folder, source, "test", result)
     result = results[0] if results else None
     findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
     _show(method, result, test, folder, run.steps)
@@ -257,7 +257,8 @@ def evaluate(
         seed: of the initial slots.
         device: where to compute.
         config: settings of the method that differ from training, such as SPOT's `eval_orders`; the record names them.
-        lengths: of discovery in videos: score the first so many frames of each, for every one of these numbers.
+        lengths: of discovery in videos: score the first so many frames of each, for every one of these numbers; also
+            draws `eval/lengths-DATA-SPLIT.png`.
         options: passed on to `evaluate_semantic`, `evaluate_properties`, `evaluate_sets` or `evaluate_reconstruction`;
             for the last also `perceptual=True` for LPIPS and FID.
 
@@ -282,7 +283,7 @@ def evaluate(
     if task != "discovery" and protocols is not None:
         raise UserError(f"Protocols belong to the task discovery; leave them out for {task}.")
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
-    sources = [_images_for(run, one) for one in given]
+    sources = [_images_for(run, one, split) for one in given]
     how = {"num_images": num_images, "batch_size": batch_size, "seed": seed, **options}
     records = []
     for source in sources:
@@ -302,6 +303,10 @@ def evaluate(
         else:
             results = [_properties(method, run, source, dataset, how)]
         records += [{"run": str(folder), **_record(folder, source, split, result, note, changed)} for result in results]
+    if lengths:
+        from slotworks.reports import write_lengths
+
+        write_lengths(folder)
     return records
 
 
@@ -432,21 +437,17 @@ def _unscored(data: DataConfig, split: str) -> str:
     return f"{data.name} has no true masks in its split {split}: nothing is scored, see the pictures and the detector."
 
 
-def _images_for(run: Run, source: DataConfig) -> DataConfig:
-    """The images behind cached features; for a method of images the single frames of videos."""
+def _images_for(run: Run, source: DataConfig, split: str) -> DataConfig:
+    """Whose images a split shows: those behind cached features, real ones where training images are generated, and for
+    a method of images the single frames of videos."""
     if isinstance(source, CachedFeatures):
         source = source.source_images
+    if split != "train" and getattr(source, "real", None) is not None:
+        source = source.real  # type: ignore[attr-defined]
     if getattr(source, "frames", "") == "video" and getattr(run.data, "frames", "single") == "single":
         whole = {"clip_length": None, "clip_stride": None}  # clips are of videos
         return replace(source, frames="single", **whole)  # type: ignore[call-arg]
     return source
-
-
-def _shown(data: DataConfig, split: str) -> DataConfig:
-    """Whose images a split shows: behind cached features, and real ones where training images are generated."""
-    images = data.source_images if isinstance(data, CachedFeatures) else data
-    real = getattr(images, "real", None)
-    return images if real is None or split == "train" else real
 
 
 def _at_size_of(run: Run, source: DataConfig, split: str) -> tuple[Dataset, str]:
@@ -470,7 +471,7 @@ def _record(
     folder: Path, data: DataConfig, split: str, result: Any, note: str = "", changed: Sequence[str] = ()
 ) -> dict:
     checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
-    record = result.record(data=_shown(data, split).name, split=split, checkpoint=checkpoint)
+    record = result.record(data=data.name, split=split, checkpoint=checkpoint)
     record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
     name = "-".join([record["data"], split, record["protocol"], *changed])
     write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
@@ -537,10 +538,18 @@ def edit(
     """Take objects out of a picture or bring them in from another, by their slots; gives what it wrote.
 
     For options and result see `slotworks.editing.edit_picture`: `remove_slots=[2]`, `add_slots=[("other.jpg", 3)]`, ...
+    Out of a video file slots can be taken, see `slotworks.editing.edit_video`. A method of videos sees a picture as a
+    video of one frame.
     """
-    from slotworks.editing import edit_picture
+    from slotworks.editing import edit_picture, edit_video
 
     run, method = load(run_folder, device=device)
-    if isinstance(method, VideoMethod):
-        raise UserError(f"{type(method).__name__} takes videos; pictures are edited with a run that takes pictures.")
-    return edit_picture(method, image, out, image_size=run.data.size, **options)
+    if Path(image).suffix.lower() not in VIDEO_SUFFIXES:
+        return edit_picture(method, image, out, image_size=run.data.size, **options)
+    seeds = options.pop("noise_seeds", (0,))
+    others = [options.pop(name, None) for name in ("add_slots", "replace_slots", "swap_slots", "move_slot")]
+    if any(others):
+        raise UserError("Slots can only be taken out of a video; for pictures there are also add, swap and move.")
+    if len(seeds) != 1:
+        raise UserError(f"{len(seeds)} noise seeds were given; a video is rendered once, give one.")
+    return [edit_video(method, image, out, image_size=run.data.size, noise_seed=seeds[0], **options)]

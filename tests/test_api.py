@@ -15,6 +15,7 @@ from slotworks import api
 from slotworks.cli.sources import find_run
 from slotworks.configs import recipes, slot_attention
 from slotworks.data.features import CachedFeatures
+from slotworks.data.generated import Generated
 from slotworks.data.movi import MOVi
 from slotworks.data.scenes import ShapeScenes, TetrominoScenes
 from slotworks.encoders import ViTConfig
@@ -211,13 +212,16 @@ def test_semantic_scores_need_names_of_classes(folder):
 
 
 def test_what_is_evaluated_are_images(folder):
-    """The images behind cached features; the frames of videos for a method of images."""
+    """The images behind cached features, real ones besides generated ones, frames of videos for a method of images."""
     cached = CachedFeatures(SCENES, ViTConfig(image_size=32, patch_size=16))
     [record], [plain] = (api.evaluate(folder, data=data) for data in (cached, SCENES))
     assert record["metrics"] == plain["metrics"]
     run, videos = api.load(folder)[0], MOVi(image_size=32)
-    assert api._images_for(run, videos).name == "movi_a_frames"
-    assert api._images_for(replace(run, data=videos), videos).name == "movi_a"
+    assert api._images_for(run, videos, "test").name == "movi_a_frames"
+    assert api._images_for(replace(run, data=videos), videos, "test").name == "movi_a"
+    generated = Generated(real=SCENES)
+    assert api._images_for(run, generated, "test") is SCENES
+    assert api._images_for(run, generated, "train") is generated
 
 
 def test_evaluation_needs_masks(folder):

@@ -33,6 +33,7 @@ def edit(
     noise_seeds: tuple[int, ...] = (0,),
     seed: int = 0,
     num_slots: int | None = None,
+    boxes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="X0,Y0,X1,Y1 [...]")] = (),
     renderer: Literal["sample", "decode"] | None = None,
     device: str | None = None,
     module: Path | None = None,
@@ -44,26 +45,34 @@ def edit(
     cat_sheet.png with all of them and every slot under its number. Slots are numbered as in `slotworks segment`.
     Which slot holds which object depends on --seed for most methods: use the same for both.
 
+    With a run that was trained on videos, slots can be taken out of a video (extra `video`): for clip.mp4 it writes
+    clip_original.mp4, clip_recon.mp4, clip_edited.mp4 and clip_sheet.png with the first frames. A picture is a video of
+    one frame to such a run.
+
     Examples:
       slotworks edit runs/slot_attention.tetrominoes_mini photo.jpg --remove 2
       slotworks edit RUN photo.jpg --remove-at 120,80        the slot that owns this pixel
       slotworks edit RUN photo.jpg --add other.jpg:3         slot 3 of another picture
       slotworks edit RUN photo.jpg --swap 1:other.jpg:3      exchange slots; both pictures are written
       slotworks edit RUN photo.jpg --move 1:other.jpg --noise-seeds 0 1 2
+      slotworks edit RUN clip.mp4 --remove 2                 out of every frame
 
     Args:
         run: run folder.
-        image: picture file.
+        image: picture file, or a video file.
         remove: slots to take out.
-        remove_at: pixels of the picture, column and row from the top left; the slots that own them are taken out.
+        remove_at: pixels of the picture, or of a video's first frame, column and row from the top left; the slots that
+            own them are taken out.
         add: slot K of another picture.
         replace: with --add, the slots whose place they take; by default they are added behind the others.
         swap: slot K of the picture and slot L of another.
         move: slot K of the picture, to another.
         how: what becomes of a slot that is taken out: dropped, set to zero, or to the mean of the others.
         out_folder: folder for the results.
-        steps: of the sampler, for methods that generate; by default the method's own, else 75.
-        cfg_scale: of classifier-free guidance, for methods that generate; by default the method's own, else 3.
+        boxes: x0,y0,x1,y1 from 0 to 1 of each object in the picture, or in a video's first frame, for a run that is
+            told them.
+        steps: of the sampler, for methods that denoise; by default the method's own, else 75.
+        cfg_scale: of classifier-free guidance, for methods that denoise; by default the method's own, else 3.
         noise_seeds: of the sampler's starting noise, a picture for each.
         seed: of the initial slots.
         num_slots: another number of slots than in training, where the method allows it.
@@ -73,6 +82,7 @@ def edit(
         json: print what was written as JSON.
     """
     from slotworks import api
+    from slotworks.cli.segment import read_box
     from slotworks.configs import import_file
 
     pixels = [_pixel(text) for text in remove_at]
@@ -101,6 +111,7 @@ def edit(
         swap_slots=swapped,
         move_slot=moved,
         num_slots=num_slots,
+        boxes=[read_box(text) for text in boxes] or None,
         seed=seed,
         renderer=renderer,
         steps=steps,

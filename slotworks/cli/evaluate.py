@@ -64,7 +64,8 @@ def evaluate(
             reconstruction of the images, removal of an object from each by its slot, or sets of objects that the method
             itself predicts.
         protocol: of discovery: names, or all. Default: the run's own; oclf for several runs.
-        lengths: of discovery in videos: score the first so many frames of each video, one number after the other.
+        lengths: of discovery in videos: score the first so many frames of each video, one number after the other; also
+            draws RUN/eval/lengths-DATA-SPLIT.png, which the report shows.
         split: train, val or test.
         images: how many images; all by default.
         batch_size: images per forward pass.
@@ -137,6 +138,9 @@ def evaluate(
         out.print(table)
     for rules in dict.fromkeys(record["rules"] for record in records):
         out.print(rules, style="dim", soft_wrap=True, markup=False)
+    if lengths:
+        for path in sorted(path for folder in folders for path in Path(folder).glob("eval/lengths-*.png")):
+            out.print(str(path), soft_wrap=True, markup=False)
 
 
 def _options(task: str, **given: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def segment(
     files = find_images(images)
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
     if boxes:
-        options["boxes"] = [_box(text) for text in boxes]
+        options["boxes"] = [read_box(text) for text in boxes]
     found = api.segment(run, files, out=out_folder, **options)
     results = list(track(found, "segmenting", total=len(files), console=err, disable=json or len(files) < 3))
     if json:
@@ -77,7 +77,12 @@ def segment(
     return 1 if any("error" in result for result in results) else 0
 
 
-def _box(text: str) -> tuple[float, ...]:
+def read_box(text: str) -> tuple[float, ...]:
+    """Four numbers with commas between them.
+
+    Raises:
+        UserError: if the text is something else.
+    """
     try:
         return tuple(float(value) for value in text.split(","))
     except ValueError:

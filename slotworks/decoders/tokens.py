@@ -3,8 +3,12 @@
 SLATE (Singh et al. 2022, arXiv 2110.11405) and STEVE (Singh et al. 2022, arXiv 2205.14065), from their released code.
 The Transformer is that of `AutoregressiveDecoder` (DINOSAUR, SPOT); here its sequence is of words, with learned
 positions, so it can also be continued: `generate` writes an image from slots alone.
+
+`TokenOptions` is what the configs of both share, the discrete VAE included, and makes the parts; `words_of` and `write`
+are the way from images to words and from slots to images.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,8 +16,58 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
+from slotworks.nn.dvae import PATCH, Block, DiscreteVAE, cosine_anneal
 from slotworks.nn.noise import batch_uniform
 from slotworks.nn.transformer import TransformerDecoder
+from slotworks.types import MethodConfig
+
+
+@dataclass(frozen=True)
+class TokenOptions(MethodConfig):
+    """The discrete VAE, the Transformer that writes its words, and how it generates. The defaults are SLATE's."""
+
+    image_size: int = 64  # height and width in pixels, a multiple of 4
+    vocab_size: int = 1024  # words of the discrete VAE
+    dvae_channels: int = 64  # of its hidden layers
+    dvae_block: Block = "norm"  # norm: GroupNorm and no bias, as in SLATE; bias: STEVE's, no norm
+    dvae_run: str = ""  # run folder of a discrete VAE trained before, which then stays as it is; "": trained jointly
+    tau_start: float = 1.0  # temperature of the relaxed codes at step 0
+    tau_end: float = 0.1  # and from tau_steps on
+    tau_steps: int = 30_000  # half a cosine between
+    hard_codes: bool = False  # reconstruct from one-hot codes, straight-through
+    target_tokens: Literal["sampled", "probable"] = "sampled"  # what the Transformer learns: a sample, or the argmax
+    model_dim: int = 192  # width of features, embeddings and Transformer
+    decoder_blocks: int = 4  # of the Transformer
+    decoder_heads: int = 4  # of its attentions
+    dropout: float = 0.1  # on embeddings (SLATE's slots see that, too) and in the Transformer
+    word_dropout: float = 0.0  # share of the words before a position that training hides from the Transformer
+    temperature: float = 0.0  # of generation; 0 takes the most probable word
+    top_k: int | None = None  # words to choose among in generation; None: all
+    top_p: float | None = None  # probability of those words together; None: all
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.image_size // PATCH, self.image_size // PATCH
+
+    def discrete_vae(self) -> DiscreteVAE:
+        """Fresh weights; they need no gradient where `dvae_run` names trained ones."""
+        dvae = DiscreteVAE(self.vocab_size, channels=self.dvae_channels, block=self.dvae_block)
+        return dvae.requires_grad_(not self.dvae_run)
+
+    def token_decoder(self, slot_dim: int, *, begin: Literal["word", "vector"]) -> "TokenDecoder":
+        """The Transformer with these options; `begin` as there."""
+        return TokenDecoder(
+            slot_dim,
+            self.vocab_size,
+            self.grid[0] * self.grid[1],
+            dim=self.model_dim,
+            num_blocks=self.decoder_blocks,
+            num_heads=self.decoder_heads,
+            dropout=self.dropout,
+            begin=begin,
+            word_dropout=self.word_dropout,
+        )
 
 
 class TokenDecoder(nn.Module):
@@ -155,6 +209,35 @@ def pick(
     place = torch.searchsorted(total, uniform[:, None].to(total) * total[:, -1:], right=True)
     place = place.minimum((probs > 0).sum(dim=-1, keepdim=True) - 1)  # uniform * total may be rounded up to total
     return words.gather(1, place)[:, 0]
+
+
+def words_of(
+    image: Float[Tensor, "b 3 h w"], dvae: DiscreteVAE, options: TokenOptions, step: int
+) -> tuple[dict[str, Tensor], Int64[Tensor, "b p"]]:
+    """The words that the Transformer has to write in training, without gradient.
+
+    Before them what trains the discrete VAE: `recon`, its squared error summed over an image, mean over images. There
+    is no such term where it was trained before.
+    """
+    sample = options.target_tokens == "sampled"
+    if options.dvae_run:
+        return {}, dvae.tokenize(image, sample=sample)
+    tau = cosine_anneal(step, options.tau_start, options.tau_end, options.tau_steps)
+    code = dvae(image, tau, hard=options.hard_codes, sample=sample)
+    return {"recon": (code.recon - image).square().sum() / len(image)}, code.tokens
+
+
+def write(
+    slots: Float[Tensor, "b n d"],
+    decoder: TokenDecoder,
+    dvae: DiscreteVAE,
+    options: TokenOptions,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """Images in [0, 1] from slots: words as `temperature`, `top_k` and `top_p` say, then the discrete VAE."""
+    chosen = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+    tokens = decoder.generate(slots, generator=generator, **chosen)
+    return dvae.decode(tokens, options.grid).clamp(0, 1)
 
 
 def groups_of(method: nn.Module) -> dict[str, list[nn.Parameter]]:

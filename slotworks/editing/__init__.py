@@ -3,5 +3,18 @@
 from slotworks.editing.pictures import edit_picture
 from slotworks.editing.render import Edit, Scene, render_edit, slot_at, take_apart
 from slotworks.editing.slots import add, move, remove, swap
+from slotworks.editing.videos import edit_video
 
-__all__ = ["Edit", "Scene", "add", "edit_picture", "move", "remove", "render_edit", "slot_at", "swap", "take_apart"]
+__all__ = [
+    "Edit",
+    "Scene",
+    "add",
+    "edit_picture",
+    "edit_video",
+    "move",
+    "remove",
+    "render_edit",
+    "slot_at",
+    "swap",
+    "take_apart",
+]

@@ -53,6 +53,7 @@ def edit_picture(
     swap_slots: tuple[int, str | Path, int] | None = None,
     move_slot: tuple[int, str | Path] | None = None,
     num_slots: int | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
     seed: int = 0,
     renderer: Renderer | None = None,
     steps: int | None = None,
@@ -80,6 +81,8 @@ def edit_picture(
         swap_slots: a slot, another picture, and the slot of that to exchange it with. Both pictures are written.
         move_slot: a slot, and the picture that it is moved to. Both pictures are written.
         num_slots: another number of slots than in training, where the method allows it.
+        boxes: of the objects in `file`, `x0 y0 x1 y1` in [0, 1], for a method whose slots start from them. Such a
+            method can be asked for nothing that takes a second picture.
         seed: of the initial slots, of all pictures.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
         steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
@@ -111,19 +114,19 @@ def edit_picture(
 
     height, width = image_size
 
-    def opened(path: str | Path) -> Opened:
+    def opened(path: str | Path, **options: Any) -> Opened:
         picture = read_image(Path(path))
         small = picture.resize((width, height), Image.Resampling.BILINEAR)
         image = to_batch({"image": np.array(small)[None]})["image"][0]
-        return Opened(Path(path), picture, take_apart(method, image, num_slots=num_slots, seed=seed))
+        return Opened(Path(path), picture, take_apart(method, image, num_slots=num_slots, seed=seed, **options))
 
-    one = opened(file)
+    one = opened(file, boxes=boxes)
     slots = one.scene.slots[None]
     changed: list[tuple[Opened, Tensor, str]]
     if kinds["remove"]:
         found = [slot_at(one.scene, x, y, one.size) for x, y in remove_at]
         gone = list(dict.fromkeys([*remove_slots, *found]))
-        changed = [(one, remove(slots, gone, how), f"removed {_numbers(gone)} ({how})")]
+        changed = [(one, remove(slots, gone, how), f"removed {numbered(gone)} ({how})")]
     elif kinds["add"]:
         words = []
         for k, (path, index) in enumerate(add_slots):
@@ -152,7 +155,9 @@ def edit_picture(
     how_rendered: dict[str, Any] = {"renderer": renderer, "seed": seed}
     if renderer == "sample":
         steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
-        how_rendered |= {"steps": steps, "cfg_scale": cfg_scale, "noise_seeds": list(noise_seeds)}
+        settings = {"steps": steps, "cfg_scale": cfg_scale}
+        how_rendered |= {name: value for name, value in settings.items() if value is not None}
+        how_rendered["noise_seeds"] = list(noise_seeds)
     for name, (item, edited, words) in zip(names, changed, strict=True):
         options = {"renderer": renderer, "steps": steps, "cfg_scale": cfg_scale, "seeds": noise_seeds}
         edit = render_edit(method, item.scene, edited[0], **options)
@@ -165,7 +170,8 @@ def edit_picture(
     return answers
 
 
-def _numbers(slots: Sequence[int]) -> str:
+def numbered(slots: Sequence[int]) -> str:
+    """Slots in words: slot 2, or slots 2, 3."""
     return f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"
 
 

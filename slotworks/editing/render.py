@@ -5,10 +5,12 @@
     edit.original, edit.recon, edit.edited                         3 h w, s 3 h w, s 3 h w
 
 Reconstruction and edit start from the same noise, whatever the number of slots, so they differ by the edit alone.
+A method of videos sees a picture as a video of one frame.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +19,8 @@ from torch import Tensor
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.evaluation.rendering import Rendered, Renderer, render, renderer_of
 from slotworks.evaluation.segment import upsampled_argmax
-from slotworks.types import Method, UserError
+from slotworks.evaluation.segment_video import boxes_tensor, encode_frames
+from slotworks.types import Method, UserError, VideoMethod
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,36 @@ class Edit:
     edited_masks: Float[Tensor, "n2 y x"] | None = None  # of a direct decoder
 
 
-def take_apart(method: Method, image: Float[Tensor, "3 h w"], *, num_slots: int | None = None, seed: int = 0) -> Scene:
+def take_apart(
+    method: Method,
+    image: Float[Tensor, "3 h w"],
+    *,
+    num_slots: int | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
+    seed: int = 0,
+) -> Scene:
     """A picture in [0, 1], at the size the method looks at, to its slots.
 
     Initial slots are random for most methods, and with them which slot holds which object: `seed` decides. With the
     same seed, device and number of slots they are those of `slotworks segment`, whose seed is 0 by default.
 
+    Args:
+        method: on any device; left in the modes it had.
+        image: in [0, 1], at the size the method looks at.
+        num_slots: another number of slots than in training, where the method allows it.
+        boxes: of the objects, `x0 y0 x1 y1` in [0, 1], for a method whose slots start from them.
+        seed: of the initial slots.
+
     Raises:
-        UserError: if the method cannot change its number of slots.
+        UserError: if the method cannot be given so many slots, or boxes, or is given none and needs them.
     """
+    options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
     with inspecting(method, seed=seed) as device:
-        try:
-            output = method.encode(image[None].to(device), **({} if num_slots is None else {"num_slots": num_slots}))
-        except (TypeError, ValueError) as error:
-            if num_slots is None:
-                raise
-            raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
-        masks = soft_masks(output, decode(method, output))[0].float()
-    return Scene(image, output.slots[0], masks, None if output.features is None else output.features[0])
+        if boxes is not None:
+            options["boxes"] = boxes_tensor(boxes).to(device)
+        output = encode_frames(method, image[None, None].to(device), None, options)
+        masks = soft_masks(output, decode(method, output))[0, 0].float()
+    return Scene(image, output.slots[0, 0], masks, None if output.features is None else output.features[0, 0])
 
 
 def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> int:
@@ -115,7 +130,10 @@ def render_edit(
 
     def rendered(of: Tensor, seed: int) -> Rendered:
         options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
-        return render(method, of[None], features=features, **options)
+        if not isinstance(method, VideoMethod):
+            return render(method, of[None], features=features, **options)
+        found = render(method, of[None, None], **options)
+        return Rendered(found.image[0], None if found.masks is None else found.masks[0])
 
     if not seeds:
         raise ValueError("There are no seeds; give one for each picture.")

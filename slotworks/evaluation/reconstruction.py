@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from slotworks.evaluation.discovery import Summary, summarize
 from slotworks.evaluation.masks import inspecting
 from slotworks.evaluation.records import make_record
-from slotworks.evaluation.rendering import Renderer, render, renderer_of, sampling_of
+from slotworks.evaluation.rendering import Renderer, render, renderer_of, sampled_with, sampling_of
 from slotworks.metrics.image import (
     FeatureMoments,
     Features,
@@ -91,10 +91,12 @@ def evaluate_reconstruction(
         the next, which is 0 for a reconstruction that is wrong in the same way in all frames.
 
     Raises:
-        UserError: if the data set is empty or holds no images, or the method renders no pictures.
+        UserError: if the data set is empty or holds no images, or the method renders no pictures, or has no steps or
+            guidance and is given some.
     """
     how = renderer_of(method, renderer)
-    steps, cfg_scale = sampling_of(method, steps, cfg_scale, (250, 1.3))
+    if how == "sample":
+        steps, cfg_scale = sampling_of(method, steps, cfg_scale, (250, 1.3))
     count = min(len(dataset), len(dataset) if num_images is None else num_images)
     if count < 1:
         raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
@@ -148,8 +150,7 @@ def evaluate_reconstruction(
         metrics["fid"] = Summary(distance, math.nan, pictures)
         rules.append(f"FID: {inception_name}, {pictures} images in 8 bits, unbiased covariances")
     if how == "sample":
-        rules.append(f"sampled with {steps} steps, guidance {cfg_scale:g}, noise from seed {seed} in every batch of")
-        rules[-1] += f" {batch_size}"
+        rules.append(f"{sampled_with(steps, cfg_scale)}, noise from seed {seed} in every batch of {batch_size}")
     else:
         rules.append("rendered by the direct decoder")
     return ReconstructionResult(count, seed, per_image, metrics, "; ".join([*rules, "mean over images"]))

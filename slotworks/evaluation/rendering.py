@@ -1,7 +1,7 @@
 """Slots to pictures, with any method that can: a direct decoder, or a generator of images."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -43,10 +43,29 @@ def renderer_of(method: Method, wanted: Renderer | None = None) -> Renderer:
 
 def sampling_of(
     method: Method, steps: int | None, cfg_scale: float | None, default: tuple[int, float]
-) -> tuple[int, float]:
-    """Steps and guidance of a generator: what is given, else what the method says in `sampling`, else `default`."""
+) -> tuple[int | None, float | None]:
+    """Steps and guidance of a generator: what is given, else what the method says in `sampling`, else `default`.
+
+    None is a setting that the method does not have: its `sampling` leaves it out, as that of autoregressive decoders.
+
+    Raises:
+        UserError: if a setting is given that the method does not have.
+    """
     own = getattr(method, "sampling", {"steps": default[0], "cfg_scale": default[1]})
-    return own["steps"] if steps is None else steps, own["cfg_scale"] if cfg_scale is None else cfg_scale
+    for name, given in (("steps", steps), ("cfg_scale", cfg_scale)):
+        if given is not None and name not in own:
+            raise UserError(
+                f"{name} is {given:g}, but {type(method).__name__} generates pictures without such a setting; leave it "
+                "out."
+            )
+    return own.get("steps") if steps is None else steps, own.get("cfg_scale") if cfg_scale is None else cfg_scale
+
+
+def sampled_with(steps: int | None, cfg_scale: float | None) -> str:
+    """How pictures were generated, for the rules of a record."""
+    settings = [f"{steps} steps"] if steps is not None else []
+    settings += [f"guidance {cfg_scale:g}"] if cfg_scale is not None else []
+    return f"sampled with {', '.join(settings)}" if settings else "sampled"
 
 
 def render(
@@ -74,7 +93,8 @@ def render(
         seed: of the starting noise.
 
     Raises:
-        UserError: if the method cannot render slots, or renders features instead of pictures.
+        UserError: if the method cannot render slots, renders features or flow instead of pictures, or has no steps or
+            guidance and is given some.
     """
     how = renderer_of(method, renderer)
     with inspecting(method, seed=seed) as device:
@@ -83,13 +103,18 @@ def render(
             assert isinstance(method, Samples)
             generator = torch.Generator(device).manual_seed(seed)
             steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
-            image = method.sample(slots, steps=steps, cfg_scale=cfg_scale, generator=generator)
+            given = {"steps": steps, "cfg_scale": cfg_scale}
+            settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+            image = method.sample(slots, generator=generator, **settings)
             return Rendered(image.float().clamp(0, 1))
         assert isinstance(method, Decodes)
         decoded = method.decode(slots, *(() if features is None else (features.to(device),)))
-    if decoded.recon.shape[-3] != 3:
+    count = decoded.recon.shape[-3]
+    colors = getattr(method, "color_channels", slice(None) if count == 3 else None)  # SAVi may render flow instead
+    if colors is None:
+        what = "targets" if hasattr(method, "color_channels") else "features"
         raise UserError(
-            f"{type(method).__name__} renders features of {decoded.recon.shape[-3]} channels, no pictures; take a run "
-            "whose method does, such as slot_attention."
+            f"{type(method).__name__} renders {what} of {count} channels, no pictures; take a run whose method does, "
+            "such as slot_attention."
         )
-    return Rendered(decoded.recon.float().clamp(0, 1), decoded.masks.float())
+    return Rendered(decoded.recon[..., colors, :, :].float().clamp(0, 1), decoded.masks.float())

@@ -7,6 +7,9 @@ writes below `samples/` of the run folder: `index.json`, the pictures it names i
 alone. Features are shown by their first three principal components. Sheets of earlier steps stay, so they tell the
 story of a run; the single pictures of earlier steps are removed.
 
+Of a method that generates pictures from slots some rows also have the picture that it makes of theirs, `sample`: few
+rows and few steps, since this is done at every evaluation.
+
 Of a video every picture is a filmstrip: a few frames, evenly chosen from the first to the last, side by side. A slot
 keeps its colour through time.
 """
@@ -16,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import decode, inspecting, pieces, predicted_masks
+from slotworks.evaluation.rendering import EDITING, render, sampling_of
 from slotworks.files import replacing, write_text
-from slotworks.types import Batch, Dataset, DecoderOutput, Method, SlotOutput, to_batch
+from slotworks.types import (
+    Batch,
+    Dataset,
+    DecoderOutput,
+    Method,
+    Samples,
+    SlotOutput,
+    UserError,
+    VideoMethod,
+    to_batch,
+)
 
 BACKGROUND = (70, 70, 70)  # the true background, and the slot that fits it best
 VOID = (235, 235, 235)  # pixels nobody labelled
@@ -40,6 +54,9 @@ MAX_SIDE = 160
 
 FILM_FRAMES = 6
 """Frames of a filmstrip."""
+
+GENERATED, GENERATED_FILMS, GENERATED_STEPS = 4, 2, 10
+"""Images, or filmstrips, that are generated from their slots as well, and the most steps of a sampler for them."""
 
 COLORS = [
     *[(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)],
@@ -79,6 +96,7 @@ def write_samples(
     with inspecting(method, seed=seed) as device:
         batch = to_batch(dataset.__getitems__(indices), device)
         shots = _film(method, batch) if "video" in batch else [_shot(method, batch)]
+        shots = _generated(method, shots, seed=seed)
     if "video" in batch:
         shown = [_strips([shot.pictures(i, shots) for shot in shots]) for i in range(len(indices))]
     else:
@@ -96,11 +114,13 @@ def write_samples(
     names = ("input", "truth", "segmentation", "recon")
     whole = [[p[name] for name in names if name in p] for p, _ in shown]
     if "video" in batch:
-        sheet = _joined([_joined(strips, down=True, gap=0) for strips in whole], down=True, gap=6)
+        strips = [[*row, p["sample"]] if "sample" in p else row for row, (p, _) in zip(whole, shown, strict=True)]
+        sheet = _joined([_joined(one, down=True, gap=0) for one in strips], down=True, gap=6)
         scale = max(96 // max(batch["video"].shape[-2:]), 1)
         sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
     else:
-        sheet = contact_sheet([row + p.get("parts", p["masks"]) for row, (p, _) in zip(whole, shown, strict=True)])
+        last = [p.get("parts", p["masks"]) + ([p["sample"]] if "sample" in p else []) for p, _ in shown]
+        sheet = contact_sheet([row + rest for row, rest in zip(whole, last, strict=True)])
     with replacing(samples / f"{folder.name}.png") as path:
         sheet.save(path, optimize=True)
     text = json.dumps({"step": step, "rows": rows}, indent=1) + "\n"
@@ -139,6 +159,7 @@ class _Shot:
     output: SlotOutput
     decoded: DecoderOutput | None
     pred: Int64[Tensor, "b h w"]
+    generated: Mapping[int, Float[Tensor, "3 y x"]] = field(default_factory=dict)  # by row
 
     def truth(self, i: int) -> Int64[np.ndarray, "h w"] | None:
         """True ids of image `i`, -1 where nobody labelled."""
@@ -165,6 +186,8 @@ class _Shot:
             pictures["recon"] = _picture(decoded.recon[i])
         elif decoded is not None:
             pictures["recon"] = _picture(principal_colors(decoded.recon[i]))
+        if i in self.generated:
+            pictures["sample"] = _picture(self.generated[i])
         if decoded is not None and decoded.parts is not None and decoded.parts.shape[2] == 3:
             opacity = interpolate(decoded.masks[i][:, None], decoded.parts.shape[-2:])
             pictures["parts"] = [_picture(part) for part in torch.cat([decoded.parts[i], opacity], dim=1)]
@@ -180,6 +203,24 @@ def _shot(method: Method, batch: Batch) -> _Shot:
     decoded = decode(method, output)
     shape = batch["mask" if "mask" in batch else "image"].shape  # masks may be larger than images
     return _Shot(batch, output, decoded, predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(1))
+
+
+def _generated(method: Method, shots: Sequence[_Shot], *, seed: int) -> list[_Shot]:
+    """With what a generator makes of the slots of some rows. One whose weights are not here makes nothing."""
+    if not isinstance(method, Samples):
+        return list(shots)
+    count, most = len(shots[0].output.slots), GENERATED if len(shots) == 1 else GENERATED_FILMS
+    rows = sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+    slots = torch.stack([shot.output.slots[rows] for shot in shots], dim=1)  # r t n d
+    try:
+        steps, _ = sampling_of(method, None, None, EDITING)
+        steps = None if steps is None else min(steps, GENERATED_STEPS)
+        flat = slots if isinstance(method, VideoMethod) else slots.flatten(0, 1)
+        image = render(method, flat, renderer="sample", steps=steps, seed=seed).image
+    except UserError:
+        return list(shots)
+    image = image.unflatten(0, slots.shape[:2]) if image.ndim == 4 else image
+    return [replace(shot, generated={row: image[k, t] for k, row in enumerate(rows)}) for t, shot in enumerate(shots)]
 
 
 def _film(method: Method, batch: Batch) -> list[_Shot]:

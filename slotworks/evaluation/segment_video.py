@@ -1,7 +1,7 @@
 """Own videos in; overlays, masks and tracks out, a few frames at a time."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -63,22 +64,23 @@ def segment_video(
     first = next(pictures)  # whatever is wrong with the file is said before anything is written
     options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
     if boxes is not None:
-        _check(boxes)
-        options["boxes"] = torch.tensor([list(box) for box in boxes]).reshape(1, -1, 4)
+        options["boxes"] = boxes_tensor(boxes)
     names[0].mkdir(exist_ok=True)
     for old in names[0].glob("*.png"):
         old.unlink()
     count, owners, state, shape = 0, set(), None, (0, 0)
     with ExitStack() as stack:
         device = stack.enter_context(inspecting(method, seed=seed))
+        if boxes is not None:
+            options["boxes"] = options["boxes"].to(device)
         overlay, tracks, vectors = (stack.enter_context(replacing(name)) for name in names[1:])
         writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))
         lines = stack.enter_context(tracks.open("w", encoding="utf-8"))
         rows = stack.enter_context(vectors.open("wb+"))
-        for piece in _pieces(first, pictures, frames):
-            small = np.stack([_resized(picture, image_size) for picture in piece])
+        for piece in in_pieces(first, pictures, frames):
+            small = np.stack([resized(picture, image_size) for picture in piece])
             batch = to_batch({"video": small[None]}, device)
-            output = _encode(method, batch["video"], state, options)
+            output = encode_frames(method, batch["video"], state, options)
             state = output.state
             soft = soft_masks(output, decode(method, output) if masks == "decoder" else None)[0].float().cpu()
             slots = output.slots[0].float().cpu().numpy()
@@ -102,7 +104,7 @@ def segment_video(
     return {"file": str(file), "written": [str(name) for name in names], "frames": count, "slots": len(owners)}
 
 
-def _pieces(first: np.ndarray, rest: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def in_pieces(first: np.ndarray, rest: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     """Frames in lists of at most `size`."""
     piece = [first, *islice(rest, size - 1)]
     while piece:
@@ -110,8 +112,20 @@ def _pieces(first: np.ndarray, rest: Iterator[np.ndarray], size: int) -> Iterato
         piece = list(islice(rest, size))
 
 
-def _encode(method: Method, video: Tensor, state: Tensor | None, options: dict[str, Any]) -> SlotOutput:
-    """Slots of the next frames; `options` matter to the first ones."""
+def encode_frames(
+    method: Method, video: Float[Tensor, "1 t 3 h w"], state: Tensor | None, options: Mapping[str, Any]
+) -> SlotOutput:
+    """Slots of the next frames, or of a picture as a video of one; a method of images sees frames for themselves.
+
+    Args:
+        method: in the mode that is wanted, see `inspecting`.
+        video: in [0, 1].
+        state: what the call for the frames before returned as `state`.
+        options: `num_slots` or `boxes`, which matter to the first frames only.
+
+    Raises:
+        UserError: if the method cannot be given one of the options.
+    """
     try:
         if isinstance(method, VideoMethod):
             return method.encode(video, **({"state": state} if state is not None else options))
@@ -125,16 +139,23 @@ def _encode(method: Method, video: Tensor, state: Tensor | None, options: dict[s
     return SlotOutput(found.slots[None], found.attn[None], grid=found.grid, features=features)
 
 
-def _check(boxes: Sequence[Sequence[float]]) -> None:
+def boxes_tensor(boxes: Sequence[Sequence[float]]) -> Float[Tensor, "1 m 4"]:
+    """Boxes `x0 y0 x1 y1` in [0, 1] as a method takes them.
+
+    Raises:
+        UserError: if one is none inside the image.
+    """
     for box in boxes:
         if len(box) != 4 or not all(0 <= value <= 1 for value in box) or box[0] >= box[2] or box[1] >= box[3]:
             raise UserError(
                 f"The box {','.join(f'{value:g}' for value in box)} is none inside the image; give x0,y0,x1,y1 from 0 "
                 "to 1 with x0 < x1 and y0 < y1."
             )
+    return torch.tensor([list(box) for box in boxes]).reshape(1, -1, 4)
 
 
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame `h w 3` at another height and width, bilinear with antialiasing."""
     return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 

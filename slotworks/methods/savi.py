@@ -5,8 +5,8 @@ Kipf et al. 2022, "Conditional Object-Centric Learning from Video", arXiv 2111.1
 and L. It differs from the paper in the width of SAVi-S's encoder (32, the paper says 64). Slots start from the boxes of
 the first frame, and the target is optical flow as colours; `initializer="learned"` with `targets=("rgb",)` is the
 "unconditional SAVi" of later papers. SAVi++ (Elsayed et al. 2022, arXiv 2206.07764) has depth as a second target, a
-Transformer over the features (`encoder_blocks`) and random crops, which are not here. `carry=False` is the baseline:
-Slot Attention frame by frame.
+Transformer over the features (`encoder_blocks`), wider parts, and random crops, which are not here. `carry=False` is
+the baseline: Slot Attention frame by frame.
 """
 
 from dataclasses import dataclass, replace
@@ -186,6 +186,14 @@ class SAVi(VideoMethod):
     def decode(self, slots: Float[Tensor, "b t n d"]) -> DecoderOutput:
         """Slots of every frame to what the targets are, channels one after the other."""
         return map_over_time(self.decoder, slots)
+
+    @property
+    def color_channels(self) -> slice | None:
+        """The channels of `recon` that are colours; None without that target."""
+        if "rgb" not in self.config.targets:
+            return None
+        start = sum(CHANNELS[target] for target in self.config.targets[: self.config.targets.index("rgb")])
+        return slice(start, start + 3)
 
     def target(self, batch: Batch) -> Float[Tensor, "b t c h w"]:
         """What the decoder should render: colours and flow in [0, 1], depth as `log(1 + depth)`."""

@@ -8,7 +8,8 @@ with. The discrete VAE learns from its own error alone: tokens carry no gradient
 
 Differences from the released code: `mu` and `log_sigma` of the initial slots come from a range 1.4 times as wide, as in
 Keras; the learning rate of the warm-up at step s is s / 30,000 of the full one, not (s + 1) / 30,000; no halving where
-the validation loss stagnates. `initializer`, `gradient`, `word_dropout` and `dvae_run` are options of ours.
+the validation loss stagnates (docs/methods/slate.md). `initializer`, `gradient`, `word_dropout` and `dvae_run` are
+options of ours.
 """
 
 from collections.abc import Callable
@@ -19,27 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.decoders.tokens import TokenDecoder, groups_of
-from slotworks.nn.dvae import PATCH, Block, DiscreteVAE, copy_trained, cosine_anneal
+from slotworks.decoders.tokens import TokenOptions, groups_of, words_of, write
+from slotworks.nn.dvae import copy_trained
 from slotworks.nn.init import he_glorot_
 from slotworks.slots import INITIALIZERS, SlotAttention
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput
+from slotworks.types import Batch, Method, SlotOutput
 
 
 @dataclass(frozen=True)
-class SlateConfig(MethodConfig):
-    """Hyperparameters of SLATE."""
+class SlateConfig(TokenOptions):
+    """Hyperparameters of SLATE; those of the words and the Transformer are `TokenOptions`."""
 
-    image_size: int = 64  # height and width in pixels, a multiple of 4
-    vocab_size: int = 1024  # words of the discrete VAE
-    dvae_channels: int = 64  # of its hidden layers
-    dvae_block: Block = "norm"  # norm: GroupNorm and no bias; bias: STEVE's, no norm
-    dvae_run: str = ""  # run folder of a discrete VAE trained before, which then stays as it is; "": trained jointly
-    tau_start: float = 1.0  # temperature of the relaxed codes at step 0
-    tau_end: float = 0.1  # and from tau_steps on
-    tau_steps: int = 30_000  # half a cosine between
-    hard_codes: bool = False  # reconstruct from one-hot codes, straight-through
-    target_tokens: Literal["sampled", "probable"] = "sampled"  # what the Transformer learns: a sample, or the argmax
     num_slots: int = 3  # K
     slot_dim: int = 192  # D of slots, queries, keys and values
     num_iterations: int = 3  # T of Slot Attention in training
@@ -48,19 +39,6 @@ class SlateConfig(MethodConfig):
     mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
-    model_dim: int = 192  # width of embeddings and Transformer
-    decoder_blocks: int = 4  # of the Transformer
-    decoder_heads: int = 4  # of its attentions
-    dropout: float = 0.1  # on embeddings (slots see that, too) and in the Transformer
-    word_dropout: float = 0.0  # share of the words before a position that training hides from the Transformer
-    temperature: float = 0.0  # of generation; 0 takes the most probable word
-    top_k: int | None = None  # words to choose among in generation; None: all
-    top_p: float | None = None  # probability of those words together; None: all
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return self.image_size // PATCH, self.image_size // PATCH
 
     def build(self) -> "Slate":
         """Make the method with fresh weights."""
@@ -75,18 +53,8 @@ class Slate(Method):
     def __init__(self, config: SlateConfig):
         super().__init__()
         self.config = config
-        self.dvae = DiscreteVAE(config.vocab_size, channels=config.dvae_channels, block=config.dvae_block)
-        self.dvae.requires_grad_(not config.dvae_run)
-        self.decoder = TokenDecoder(
-            config.slot_dim,
-            config.vocab_size,
-            config.grid[0] * config.grid[1],
-            dim=config.model_dim,
-            num_blocks=config.decoder_blocks,
-            num_heads=config.decoder_heads,
-            dropout=config.dropout,
-            word_dropout=config.word_dropout,
-        )
+        self.dvae = config.discrete_vae()
+        self.decoder = config.token_decoder(config.slot_dim, begin="word")
         width = config.model_dim
         self.token_mlp = nn.Sequential(
             nn.LayerNorm(width), he_glorot_(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)))
@@ -120,14 +88,7 @@ class Slate(Method):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error of the discrete VAE and cross-entropy of the tokens, both summed over an image."""
-        terms, image, config = {}, batch["image"], self.config
-        sample = config.target_tokens == "sampled"
-        if config.dvae_run:
-            tokens = self.dvae.tokenize(image, sample=sample)
-        else:
-            tau = cosine_anneal(step, config.tau_start, config.tau_end, config.tau_steps)
-            code = self.dvae(image, tau, hard=config.hard_codes, sample=sample)
-            terms["recon"], tokens = (code.recon - image).square().sum() / len(image), code.tokens
+        terms, tokens = words_of(batch["image"], self.dvae, self.config, step)
         embedded = self.decoder.embed(tokens)
         terms["cross_entropy"] = self.decoder.loss(self._group(embedded).slots, embedded, tokens)
         return terms
@@ -140,20 +101,16 @@ class Slate(Method):
         cfg_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Images in [0, 1] from slots. `steps` and `cfg_scale` mean nothing here: one step for each token, no guidance.
+        """Images in [0, 1] from slots; `temperature`, `top_k` and `top_p` of the config say how words are chosen.
 
-        How words are chosen is said by `temperature`, `top_k` and `top_p` of the config.
+        `steps` and `cfg_scale`, which other generators take, mean nothing here.
         """
-        config = self.config
-        tokens = self.decoder.generate(
-            slots, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, generator=generator
-        )
-        return self.dvae.decode(tokens, config.grid).clamp(0, 1)
+        return write(slots, self.decoder, self.dvae, self.config, generator)
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Settings that `sample` is called with where none are given; they change nothing."""
-        return {"steps": self.decoder.num_tokens, "cfg_scale": 1.0}
+        """None: there is one step for each token, and no guidance."""
+        return {}
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """`encoder` (up to the slots as the decoder sees them), `decoder`, and `dvae`, empty if that is fixed."""

@@ -18,28 +18,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.decoders.tokens import TokenDecoder, groups_of
+from slotworks.decoders.tokens import TokenOptions, groups_of, words_of, write
 from slotworks.encoders.steve import SteveEncoder
-from slotworks.nn.dvae import PATCH, Block, DiscreteVAE, copy_trained, cosine_anneal
+from slotworks.nn.dvae import Block, copy_trained
 from slotworks.nn.init import he_glorot_
 from slotworks.slots import INITIALIZERS, SlotAttention, TransformerPredictor, VideoSlotAttention, map_over_time
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, VideoMethod
+from slotworks.types import Batch, Method, SlotOutput, VideoMethod
 
 
 @dataclass(frozen=True)
-class SteveConfig(MethodConfig):
-    """Hyperparameters of STEVE."""
+class SteveConfig(TokenOptions):
+    """Hyperparameters of STEVE; those of the words and the Transformer that are as in SLATE are `TokenOptions`."""
 
     image_size: int = 128  # height and width of a frame in pixels, a multiple of 4
     vocab_size: int = 4096  # words of the discrete VAE
-    dvae_channels: int = 64  # of its hidden layers
     dvae_block: Block = "bias"  # bias: no norm; norm: SLATE's, GroupNorm and no bias
-    dvae_run: str = ""  # run folder of a discrete VAE trained before, which then stays as it is; "": trained jointly
-    tau_start: float = 1.0  # temperature of the relaxed codes at step 0
-    tau_end: float = 0.1  # and from tau_steps on
-    tau_steps: int = 30_000  # half a cosine between
-    hard_codes: bool = False  # reconstruct from one-hot codes, straight-through
-    target_tokens: Literal["sampled", "probable"] = "sampled"  # what the Transformer learns: a sample, or the argmax
+    decoder_blocks: int = 8  # of the Transformer
     cnn_channels: int = 64  # of the encoder's first three convolutions
     cnn_stride: int = 2  # of the first; the released code has 1 for frames of 64 pixels
     num_slots: int = 15  # K
@@ -50,19 +44,6 @@ class SteveConfig(MethodConfig):
     predictor_heads: int = 4
     predictor_dropout: float = 0.0
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
-    model_dim: int = 192  # width of features, embeddings and Transformer
-    decoder_blocks: int = 8  # of the Transformer
-    decoder_heads: int = 4  # of its attentions
-    dropout: float = 0.1  # on embeddings and in the Transformer
-    word_dropout: float = 0.0  # share of the words before a position that training hides from the Transformer
-    temperature: float = 0.0  # of generation; 0 takes the most probable word
-    top_k: int | None = None  # words to choose among in generation; None: all
-    top_p: float | None = None  # probability of those words together; None: all
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return self.image_size // PATCH, self.image_size // PATCH
 
     def build(self) -> "Steve":
         """Make the method with fresh weights."""
@@ -77,8 +58,7 @@ class Steve(VideoMethod):
     def __init__(self, config: SteveConfig):
         super().__init__()
         self.config = config
-        self.dvae = DiscreteVAE(config.vocab_size, channels=config.dvae_channels, block=config.dvae_block)
-        self.dvae.requires_grad_(not config.dvae_run)
+        self.dvae = config.discrete_vae()
         self.encoder = SteveEncoder(config.model_dim, config.cnn_channels, stride=config.cnn_stride)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         attention = SlotAttention(
@@ -97,17 +77,7 @@ class Steve(VideoMethod):
             dropout=config.predictor_dropout,
         )
         self.slots = VideoSlotAttention(attention, predictor)
-        self.decoder = TokenDecoder(
-            config.slot_dim,
-            config.vocab_size,
-            config.grid[0] * config.grid[1],
-            dim=config.model_dim,
-            num_blocks=config.decoder_blocks,
-            num_heads=config.decoder_heads,
-            dropout=config.dropout,
-            begin="vector",
-            word_dropout=config.word_dropout,
-        )
+        self.decoder = config.token_decoder(config.slot_dim, begin="vector")
 
     def prepare(self, load: Callable[[str], Method]) -> None:
         """Take the discrete VAE of `dvae_run`, where there is one."""
@@ -133,14 +103,8 @@ class Steve(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error of the discrete VAE and cross-entropy of the tokens, both sums over a frame, averaged."""
-        terms, video, config = {}, batch["video"], self.config
-        image, sample = video.flatten(0, 1), config.target_tokens == "sampled"
-        if config.dvae_run:
-            tokens = self.dvae.tokenize(image, sample=sample)
-        else:
-            tau = cosine_anneal(step, config.tau_start, config.tau_end, config.tau_steps)
-            code = self.dvae(image, tau, hard=config.hard_codes, sample=sample)
-            terms["recon"], tokens = (code.recon - image).square().sum() / len(image), code.tokens
+        video = batch["video"]
+        terms, tokens = words_of(video.flatten(0, 1), self.dvae, self.config, step)
         slots = self.encode(video).slots.flatten(0, 1)
         terms["cross_entropy"] = self.decoder.loss(slots, self.decoder.embed(tokens), tokens)
         return terms
@@ -155,23 +119,16 @@ class Steve(VideoMethod):
     ) -> Float[Tensor, "*b 3 h w"]:
         """Frames in [0, 1] from slots, `b n d` of single frames or `b t n d` of videos, each frame for itself.
 
-        `steps` and `cfg_scale` mean nothing here: one step for each token, no guidance. How words are chosen is said by
-        `temperature`, `top_k` and `top_p` of the config.
+        `temperature`, `top_k` and `top_p` of the config say how words are chosen. `steps` and `cfg_scale`, which other
+        generators take, mean nothing here.
         """
-        config, frames = self.config, slots.shape[:-2]
-        tokens = self.decoder.generate(
-            slots.flatten(0, -3),
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            generator=generator,
-        )
-        return self.dvae.decode(tokens, config.grid).clamp(0, 1).unflatten(0, frames)
+        images = write(slots.flatten(0, -3), self.decoder, self.dvae, self.config, generator)
+        return images.unflatten(0, slots.shape[:-2])
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Settings that `sample` is called with where none are given; they change nothing."""
-        return {"steps": self.decoder.num_tokens, "cfg_scale": 1.0}
+        """None: there is one step for each token, and no guidance."""
+        return {}
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """`encoder` (up to the slots as the decoder sees them), `decoder`, and `dvae`, empty if that is fixed."""

@@ -1,5 +1,6 @@
 """A run folder to one HTML page. Reads files only: no torch, no method, no weights."""
 
+from slotworks.reports.lengths import write_lengths
 from slotworks.reports.report import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_lengths", "write_report"]

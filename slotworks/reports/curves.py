@@ -1,8 +1,11 @@
-"""Numbers to the geometry of small line charts. The template draws them as SVG inside the page."""
+"""Numbers to the geometry of small line charts. The template draws them as SVG inside the page, `picture` as a PNG."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 34  # room for the axes
@@ -28,20 +31,29 @@ class Chart:
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     log: bool
+    along: str = "step"  # what the horizontal axis counts
 
     @property
     def summary(self) -> str:
         """The chart in words, for those who do not see it."""
         scale = ", logarithmic scale" if self.log else ""
-        return f"{self.title} by training step{scale}. " + "; ".join(
+        along = "training step" if self.along == "step" else self.along
+        return f"{self.title} by {along}{scale}. " + "; ".join(
             f"{line.label} ends at {line.last}" for line in self.lines
         )
 
 
-def chart(title: str, series: Mapping[str, Sequence[tuple[float, float | None]]], *, log: bool = False) -> Chart | None:
+def chart(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float | None]]],
+    *,
+    log: bool = False,
+    along: str = "step",
+) -> Chart | None:
     """Lay out curves of (step, value); None if there is no finite value.
 
-    `log` asks for a logarithmic axis and is ignored if a value is not above zero.
+    `log` asks for a logarithmic axis and is ignored if a value is not above zero; `along` says what is counted instead
+    of steps.
     """
     curves = {label: _thinned(points) for label, points in series.items()}
     steps = [step for points in series.values() for step, _ in points]
@@ -74,7 +86,45 @@ def chart(title: str, series: Mapping[str, Sequence[tuple[float, float | None]]]
         if final is not None:
             lines.append(Line(label, path, number(final)))
     x_ticks = [(x(tick), _short(tick)) for tick in _ticks(first, last, 5) if first <= tick <= last]
-    return Chart(title, lines, x_ticks, [(y(tick), _short(tick)) for tick in y_values], log)
+    return Chart(title, lines, x_ticks, [(y(tick), _short(tick)) for tick in y_values], log, along)
+
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#a3467f", "#8a6d00", "#4a4a4a")
+"""Of the lines, as in the page."""
+
+
+def picture(charts: Sequence[Chart], *, scale: int = 2) -> Image.Image:
+    """Charts side by side on white, with a dot at every point."""
+    font, small = ImageFont.load_default(13 * scale), ImageFont.load_default(11 * scale)
+    title, legend, gap = 24, 18 * max(len(one.lines) for one in charts), 16
+    size = (len(charts) * (WIDTH + gap) + gap, title + HEIGHT + legend + gap)
+    sheet = Image.new("RGB", (scale * size[0], scale * size[1]), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number_of, one in enumerate(charts):
+        left, top = gap + number_of * (WIDTH + gap), title
+
+        def at(x: int | float, y: int | float, left: int = left, top: int = top) -> tuple[float, float]:
+            return float(scale * (left + x)), float(scale * (top + y))
+
+        draw.text(at(LEFT, 4 - title), one.title, "#1f2328", font)
+        for y, text in one.y_ticks:
+            draw.line([at(LEFT, y), at(WIDTH - RIGHT, y)], "#e9ebee", scale)
+            draw.text(at(LEFT - 6, y), text, "#5b636d", small, anchor="rm")
+        for x, text in one.x_ticks:
+            draw.line([at(x, HEIGHT - BOTTOM), at(x, HEIGHT - BOTTOM + 4)], "#5b636d", scale)
+            draw.text(at(x, HEIGHT - BOTTOM + 5), text, "#5b636d", small, anchor="ma")
+        draw.line([at(LEFT, HEIGHT - BOTTOM), at(WIDTH - RIGHT, HEIGHT - BOTTOM)], "#5b636d", scale)
+        draw.text(at(WIDTH - RIGHT, HEIGHT - 1), one.along, "#5b636d", small, anchor="rs")
+        for i, line in enumerate(one.lines):
+            color = COLORS[i % len(COLORS)]
+            for piece in line.path.split("M")[1:]:
+                points = [at(float(x), float(y)) for x, y in re.findall(r"([-\d.]+) ([-\d.]+)", piece)]
+                draw.line(points, color, 2 * scale)
+                for x, y in points:
+                    draw.ellipse([x - 3 * scale, y - 3 * scale, x + 3 * scale, y + 3 * scale], color)
+            draw.line([at(LEFT, HEIGHT + 9 + 18 * i), at(LEFT + 24, HEIGHT + 9 + 18 * i)], color, 2 * scale)
+            draw.text(at(LEFT + 32, HEIGHT + 9 + 18 * i), f"{line.label}, {line.last}", "#1f2328", small, anchor="lm")
+    return sheet
 
 
 def number(value: float) -> str:

@@ -24,21 +24,17 @@ from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
+from slotworks.reports.labels import label
+from slotworks.reports.lengths import length_charts, length_of, series_by_length
 
-WHOLE = {"input": "input", "truth": "true masks", "segmentation": "predicted", "recon": "rendered"}
-LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd", "position_mse", "unmatched", "po", "go", "bg")
-LABELS = {
-    "fg_ari": "FG-ARI",
-    "mbo": "mBO",
-    "miou": "mIoU",
-    "corloc": "CorLoc",
-    "semantic_miou": "mIoU over classes",
-    "top1": "top-1",
-    "top1_per_image": "top-1, mean over images",
-    "top1_constant": "top-1 of a constant",
-    "position_mse": "position MSE",
-    "position_mse_constant": "position MSE of a constant",
+WHOLE = {
+    "input": "input",
+    "truth": "true masks",
+    "segmentation": "predicted",
+    "recon": "rendered",
+    "sample": "from its slots",
 }
+LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd", "position_mse", "unmatched", "po", "go", "bg")
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
 MAX_SHEETS = 6  # earlier samples shown
 WORST = 8  # images named as the worst of an evaluation
@@ -72,6 +68,11 @@ def _content(folder: Path) -> dict[str, Any]:
     rows = _rows(folder / "metrics.jsonl", notes)
     doctor = _mapping(_read(folder / "eval" / "doctor.json", json.loads, notes))
     evals = sorted(path for path in folder.glob("eval/*.json") if path.name != "doctor.json")
+    read = [(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))]
+    lengths = series_by_length(record for _, record in read)
+    drawn = {
+        (place, protocol) for place, metrics in lengths.items() for lines in metrics.values() for protocol in lines
+    }
     return {
         "name": folder.resolve().name,
         "facts": _facts(settings, rows),
@@ -81,7 +82,8 @@ def _content(folder: Path) -> dict[str, Any]:
             {key: str(_mapping(finding).get(key) or "") for key in ("name", "severity", "evidence", "fix")}
             for finding in _list(doctor.get("findings"))
         ],
-        "evals": [_evaluation(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))],
+        "evals": [_evaluation(path, record) for path, record in read if not _in(record, drawn)],
+        "lengths": length_charts(lengths),
         "samples": _samples(folder, notes),
         "sheets": _sheets(folder, notes),
         "gallery": _gallery(folder, notes),
@@ -97,7 +99,7 @@ def _content(folder: Path) -> dict[str, Any]:
             "right": curves.WIDTH - curves.RIGHT,
             "bottom": curves.HEIGHT - curves.BOTTOM,
         },
-        "label": _label,
+        "label": label,
         "score": _score,
     }
 
@@ -193,18 +195,6 @@ def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tupl
     return facts + [(name, str(settings[name])) for name in ("seed", "precision") if settings.get(name) is not None]
 
 
-def _label(metric: str) -> str:
-    """A metric as papers print it: `fg_ari` is FG-ARI, `mbo_i` is mBO_i."""
-    if metric in LABELS:
-        return LABELS[metric]
-    stem, _, suffix = metric.rpartition("_")
-    if suffix in ("i", "c"):
-        return f"{LABELS.get(stem, stem.upper())}_{suffix}"
-    if metric.startswith("iou_"):
-        return f"IoU {metric.removeprefix('iou_')}"
-    return metric.upper() if len(metric) <= 5 else metric.replace("_", " ")
-
-
 def _score(value: float | None) -> str:
     """0.861, 24.31, 1234: three decimals for what lies near [0, 1]."""
     return "n/a" if value is None else f"{value:.3f}" if abs(value) < 10 else number(value)
@@ -231,6 +221,12 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         "bars": _histogram([score for score, _ in scored]),
         "worst": sorted(scored, reverse=name in LOWER_IS_BETTER)[:WORST],
     }
+
+
+def _in(record: Mapping[str, Any], drawn: set[tuple[str, str]]) -> bool:
+    """Whether a chart against the length of videos shows this evaluation, so that it needs no card of its own."""
+    about = length_of(record)
+    return about is not None and (f"{record.get('data')}, {record.get('split')} split", about[0]) in drawn
 
 
 def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:
@@ -274,7 +270,8 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     if first is not None:
         sign = -1 if first in LOWER_IS_BETTER else 1
         shown.sort(key=lambda row: sign * (math.inf if (v := row["scores"].get(first)) is None else v))
-    return {"step": _number(index.get("step")), "rows": shown, "sorted_by": first}
+    generated = any("sample" in row["whole"] for row in shown)
+    return {"step": _number(index.get("step")), "rows": shown, "sorted_by": first, "generated": generated}
 
 
 def _sheets(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
@@ -310,6 +307,6 @@ def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:
     rest = set(series) - set(losses) - {"total"}
     for name in sorted(rest, key=lambda name: ("/" not in name, not name.startswith("eval/"), order.index(name))):
         prefix, _, metric = name.rpartition("/")
-        title = _label(metric) if prefix == "eval" else metric.replace("_", " ")
+        title = label(metric) if prefix == "eval" else metric.replace("_", " ")
         groups.setdefault(prefix or "optimiser", []).append(chart(title, {name: series[name]}))
     return {group: kept for group, charts in groups.items() if (kept := [one for one in charts if one is not None])}

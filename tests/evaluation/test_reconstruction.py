@@ -1,6 +1,8 @@
 """Reconstruction with methods whose pictures are known."""
 
 import math
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from slotworks.evaluation.reconstruction import evaluate_reconstruction
 from slotworks.evaluation.records import KEYS, write_eval
+from slotworks.evaluation.rendering import render
+from slotworks.methods import SAViConfig
 from slotworks.metrics.image import FeatureMoments, frechet_distance, psnr, ssim
-from slotworks.types import DecoderOutput, Method, SlotOutput, UserError
+from slotworks.types import DecoderOutput, Method, SlotOutput, UserError, VideoMethod
 
 
 class Pictures:
@@ -140,6 +144,98 @@ def test_frames_of_videos_are_pictures():
     expected = evaluate_reconstruction(Darker(), images)
     assert torch.equal(found.per_image["mse_sum"], expected.per_image["mse_sum"])
     assert found.metrics["psnr"].n == 6
+
+
+class Flickering(VideoMethod):
+    """Renders a video with noise: the same in all frames, or one of its own for each."""
+
+    def __init__(self, shared: bool):
+        super().__init__()
+        self.shared = shared
+
+    def encode(self, video, *, state=None):
+        return SlotOutput(video.flatten(2)[:, :, None], torch.ones(*video.shape[:2], 1, 4))
+
+    def sample(self, slots, *, steps, cfg_scale, generator):
+        frames = slots[:, :, 0].unflatten(-1, (3, 16, 20))
+        shape = (1, 1, *frames.shape[2:]) if self.shared else frames.shape
+        return frames + cfg_scale * torch.randn(shape, generator=generator)
+
+
+def test_flicker_counts_what_changes_from_frame_to_frame():
+    """Noise of deviation s adds s^2 to each value's error; shared by all frames nothing, else 2 s^2 to a change."""
+    video = Pictures(40, key="video", video=True)
+    video.image = (video.image // 4 + 96).astype(np.uint8)  # far from 0 and 1, where values are clamped
+    shared, apart = (
+        evaluate_reconstruction(Flickering(kind), video, steps=1, cfg_scale=0.05, batch_size=20).metrics
+        for kind in (True, False)
+    )
+    values = 3 * 16 * 20
+    assert shared["flicker"].mean == pytest.approx(0, abs=1e-9)
+    assert shared["mse_sum"].mean == pytest.approx(values * 0.05**2, rel=0.1)
+    assert apart["mse_sum"].mean == pytest.approx(values * 0.05**2, rel=0.05)
+    assert apart["flicker"].mean == pytest.approx(2 * values * 0.05**2, rel=0.05)
+    assert apart["flicker"].n == 20  # one change in each of the videos of two frames
+
+
+def test_flicker_of_shifted_colours_is_nothing():
+    """Nor of a reconstruction that is wrong in the same way in all frames; a video's own motion does not count."""
+    video = Pictures(6, key="video", video=True)
+    video.image = video.image // 2 + 60
+    found = evaluate_reconstruction(Darker(0.1), video).metrics
+    assert found["flicker"].mean == pytest.approx(0, abs=1e-9)
+    assert found["mse_sum"].mean == pytest.approx(3 * 16 * 20 * 0.01, rel=1e-5)
+    still = Pictures(6, key="video", video=True)
+    still.image = still.image[::2].repeat(2, axis=0)
+    apart = evaluate_reconstruction(Half(), still).metrics  # renders the first frame, then half of the second
+    expected = (still.float[::2] / 2).double().square().sum((1, 2, 3)).mean().item()
+    assert apart["flicker"].mean == pytest.approx(expected, rel=1e-5)
+
+
+class Half(VideoMethod):
+    """The second of two frames at half its brightness."""
+
+    def encode(self, video, *, state=None):
+        return SlotOutput(video.flatten(2)[:, :, None], torch.ones(*video.shape[:2], 1, 4))
+
+    def decode(self, slots):
+        frames = slots[:, :, 0].unflatten(-1, (3, 16, 20)) * torch.tensor([1.0, 0.5])[:, None, None, None]
+        return DecoderOutput(frames, torch.ones(*slots.shape[:2], 1, 16, 20))
+
+
+class Writes(Darker):
+    """Generates without steps and guidance, as autoregressive decoders do."""
+
+    sampling: ClassVar[dict] = {}
+
+    def sample(self, slots, *, generator):
+        return slots[:, 0].unflatten(-1, (3, 16, 20))
+
+
+def test_settings_that_a_generator_does_not_have():
+    result = evaluate_reconstruction(Writes(), Pictures(), batch_size=2)
+    assert result.metrics["mse_sum"].mean == 0
+    assert "; sampled, noise from seed 0 in every batch of 2; mean over images" in result.rules
+    with pytest.raises(UserError, match="steps is 20, but Writes generates pictures without such a setting"):
+        evaluate_reconstruction(Writes(), Pictures(), steps=20)
+    with pytest.raises(UserError, match=r"cfg_scale is 1.5, but Writes generates pictures without"):
+        render(Writes(), torch.zeros(1, 1, 960), cfg_scale=1.5)
+    decoded = evaluate_reconstruction(Writes(), Pictures(), steps=20, renderer="decode")  # takes none
+    assert decoded.metrics["mse_sum"].mean > 0
+
+
+def test_colours_among_other_targets():
+    """SAVi may render flow or depth beside colours, or no colours at all."""
+    video = torch.rand(1, 2, 3, 16, 16)
+    tiny = SAViConfig(
+        image_size=(16, 16), num_slots=3, slot_dim=8, qkv_dim=8, decoder_strides=(2,), initializer="learned"
+    )
+    method = replace(tiny, targets=("depth", "rgb")).build().eval()
+    slots = method.encode(video).slots
+    torch.testing.assert_close(render(method, slots).image, method.decode(slots).recon[:, :, 1:].clamp(0, 1))
+    flow = replace(tiny, targets=("flow",)).build().eval()
+    with pytest.raises(UserError, match="SAVi renders targets of 3 channels, no pictures"):
+        render(flow, flow.encode(video).slots)
 
 
 def test_what_cannot_be_measured():

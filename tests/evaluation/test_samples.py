@@ -1,12 +1,15 @@
 """Pictures of samples: what is written, that colours match, that training is not disturbed."""
 
 import json
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from slotworks.data.scenes import VideoScenes
 from slotworks.evaluation.samples import (
     BACKGROUND,
     COLORS,
@@ -17,7 +20,8 @@ from slotworks.evaluation.samples import (
     principal_colors,
     write_samples,
 )
-from slotworks.types import DecoderOutput, Method, SlotOutput
+from slotworks.methods import SteveConfig
+from slotworks.types import DecoderOutput, Method, SlotOutput, UserError
 
 HEIGHT, WIDTH = 8, 12
 
@@ -138,6 +142,70 @@ def test_without_masks_or_decoder(tmp_path):
     assert (pixels(tmp_path, row["masks"][0]) == 85).all()
     assert (pixels(tmp_path, row["attn_steps"][1][2]) == 102).all()
     assert pixels(tmp_path, row["segmentation"]).shape == (HEIGHT, WIDTH, 3)
+
+
+class CutsAndGenerates(Cuts):
+    """Grey as the first number of its slots says, and redder with every step."""
+
+    sampling: ClassVar[dict] = {"steps": 250, "cfg_scale": 2.0}
+    calls: ClassVar[list] = []
+
+    def encode(self, image):
+        out = super().encode(image)
+        return replace(out, slots=image.mean((1, 2, 3))[:, None, None].expand(-1, 3, 2))
+
+    def sample(self, slots, *, steps, cfg_scale, generator):
+        self.calls.append((len(slots), steps, cfg_scale))
+        image = slots[:, 0, 0, None, None, None].expand(-1, 3, 4, 6).clone()
+        image[:, 0] += steps / 100
+        return image
+
+
+def test_a_few_images_are_generated_from_their_slots(tmp_path):
+    """Four of eight, evenly chosen, in ten steps; a row's picture is that of its own slots."""
+    state = torch.get_rng_state()
+    path = write_samples(CutsAndGenerates(), Halves(), tmp_path, indices=range(8), step=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert CutsAndGenerates.calls == [(4, 10, 2.0)]
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["index"] for row in rows if "sample" in row] == [0, 2, 5, 7]
+    assert "recon" not in rows[0]
+    picture = pixels(tmp_path, rows[5]["sample"])
+    assert picture.shape == (4, 6, 3)
+    assert picture[0, 0].tolist() == [5 + round(25.5), 5, 5]
+    sheet = Image.open(tmp_path / "samples" / "step_0000005.png")
+    assert sheet.size == ((3 + 3 + 1) * 100 + 4, 8 * 100 + 4)  # three pictures, three slots, the generated one
+
+
+class NotHere(CutsAndGenerates):
+    def sample(self, slots, *, steps, cfg_scale, generator):
+        raise UserError("The weights of the autoencoder are not here.")
+
+
+def test_a_generator_without_its_weights_shows_no_pictures(tmp_path):
+    path = write_samples(NotHere(), Halves(), tmp_path, indices=range(2), step=0)
+    assert not any("sample" in row for row in json.loads(path.read_text())["rows"])
+
+
+def test_filmstrips_are_generated_with_all_their_frames(tmp_path):
+    config = SteveConfig(
+        image_size=16, vocab_size=6, dvae_channels=4, cnn_channels=4, num_slots=2, slot_dim=8, mlp_dim=8, model_dim=8,
+        decoder_blocks=1, decoder_heads=1, initializer="learned",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    method = config.build().eval()
+    data = VideoScenes(image_size=16, num_test=3, num_frames=4, sizes=(0.4,), max_objects=2).open("test")
+    path = write_samples(method, data, tmp_path, indices=range(3), step=0)
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["index"] for row in rows if "sample" in row] == [0, 2]
+    strip = Image.open(path.parent / rows[2]["sample"])
+    assert strip.size == (4 * 16 + 3 * 2, 16)
+    video = torch.from_numpy(data.__getitems__([2])["video"]).movedim(-1, -3).float() / 255
+    with torch.no_grad():
+        last = method.sample(method.encode(video).slots)[0, 3]
+    torch.testing.assert_close(
+        torch.from_numpy(np.array(strip)[:, -16:]).movedim(-1, 0) / 255, last, atol=0.5 / 255 + 1e-4, rtol=0
+    )
 
 
 def test_features_are_shown_by_their_components(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from slotworks import api
 from slotworks.configs import savi as recipes
@@ -15,6 +16,7 @@ from slotworks.encoders import ResNetEncoder
 from slotworks.methods import SAViConfig
 from slotworks.nn.flow import flow_to_rgb
 from slotworks.nn.init import lecun_
+from slotworks.reports import write_report
 from slotworks.training import Run
 from slotworks.types import UserError, VideoMethod, to_batch
 
@@ -324,7 +326,8 @@ def test_recipes_build(name):
     elif "movi" in name:
         assert (run.method.num_slots, run.data.clip_length) == (24, 6)
         grid = method.encoder.grid(*run.data.size)
-        assert grid == {"small": (64, 64), "medium": (64, 64), "large": (16, 16)}[name.split("_")[-1]]
+        grids = {"small": (64, 64), "medium": (64, 64), "large": (16, 16), "depth": (16, 16)}
+        assert grid == grids[name.split("_")[-1]]
         assert method.decoder.broadcast_size == (8, 8)
 
 
@@ -334,6 +337,36 @@ def test_plus_looks_through_a_transformer():
     method = config.build()
     assert method.video_slots.corrector.to_k.in_features == 64
     assert method.decode(method.encode(video()).slots).recon.shape == (2, 4, 4, 16, 16)
+
+
+def test_depth_is_a_second_target():
+    """SAVi++: log(1 + depth) behind the colours of flow, each with its own squared error."""
+    method = replace(TINY, encoder_blocks=1, targets=("flow", "depth"), initializer="learned").build()
+    depth = torch.full((2, 4, 16, 16), math.e - 1)
+    depth[:, 1] = 0
+    batch = {"video": video(), "backward_flow": torch.zeros(2, 4, 2, 16, 16), "depth": depth}
+    target = method.target(batch)
+    assert target.shape == (2, 4, 4, 16, 16)
+    torch.testing.assert_close(target[:, :, :3], torch.ones(2, 4, 3, 16, 16))  # nothing moves: white
+    torch.testing.assert_close(target[:, 0, 3], torch.ones(2, 16, 16))
+    assert (target[:, 1, 3] == 0).all()
+    recon = method.decode(method.encode(batch["video"]).slots).recon
+    terms = method.loss(batch, 0)
+    assert list(terms) == ["flow", "depth"]
+    torch.testing.assert_close(terms["depth"], (recon - target)[:, :, 3].square().sum() / 2)
+
+
+def test_plus_recipes_are_the_released_configuration():
+    """savi/configs/movi/savi++_conditional.py, and the README's row."""
+    for variant, published in {"a": "85.3", "b": "72.5", "c": "79.1", "d": "84.8", "e": "85.1"}.items():
+        run = getattr(recipes, f"movi_{variant}_depth")()
+        method = run.method
+        assert (method.encoder, method.encoder_blocks, method.targets) == ("resnet34", 4, ("flow", "depth"))
+        assert (method.qkv_dim, method.predictor_qkv_dim, method.predictor_mlp_dim) == (256, 256, 1024)
+        assert (run.steps, run.batch_size, run.optimizer.lr, run.data.clip_length) == (500_000, 64, 2e-4, 6)
+        assert run.data.extras == ("backward_flow", "depth")
+        assert run.data.variant == variant
+        assert published in run.expected
 
 
 def test_two_steps_of_training():
@@ -371,8 +404,11 @@ def test_a_run_on_videos(tmp_path):
     assert "Video 0" in (tmp_path / "whole" / "report.html").read_text()
     with pytest.raises(UserError, match="SAVi takes videos, the task properties is one for images"):
         api.evaluate(tmp_path / "whole", task="properties")
-    with pytest.raises(UserError, match="SAVi takes videos; pictures are edited"):
-        api.edit(tmp_path / "whole", "photo.png")
+    drawn = Image.open(tmp_path / "whole" / "eval" / "lengths-video_scenes_plain-test.png")
+    assert drawn.size == (2 * (4 * 356 + 16), 2 * (24 + 200 + 36 + 16))  # four metrics, lines of two protocols
+    page = write_report(tmp_path / "whole").read_text()
+    assert "Scores against the length of videos" in page
+    assert "FG-ARI by frames. savi-frames ends at" in page
 
 
 def test_training_on_boxes_and_flow():

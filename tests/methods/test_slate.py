@@ -8,7 +8,9 @@ import torch
 
 from slotworks.configs import dvae as dvae_recipes
 from slotworks.configs import slate
+from slotworks.data.scenes import ShapeScenes
 from slotworks.editing import remove, render_edit, take_apart
+from slotworks.evaluation.reconstruction import evaluate_reconstruction
 from slotworks.methods import DVAEConfig, SlateConfig, SlotAttentionConfig
 from slotworks.training import load_run, schedule, train
 from slotworks.training.checkpoint import load_method
@@ -119,6 +121,18 @@ def test_pictures_from_slots_and_their_edits():
     assert edit.recon.shape == edit.edited.shape == (1, 3, 16, 16)
     assert 0 <= edit.recon.min() <= edit.recon.max() <= 1
     assert method.training  # as it was
+
+
+def test_there_are_no_steps_and_no_guidance():
+    """A number of them is refused, not silently without effect; records and answers name none."""
+    method, scene = build(), take_apart(build(), images()[0])
+    assert method.sampling == {}
+    for name, options in {"steps is 5": {"steps": 5}, "cfg_scale is 1.5": {"cfg_scale": 1.5}}.items():
+        with pytest.raises(UserError, match=f"{name}, but Slate generates pictures without such a setting; leave"):
+            render_edit(method, scene, scene.slots, **options)
+    data = ShapeScenes(image_size=16, num_test=2, sizes=(0.5,), min_objects=1, max_objects=2).open("test")
+    rules = evaluate_reconstruction(method, data).rules
+    assert "; sampled, noise from seed 0 in every batch of 64; mean" in rules
 
 
 def test_drawn_pictures_repeat_with_their_seed():

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from slotworks.decoders import tokens
 from slotworks.methods import Slate, SlateConfig, Steve, SteveConfig
-from slotworks.methods import slate as slate_module
-from slotworks.methods import steve as steve_module
 from slotworks.nn import dvae as dvae_module
 from slotworks.slots import initializers
 
@@ -182,8 +181,7 @@ def batch_of(method, ref):
 
 
 def at_temperature(monkeypatch, tau):
-    for module in (slate_module, steve_module):
-        monkeypatch.setattr(module, "cosine_anneal", lambda *_: tau)
+    monkeypatch.setattr(tokens, "cosine_anneal", lambda *_: tau)
 
 
 def test_losses_and_gradients(pair, monkeypatch):

@@ -1,0 +1,144 @@
+"""A video file in; the video without some of its objects out. A few frames are in memory at any time."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from slotworks.editing.pictures import CELL, numbered
+from slotworks.editing.render import Scene, slot_at
+from slotworks.editing.slots import Removal, remove
+from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
+from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampling_of
+from slotworks.evaluation.samples import contact_sheet
+from slotworks.evaluation.segment_video import boxes_tensor, encode_frames, in_pieces, resized
+from slotworks.files import replacing
+from slotworks.types import Method, UserError, VideoMethod, to_batch
+from slotworks.videos import VideoWriter, open_video
+
+
+def edit_video(
+    method: Method,
+    file: str | Path,
+    out: str | Path = "edits",
+    *,
+    image_size: tuple[int, int],
+    remove_slots: Sequence[int] = (),
+    remove_at: Sequence[tuple[int, int]] = (),
+    how: Removal = "drop",
+    num_slots: int | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
+    seed: int = 0,
+    renderer: Renderer | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    noise_seed: int = 0,
+    frames: int = PIECE,
+) -> dict[str, Any]:
+    """Take slots out of every frame of a video and render it with and without them.
+
+    For `clip.mp4` it writes `clip_original.mp4`, `clip_recon.mp4` and `clip_edited.mp4`, at the model's size, and
+    `clip_sheet.png`, the first few frames of all three. What an earlier edit left there is replaced.
+
+    Slots are taken out after the video was taken apart: which slot holds which object does not change. They are
+    numbered as in `clip_masks` of `slotworks segment` with the same `seed` and device.
+
+    Args:
+        method: a trained method of videos that renders pictures.
+        file: a video of any size and length.
+        out: folder for the results; made if it is missing.
+        image_size: height and width that the method was trained on; frames are resized to it.
+        remove_slots: slots to take out.
+        remove_at: pixels `x, y` of the first frame as it is in the file; the slots that own them are taken out.
+        how: "drop", "zero" or "mean", see `slotworks.editing.remove`.
+        num_slots: another number of slots than in training, where the method allows it.
+        boxes: of the objects in the first frame, `x0 y0 x1 y1` in [0, 1], for a method whose slots start from them.
+        seed: of the initial slots.
+        renderer: "sample" or "decode" for a method that can do both; by default it samples.
+        steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
+        noise_seed: of the sampler's starting noise, the same for both renderings and every piece of the video.
+        frames: encoded and rendered at once.
+
+    Returns:
+        The `file`, the `edit` in words, the files `written`, the number of `frames`, how many `slots` there were and
+        are now (`edited_slots`), and how it was rendered.
+
+    Raises:
+        UserError: if nothing is to be removed, a slot or pixel does not exist, the video cannot be read, or the method
+            is not one of videos or renders no pictures.
+    """
+    if not isinstance(method, VideoMethod):
+        raise UserError(
+            f"{type(method).__name__} takes pictures, and a slot of one frame may be another object in the next; edit "
+            "videos with a run that was trained on videos."
+        )
+    if not remove_slots and not remove_at:
+        raise UserError("Say which slots to take out of the video: slots, or pixels of its first frame.")
+    renderer = renderer_of(method, renderer)
+    rendering: dict[str, Any] = {"renderer": renderer, "seed": noise_seed}
+    answer: dict[str, Any] = {"renderer": renderer, "seed": seed}
+    if renderer == "sample":
+        settings = dict(zip(("steps", "cfg_scale"), sampling_of(method, steps, cfg_scale, EDITING), strict=True))
+        settings = {name: value for name, value in settings.items() if value is not None}
+        rendering |= settings
+        answer |= {**settings, "noise_seeds": [noise_seed]}
+    file, out = Path(file), Path(out)
+    video = open_video(file)
+    pictures = video.frames()
+    first = next(pictures)
+    names = [out / f"{file.stem}_{kind}.mp4" for kind in ("original", "recon", "edited")]
+    options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
+    count, before, state, gone, sheet, writers = 0, 0, None, [], [], []
+    with ExitStack() as stack:
+        device = stack.enter_context(inspecting(method, seed=seed))
+        if boxes is not None:
+            options["boxes"] = boxes_tensor(boxes).to(device)
+        for piece in in_pieces(first, pictures, frames):
+            small = np.stack([resized(picture, image_size) for picture in piece])
+            images = to_batch({"video": small[None]}, device)["video"]
+            output = encode_frames(method, images, state, options)
+            state, slots = output.state, output.slots[0]  # t n d
+            if not count:
+                before = slots.shape[1]
+                if remove_at:
+                    masks = soft_masks(output, decode(method, output))[0, 0].float()
+                    scene, size = Scene(images[0, 0], slots[0], masks), (first.shape[0], first.shape[1])
+                    gone = [slot_at(scene, x, y, size) for x, y in remove_at]
+                gone = list(dict.fromkeys([*remove_slots, *gone]))
+            kept = remove(slots, gone, how)
+            recon, edited = (_pixels(render(method, some[None], **rendering).image[0]) for some in (slots, kept))
+            shown = (small, recon, edited)
+            if not count:  # whatever is wrong was said before anything is written
+                out.mkdir(parents=True, exist_ok=True)
+                for name, stack_of in zip(names, shown, strict=True):
+                    path, size = stack.enter_context(replacing(name)), (stack_of.shape[1], stack_of.shape[2])
+                    writers.append(stack.enter_context(VideoWriter(path, video.fps, size)))
+                sheet = [[Image.fromarray(picture) for picture in row] for row in shown]
+            for writer, row in zip(writers, shown, strict=True):
+                for picture in row:
+                    writer.write(picture)
+            count += len(piece)
+    names.append(out / f"{file.stem}_sheet.png")
+    with replacing(names[-1]) as path:
+        contact_sheet(sheet, cell=CELL).save(path, format="PNG", optimize=True)
+    after = before - (len(gone) if how == "drop" else 0)
+    return {
+        "file": str(file),
+        "edit": f"removed {numbered(gone)} ({how})",
+        "written": [str(name) for name in names],
+        "frames": count,
+        "slots": before,
+        "edited_slots": after,
+    } | answer
+
+
+def _pixels(images: Float[Tensor, "t 3 h w"]) -> UInt8[np.ndarray, "t h w 3"]:
+    pixels = (images.float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.movedim(1, -1).cpu().numpy()

@@ -1,0 +1,90 @@
+"""Metrics against the length of videos: from the files of `eval/` to lines."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from slotworks.reports import write_lengths, write_report
+from slotworks.reports.curves import BOTTOM, COLORS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, picture
+from slotworks.reports.lengths import length_charts, length_of, series_by_length
+
+
+def record(protocol, fg_ari, **more):
+    metrics = {"fg_ari": {"mean": fg_ari, "sem": 0.01, "n": 4}, "mbo_i": {"mean": 0.5, "sem": 0.01, "n": 4}}
+    return {"data": "movi_e", "split": "test", "protocol": protocol, "metrics": metrics} | more
+
+
+RECORDS = [
+    record("savi@12", 0.5),
+    record("savi@1", 1.0),
+    record("savi@24", None),
+    record("savi", 0.3),
+    record("slot-diffusion@6[attention]", 0.7),
+    record("savi-frames@6", 0.8),
+    record("savi-frames@24", 0.75),
+    record("savi@6", 0.9, data="movi_d"),
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "eval").mkdir()
+    for i, one in enumerate(RECORDS):
+        (tmp_path / "eval" / f"{i}.json").write_text(json.dumps(one))
+    (tmp_path / "eval" / "broken.json").write_text("{")
+    return tmp_path
+
+
+def test_protocols_and_lengths():
+    assert length_of({"protocol": "savi@12"}) == ("savi", 12)
+    assert length_of({"protocol": "savi@6[attention]"}) == ("savi[attention]", 6)
+    assert [length_of(one) for one in ({"protocol": "savi"}, {"protocol": {"fg_ari": "savi"}}, {})] == [None] * 3
+
+
+def test_what_was_measured_at_several_lengths_is_a_line():
+    """One length alone is none; whole videos under the plain name are not among them."""
+    assert series_by_length(RECORDS) == {
+        "movi_e, test split": {
+            "fg_ari": {"savi": {12: 0.5, 1: 1.0, 24: None}, "savi-frames": {6: 0.8, 24: 0.75}},
+            "mbo_i": {"savi": {12: 0.5, 1: 0.5, 24: 0.5}, "savi-frames": {6: 0.5, 24: 0.5}},
+        }
+    }
+
+
+def test_lines_run_from_short_to_long():
+    [charts] = length_charts(series_by_length(RECORDS)).values()
+    assert [one.title for one in charts] == ["FG-ARI", "mBO_i"]
+    first, second = charts[0].lines
+    x = [LEFT + (WIDTH - LEFT - RIGHT) * (frames - 1) / 23 for frames in (1, 12)]
+    bottom, height = HEIGHT - BOTTOM, HEIGHT - TOP - BOTTOM  # the axis runs from 0.5 to 1
+    assert first.path == f"M{x[0]:.1f} {TOP:.1f}L{x[1]:.1f} {bottom:.1f}"
+    assert (first.last, second.last) == ("0.5", "0.75")
+    assert second.path.endswith(f"{bottom - height / 2:.1f}")
+    assert charts[0].summary == "FG-ARI by frames. savi ends at 0.5; savi-frames ends at 0.75"
+
+
+def test_the_picture_shows_the_points(run):
+    [path] = write_lengths(run)
+    assert path == run / "eval" / "lengths-movi_e-test.png"
+    drawn = Image.open(path).convert("RGB")
+    assert drawn.size == (2 * (2 * (WIDTH + 16) + 16), 2 * (24 + HEIGHT + 2 * 18 + 16))
+    color = tuple(int(COLORS[0][i : i + 2], 16) for i in (1, 3, 5))
+    assert drawn.getpixel((2 * (16 + LEFT), 2 * (24 + TOP))) == color  # FG-ARI 1 at one frame
+    assert drawn.getpixel((2 * (16 + LEFT), 2 * (24 + HEIGHT - BOTTOM - 4))) != color
+    assert write_lengths(run.parent / "nothing") == []
+
+
+def test_the_report_shows_lines_in_place_of_cards(run):
+    page = write_report(run).read_text()
+    assert "Scores against the length of videos" in page
+    assert page.count("by frames.") == 2
+    assert ">frames</text>" in page
+    titles = [f"<h3>{i}</h3>" in page for i in range(len(RECORDS))]
+    assert titles == [False, False, False, True, True, False, False, True]  # 3: whole videos, 4 and 7: one length
+
+
+def test_a_chart_of_steps_says_so():
+    drawn = chart("loss", {"a": [(0.0, 1.0), (10.0, None), (20.0, 2.0)]})
+    assert drawn.summary.startswith("loss by training step. ")
+    assert picture([drawn]).size == (2 * (WIDTH + 32), 2 * (24 + HEIGHT + 18 + 16))
