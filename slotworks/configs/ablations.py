@@ -7,7 +7,7 @@ list fits any recipe of `slot_attention` and `set_prediction`, the paper's own i
 from dataclasses import dataclass, replace
 
 from slotworks.configs import set_prediction
-from slotworks.data.scenes import TetrominoScenes
+from slotworks.data.scenes import SetScenes, TetrominoScenes
 from slotworks.methods import SlotAttentionConfig
 from slotworks.training import Adam, Run
 
@@ -73,7 +73,10 @@ ABLATIONS: dict[str, Ablation] = {
         tasks=("discovery",),
     ),
     "stepwise_loss": Ablation(
-        "figure 17: a loss after every iteration", "last only", {"every": ("method.stepwise-loss=True",)}, ("sets",)
+        "figure 17: a loss after every iteration, through all of them",
+        "last only",
+        {"every": ("method.stepwise-loss=True", "method.gradient=unrolled")},
+        tasks=("sets",),
     ),
     "coordinate_scale": Ablation(
         "figure 17: range of the coordinates in the loss",
@@ -87,12 +90,13 @@ ABLATIONS: dict[str, Ablation] = {
 def discovery_mini() -> Run:
     """Object discovery that the ablations change: Tetrominoes drawn on the fly, the paper's method, a short training.
 
-    The method is the paper's (Gaussian slots, three unrolled iterations) at half the resolution, with slots as wide as
-    features so that soft k-means fits. Steps, batch and schedule are far below the paper's.
+    Gaussian slots and three iterations as in the paper, but only the last is differentiated (`gradient="bilevel"`):
+    unrolled, the same network had not separated objects by then. Features and masks at a quarter of the resolution,
+    slots as wide as features so that soft k-means fits; steps, batch and schedule are far below the paper's.
 
     Command:   slotworks train ablations.discovery_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     30 to 114 seconds of training on one busy CPU core.
+    Expected:  FG-ARI 65.2, 77.0, 77.2 with seeds 0 to 2.
     """
     return Run(
         method=SlotAttentionConfig(
@@ -100,25 +104,26 @@ def discovery_mini() -> Run:
             num_slots=4,
             slot_dim=32,
             mlp_dim=64,
-            encoder_strides=(2, 1, 1, 1),
-            decoder_shuffle=2,
+            encoder_strides=(2, 2, 1, 1),
+            decoder_shuffle=4,
+            gradient="bilevel",
             position_gain=2.0,
         ),
         data=TetrominoScenes(),
-        optimizer=Adam(lr=1e-3, warmup_steps=300, half_life_steps=1_000, max_grad_norm=1.0),
-        steps=3_000,
+        optimizer=Adam(lr=1e-3, warmup_steps=200, half_life_steps=500, max_grad_norm=1.0),
+        steps=800,
         batch_size=16,
         precision="bf16",
         channels_last=True,
         ema_decay=0.995,
-        eval_every=3_000,
-        save_every=1_000,
-        expected="not measured yet",
+        eval_every=800,
+        save_every=800,
+        expected="FG-ARI 65.2, 77.0, 77.2 with seeds 0 to 2",
     )
 
 
 def sets_mini() -> Run:
-    """Set prediction that the ablations change: drawn shapes, a short training.
+    """Set prediction that the ablations change: `set_prediction.scenes_mini` with as many slots as objects, shortened.
 
     Command:   slotworks train ablations.sets_mini
     Takes:     not measured yet.
@@ -127,7 +132,8 @@ def sets_mini() -> Run:
     run = set_prediction.scenes_mini()
     return replace(
         run,
-        optimizer=Adam(lr=1e-3, warmup_steps=200, half_life_steps=700, max_grad_norm=1.0),
+        method=replace(run.method, num_slots=SetScenes().max_objects),
+        optimizer=Adam(lr=1e-3, warmup_steps=200, half_life_steps=1_500, max_grad_norm=1.0),
         steps=2_000,
         eval_every=2_000,
         expected="not measured yet",

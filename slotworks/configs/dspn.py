@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from slotworks.configs import set_prediction
+from slotworks.data.scenes import SetScenes
 from slotworks.methods import DSPNConfig
 from slotworks.training import Adam, Run
 
@@ -43,26 +44,28 @@ def clevr10_t30() -> Run:
 
 
 def scenes_mini() -> Run:
-    """Drawn shapes that stand near and far, at a reduced cost; the data of `set_prediction.scenes_mini`.
+    """Drawn shapes that lie near and far, at a reduced cost; the data of `set_prediction.scenes_mini`.
 
-    Not the paper's configuration: a small convolutional encoder in place of ResNet-34, shorter codes, fewer steps.
+    Not the paper's configuration: a small convolutional encoder in place of ResNet-34, shorter codes, a higher learning
+    rate, fewer steps, averaged weights, bfloat16 in the encoder.
 
     Command:   slotworks train dspn.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     332 seconds of training on one busy CPU core.
+    Expected:  AP at inf, 1, 0.5, 0.25: 11.6, 0.5, 0.0, 0.0 (one seed, docs/results.md).
     """
     run = set_prediction.scenes_mini()
-    same = {name: getattr(run.method, name) for name in ("image_size", "num_slots", "categories")}
+    same = {name: getattr(run.method, name) for name in ("image_size", "categories")}
     return replace(
         run,
         method=DSPNConfig(
             **same,
+            num_slots=SetScenes().max_objects,  # no more: the inner descent compares all pairs of elements
             latent_dim=128,
             hidden_dim=128,
             encoder="cnn",
             channels=32,
             encoder_strides=(2, 2, 2, 1),
         ),
-        steps=4_000,
-        expected="not measured yet",
+        steps=2_500,
+        expected="AP at inf, 1, 0.5, 0.25: 11.6, 0.5, 0.0, 0.0 with one seed",
     )

@@ -55,34 +55,37 @@ def clevr6() -> Run:
 
 
 def scenes_mini() -> Run:
-    """Drawn shapes that stand near and far, at a reduced cost: two to five objects, 64 pixels.
+    """Drawn shapes that lie near and far, at a reduced cost: two to five objects, 64 pixels.
 
-    Not the paper's configuration: a narrower encoder with larger strides, a higher learning rate, fewer and smaller
-    batches, averaged weights, bfloat16.
+    Not the paper's configuration: only the last iteration is differentiated (the bi-level gradient of BO-QSA; unrolled,
+    slots were still merged after thousands of steps), two slots more than objects, a narrower encoder with larger
+    strides, a higher learning rate, fewer and smaller batches, averaged weights, bfloat16.
 
     Command:   slotworks train set_prediction.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     216 to 314 seconds of training on one busy CPU core.
+    Expected:  AP at inf, 1, 0.5, 0.25: 83.1, 42.1, 11.5, 0.9 (3 seeds, docs/results.md).
+               Slot MLP on the same data 16.6 and 3.0 at inf and 1.
     """
     data = SetScenes()
     return Run(
         method=SetPredictionConfig(
             image_size=data.size,
-            num_slots=data.max_objects,
+            num_slots=data.max_objects + 2,
             channels=32,
             encoder_strides=(2, 2, 1, 1),
             categories=tuple(map(len, data.categories.values())),
+            gradient="bilevel",
         ),
         data=data,
         optimizer=Adam(
             lr=1e-3, warmup_steps=300, decay="linear", decay_start=0.5, final_lr_scale=0.02, max_grad_norm=1.0
         ),
-        steps=6_000,
+        steps=4_500,
         batch_size=32,
         precision="bf16",
         channels_last=True,
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
-        expected="not measured yet",
+        expected="AP at inf, 1, 0.5, 0.25: 83.1, 42.1, 11.5, 0.9 over 3 seeds",
     )

@@ -18,7 +18,7 @@ from slotworks.metrics.sets import average_precisions
 from slotworks.types import Method, MethodConfig, SlotOutput, UserError
 
 SCENES = SetScenes(num_train=8, num_val=4, num_test=6)
-CATEGORIES = (2, 4, 8)
+CATEGORIES = (2, 3, 8)
 
 
 class Truth:
@@ -108,7 +108,7 @@ def test_wrong_methods_and_data():
         evaluate_sets(Oracle(), images)
     other = Truth()
     other.objects = other.objects[..., :-1]
-    with pytest.raises(UserError, match=r"Objects of this data set have 17 numbers, but the method predicts 18"):
+    with pytest.raises(UserError, match=r"Objects of this data set have 16 numbers, but the method predicts 17"):
         evaluate_sets(Oracle(), other)
     with pytest.raises(UserError, match="There is no image to evaluate"):
         evaluate_sets(Oracle(), Truth(), num_images=0)
@@ -175,9 +175,10 @@ def test_slots_and_iterations_at_test_time(runs, capsys):
 @pytest.mark.parametrize("name", ["slot_mlp", "dspn"])
 def test_slots_with_weights_of_their_own_cannot_be_more(runs, capsys, name):
     base, _ = runs
-    assert main(["evaluate", str(base / name), "--task", "sets", "--set", "method.num-slots=7"]) == 2
+    assert main(["evaluate", str(base / name), "--task", "sets", "--set", "method.num-slots=9"]) == 2
+    own = tiny(name).method.num_slots
     assert (
-        "was trained with 5 slots and has weights for each of them, so it cannot be run with 7"
+        f"was trained with {own} slots and has weights for each of them, so it cannot be run with 9"
         in capsys.readouterr().err
     )
 
@@ -185,7 +186,7 @@ def test_slots_with_weights_of_their_own_cannot_be_more(runs, capsys, name):
 def test_learned_slots_cannot_be_more(runs, tmp_path, capsys):
     run = tiny("set_prediction")
     api.train(replace(run, method=replace(run.method, initializer="per_slot")), tmp_path / "run")
-    assert main(["evaluate", str(tmp_path / "run"), "--task", "sets", "--set", "method.num-slots=7"]) == 2
+    assert main(["evaluate", str(tmp_path / "run"), "--task", "sets", "--set", "method.num-slots=9"]) == 2
     assert "only slots that share one initialiser (method.initializer=gaussian)" in " ".join(
         capsys.readouterr().err.split()
     )
