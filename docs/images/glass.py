@@ -21,7 +21,7 @@ from slotworks.evaluation.removal import slot_of, without
 from slotworks.evaluation.samples import contact_sheet, write_samples
 from slotworks.types import to_batch
 
-STEPS, SCALE = 30, 1.5  # of the sampler, as in `slotworks demo glass`
+STEPS, SCALE = 30, 1.5  # of the sampler
 
 here = Path(__file__).parent
 runs = [load(folder, device="cpu")[1] for folder in sys.argv[1:4]]

@@ -14,7 +14,7 @@ from slotworks.files import replacing
 from slotworks.training import Run
 from slotworks.types import UserError
 
-EDIT_STEPS, EDIT_SCALE = 30, 1.5  # of the sampler
+EDIT_STEPS, EDIT_SCALE = 20, 1.5  # of the sampler
 REMOVALS = 64  # drawn scenes from which an object is taken
 
 
@@ -70,7 +70,7 @@ def demo_glass(
         data: Any = run.data
         real = data.images.real if isinstance(data.images, Generated) else data.images
         shards = Generated(root=str(generated), image_size=64, mask_size=64, real=real)
-        return replace(run, data=replace(data, images=shards), seed=seed, steps=steps or run.steps)
+        return replace(run, data=replace(data, images=shards, flips=True), seed=seed, steps=steps or run.steps)
 
     answers, folders = {}, {}
     runs = {

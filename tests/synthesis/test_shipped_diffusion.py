@@ -104,7 +104,7 @@ def test_a_smaller_one_learns_from_scratch(tmp_path):
     with torch.no_grad():
         error = (method.vae.decode(method.vae.encode(image).latent_dist.mode()).sample - image).square().mean()
     last = [line["loss/denoise"] for line in read_metrics(tmp_path / "run") if "loss/denoise" in line][-4:]
-    settings = {"image_size": 32, "self_size": 8, "num_images": 32, "steps": 10, "batch_size": 32}
+    settings = {"image_size": 32, "cross_sizes": (8,), "self_size": 8, "num_images": 32, "steps": 10, "batch_size": 32}
     source, model = SceneCaptions(replace(scenes, seed=1, num_train=32)), str(tmp_path / "run" / "pipeline")
     synthesize(replace(RECIPES["glass.scenes"](), source=source, model=model, **settings), tmp_path / "generated")
     found = colours(pq.read_table(find_shards(tmp_path / "generated")[0]).to_pylist())
