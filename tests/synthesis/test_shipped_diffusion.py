@@ -108,8 +108,8 @@ def test_a_smaller_one_learns_from_scratch(tmp_path):
     source, model = SceneCaptions(replace(scenes, seed=1, num_train=32)), str(tmp_path / "run" / "pipeline")
     synthesize(replace(RECIPES["glass.scenes"](), source=source, model=model, **settings), tmp_path / "generated")
     found = colours(pq.read_table(find_shards(tmp_path / "generated")[0]).to_pylist())
-    print(error / image.var(), last, found)
-    assert error < 0.1 * image.var()
+    # 2026-11-21, one core, 4 minutes: 0.092 of the variance, 0.20, and 47 % against 9 %.
+    assert error < 0.15 * image.var()
     assert np.mean(last) < 0.5
     assert found["named"] > found["others"] + 0.3
     assert found["background"] > 0.5
