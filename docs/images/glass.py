@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.nn.functional import one_hot
 
 from slotworks import load
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.editing import render_edit, take_apart
+from slotworks.editing.pictures import to_picture
 from slotworks.evaluation.removal import slot_of, without
 from slotworks.evaluation.samples import contact_sheet, write_samples
 from slotworks.types import to_batch
@@ -37,21 +37,14 @@ with tempfile.TemporaryDirectory() as folder:
             rows.append([Image.open(samples / row[key]).convert("RGB") for row in shown])
 contact_sheet(rows).save(here / "glass_masks.png", optimize=True)
 
-
-def picture(image: torch.Tensor) -> Image.Image:
-    """Of values in [0, 1], `3 h w`."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
-
-
 columns = []
 for index in indices:
     batch = to_batch(scenes.__getitems__([index]), torch.device("cpu"))
     image, mask = batch["image"], batch["mask"]
     scene = take_apart(runs[2], image[0])
     masks = torch.nn.functional.interpolate(scene.masks[None], image.shape[-2:], mode="bilinear")
-    hard = one_hot(masks.argmax(1), masks.shape[1]).movedim(-1, 1).float()
     gone = 1 + index % int(mask.max())
-    slots = without(scene.slots[None], slot_of(hard, mask == gone))[0]
+    slots = without(scene.slots[None], slot_of(masks, mask == gone))[0]
     edit = render_edit(runs[2], scene, slots, steps=STEPS, cfg_scale=SCALE)
-    columns.append([picture(edit.original), picture(edit.recon[0]), picture(edit.edited[0])])
+    columns.append([to_picture(edit.original), to_picture(edit.recon[0]), to_picture(edit.edited[0])])
 contact_sheet([list(row) for row in zip(*columns, strict=True)]).save(here / "glass_edits.png", optimize=True)

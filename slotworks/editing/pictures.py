@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from slotworks.editing.render import Edit, Scene, render_edit, slot_at, take_apart
 from slotworks.editing.slots import Removal, add, move, remove, swap
 from slotworks.evaluation.rendering import EDITING, Renderer, renderer_of, sampling_of
-from slotworks.evaluation.samples import PALETTE, contact_sheet
+from slotworks.evaluation.samples import PALETTE, contact_sheet, to_pixels
 from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.files import replacing
 from slotworks.images import read_image
@@ -200,8 +200,7 @@ def _write(out: Path, name: str, item: Opened, edit: Edit, noise_seeds: Sequence
 
 def to_picture(image: Float[Tensor, "3 h w"]) -> Image.Image:
     """Values in [0, 1] to 8 bits."""
-    pixels = (image.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte()
-    return Image.fromarray(pixels.movedim(0, -1).cpu().numpy())
+    return Image.fromarray(to_pixels(image))
 
 
 def _overlay(edit: Edit) -> Image.Image:

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
 
 from slotworks.editing.pictures import CELL, numbered
 from slotworks.editing.render import Scene, slot_at
 from slotworks.editing.slots import Removal, remove
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampling_of
-from slotworks.evaluation.samples import contact_sheet
+from slotworks.evaluation.samples import contact_sheet, to_pixels
 from slotworks.evaluation.segment_video import boxes_tensor, encode_frames, in_pieces, resized
 from slotworks.files import replacing
 from slotworks.types import Method, UserError, VideoMethod, to_batch
@@ -113,7 +110,7 @@ def edit_video(
                     gone = [slot_at(scene, x, y, size) for x, y in remove_at]
                 gone = list(dict.fromkeys([*remove_slots, *gone]))
             kept = remove(slots, gone, how)
-            recon, edited = (_pixels(render(method, some[None], **rendering).image[0]) for some in (slots, kept))
+            recon, edited = (to_pixels(render(method, some[None], **rendering).image[0]) for some in (slots, kept))
             shown = (small, recon, edited)
             if not count:  # whatever is wrong was said before anything is written
                 out.mkdir(parents=True, exist_ok=True)
@@ -137,8 +134,3 @@ def edit_video(
         "slots": before,
         "edited_slots": after,
     } | answer
-
-
-def _pixels(images: Float[Tensor, "t 3 h w"]) -> UInt8[np.ndarray, "t h w 3"]:
-    pixels = (images.float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.movedim(1, -1).cpu().numpy()

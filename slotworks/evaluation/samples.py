@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -311,9 +311,14 @@ def _paint(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Image
     return _small(Image.fromarray(np.array(palette, dtype=np.uint8)[labels]), Image.Resampling.NEAREST)
 
 
+def to_pixels(values: Float[Tensor, "*b c h w"]) -> UInt8[np.ndarray, "*b h w c"]:
+    """Values in [0, 1] to 8 bits; what is beyond is cut off, NaN is 0."""
+    return (values.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+
+
 def _picture(values: Float[Tensor, "c h w"]) -> Image.Image:
     """Values in [0, 1] to a picture: 1 channel grey, 3 colour, 4 colour and opacity."""
-    pixels = (values.float().nan_to_num().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    pixels = to_pixels(values)
     return _small(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), Image.Resampling.BOX)
 
 

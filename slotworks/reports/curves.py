@@ -1,9 +1,9 @@
 """Numbers to the geometry of small line charts. The template draws them as SVG inside the page, `picture` as a PNG."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,11 +15,16 @@ MAX_POINTS = 240  # more cannot be told apart at this width; neighbours are aver
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name, its SVG path (gaps where a value is missing) and its last value."""
+    """One curve: its name, its points in pixels, in pieces where values are missing, and its last value."""
 
     label: str
-    path: str
+    pieces: list[list[tuple[float, float]]]
     last: str
+
+    @property
+    def path(self) -> str:
+        """As SVG has it."""
+        return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in piece) for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,11 @@ def chart(
 
     lines = []
     for label, points in curves.items():
-        path, pen = "", "M"
-        for step, value in points:
-            if value is not None:
-                path += f"{pen}{x(step):.1f} {y(value):.1f}"
-            pen = "M" if value is None else "L"
+        runs = groupby(points, key=lambda point: point[1] is None)
+        pieces = [[(x(step), y(v)) for step, v in run if v is not None] for missing, run in runs if not missing]
         final = next((value for _, value in reversed(points) if value is not None), None)
         if final is not None:
-            lines.append(Line(label, path, number(final)))
+            lines.append(Line(label, pieces, number(final)))
     x_ticks = [(x(tick), _short(tick)) for tick in _ticks(first, last, 5) if first <= tick <= last]
     return Chart(title, lines, x_ticks, [(y(tick), _short(tick)) for tick in y_values], log, along)
 
@@ -117,8 +119,8 @@ def picture(charts: Sequence[Chart], *, scale: int = 2) -> Image.Image:
         draw.text(at(WIDTH - RIGHT, HEIGHT - 1), one.along, "#5b636d", small, anchor="rs")
         for i, line in enumerate(one.lines):
             color = COLORS[i % len(COLORS)]
-            for piece in line.path.split("M")[1:]:
-                points = [at(float(x), float(y)) for x, y in re.findall(r"([-\d.]+) ([-\d.]+)", piece)]
+            for piece in line.pieces:
+                points = [at(x, y) for x, y in piece]
                 draw.line(points, color, 2 * scale)
                 for x, y in points:
                     draw.ellipse([x - 3 * scale, y - 3 * scale, x + 3 * scale, y + 3 * scale], color)
