@@ -17,7 +17,7 @@ from slotworks import load
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.editing import render_edit, take_apart
 from slotworks.editing.pictures import to_picture
-from slotworks.evaluation.removal import slot_of, without
+from slotworks.evaluation.removal import going, slot_of
 from slotworks.evaluation.samples import contact_sheet, write_samples
 from slotworks.types import to_batch
 
@@ -44,7 +44,7 @@ for index in indices:
     scene = take_apart(runs[2], image[0])
     masks = torch.nn.functional.interpolate(scene.masks[None], image.shape[-2:], mode="bilinear")
     gone = 1 + index % int(mask.max())
-    slots = without(scene.slots[None], slot_of(masks, mask == gone))[0]
+    slots = scene.slots[~going(masks, slot_of(masks, mask == gone))[0]]
     edit = render_edit(runs[2], scene, slots, steps=STEPS, cfg_scale=SCALE)
     columns.append([to_picture(edit.original), to_picture(edit.recon[0]), to_picture(edit.edited[0])])
 contact_sheet([list(row) for row in zip(*columns, strict=True)]).save(here / "glass_edits.png", optimize=True)

@@ -62,7 +62,7 @@ def edit(
         image: picture file, or a video file.
         remove: slots to take out.
         remove_at: pixels of the picture, or of a video's first frame, column and row from the top left; the slots that
-            own them are taken out.
+            own them are taken out, and in a picture also those that own nothing and look there.
         add: slot K of another picture.
         replace: with --add, the slots whose place they take; by default they are added behind the others.
         swap: slot K of the picture and slot L of another.

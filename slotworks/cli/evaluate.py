@@ -35,6 +35,7 @@ def evaluate(
     train_images: int | None = None,
     steps: int | None = None,
     cfg_scale: float | None = None,
+    spare_below: float | None = None,
     perceptual: bool = False,
     by_objects: bool = False,
     set_fields: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
@@ -77,6 +78,8 @@ def evaluate(
         train_images: of properties: how many images the probes are trained on; all by default.
         steps: of reconstruction or removal by a generator: denoising steps.
         cfg_scale: of reconstruction or removal by a generator: guidance scale.
+        spare_below: of removal: a slot that owns less than this share of the image is spare, and is dropped with the
+            slot whose area it looks at; 0.002 by default, 0: never.
         perceptual: of reconstruction: also LPIPS and FID (extra `perceptual`).
         by_objects: of sets: also for each number of objects apart.
         set_fields: fields to change, for example method.num-slots=5 of a recipe, method.eval-orders=all of a SPOT run.
@@ -102,6 +105,7 @@ def evaluate(
         num_train_images=train_images,
         steps=steps,
         cfg_scale=cfg_scale,
+        spare_below=spare_below,
         perceptual=perceptual or None,
         by_objects=by_objects or None,
     )
@@ -150,7 +154,7 @@ def _options(task: str, **given: Any) -> dict[str, Any]:
         "semantic": ("rule",),
         "properties": ("label", "epochs", "num_train_images"),
         "reconstruction": ("steps", "cfg_scale", "perceptual"),
-        "removal": ("steps", "cfg_scale"),
+        "removal": ("steps", "cfg_scale", "spare_below"),
         "sets": ("by_objects",),
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -222,7 +222,7 @@ def scenes_mini() -> Run:
         optimizer=Adam(
             lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, lr_scales={"dvae": 3.0}, max_grad_norm=1.0
         ),
-        steps=6_000,
+        steps=9_000,
         batch_size=16,
         ema_decay=0.998,
         eval_every=1_000,

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from slotworks.editing.render import Edit, Scene, render_edit, slot_at, take_apart
+from slotworks.editing.render import Edit, Scene, object_at, render_edit, take_apart
 from slotworks.editing.slots import Removal, add, move, remove, swap
 from slotworks.evaluation.rendering import EDITING, Renderer, renderer_of, sampling_of
 from slotworks.evaluation.samples import PALETTE, contact_sheet, to_pixels
@@ -74,7 +74,8 @@ def edit_picture(
         out: folder for the results; made if it is missing.
         image_size: height and width that the method was trained on; pictures are resized to it.
         remove_slots: slots to take out.
-        remove_at: pixels `x, y` of the picture as it is in the file; the slots that own them are taken out.
+        remove_at: pixels `x, y` of the picture as it is in the file; the slots that own them are taken out, and with
+            them the spare slots that look there (`slotworks.evaluation.masks.owners`).
         how: "drop", "zero" or "mean", see `slotworks.editing.remove`; also of `move_slot`.
         add_slots: other pictures, and the slot of each to bring in.
         replace_slots: with `add_slots`, the slot that each takes the place of; by default they are appended.
@@ -124,7 +125,7 @@ def edit_picture(
     slots = one.scene.slots[None]
     changed: list[tuple[Opened, Tensor, str]]
     if kinds["remove"]:
-        found = [slot_at(one.scene, x, y, one.size) for x, y in remove_at]
+        found = [k for x, y in remove_at for k in object_at(one.scene, x, y, one.size)]
         gone = list(dict.fromkeys([*remove_slots, *found]))
         changed = [(one, remove(slots, gone, how), f"removed {numbered(gone)} ({how})")]
     elif kinds["add"]:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
+from slotworks.evaluation.removal import going
 from slotworks.evaluation.rendering import Rendered, Renderer, render, renderer_of
 from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.evaluation.segment_video import boxes_tensor, encode_frames
@@ -96,6 +98,25 @@ def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -
             f"y from 0 to {height - 1}."
         )
     return int(upsampled_argmax(scene.masks.cpu(), (height, width))[y, x])
+
+
+def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> list[int]:
+    """All slots to take out with the object at a pixel: the one that owns it, then the spare ones that look there.
+
+    Args:
+        scene: a picture taken apart.
+        x: column of the pixel, from the left.
+        y: row of the pixel, from the top.
+        size: height and width that `x` and `y` count in; by default the scene's own.
+
+    Raises:
+        UserError: if the pixel lies outside.
+    """
+    index = slot_at(scene, x, y, size)
+    height, width = scene.image.shape[-2:]
+    masks = interpolate(scene.masks[None].float(), (height, width), mode="bilinear", align_corners=False)
+    drop = going(masks, torch.tensor([index], device=masks.device))[0]
+    return [index, *(k for k in drop.nonzero()[:, 0].tolist() if k != index)]
 
 
 def render_edit(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 
 from slotworks.evaluation.discovery import Summary, summarize
-from slotworks.evaluation.masks import decode, inspecting, predicted_masks
+from slotworks.evaluation.masks import SPARE_BELOW, decode, inspecting, owners, predicted_masks
 from slotworks.evaluation.records import make_record
 from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampled_with, sampling_of
 from slotworks.types import Dataset, Method, UserError, to_batch
@@ -53,11 +53,13 @@ def evaluate_removal(
     seed: int = 0,
     batch_size: int = 64,
     renderer: Renderer | None = None,
+    spare_below: float = SPARE_BELOW,
 ) -> RemovalResult:
     """Take one object out of each image, by its slot, and look whether it is gone and the others are still there.
 
     The object is mask id `1 + i % m` of image `i` with `m` objects. Its slot is the one whose hard mask has the largest
-    IoU with it; it is dropped. Both pictures start from the same noise.
+    IoU with it; it is dropped, and with it the spare slots that look there (`owners`). Both pictures start from the
+    same noise.
 
     Args:
         method: on any device; left in the modes it had.
@@ -68,6 +70,7 @@ def evaluate_removal(
         seed: of the initial slots and of the starting noise.
         batch_size: images per forward pass; changes speed, memory, the random slots and the noise.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
+        spare_below: share of the image below which a slot counts as spare; 0: only the slot itself is dropped.
 
     Returns:
         Shares of the objects of an image before the edit: `shown`, and `placed`, those with half of their true pixels
@@ -95,17 +98,25 @@ def evaluate_removal(
             slot_masks = predicted_masks(output, decode(method, output), size=size)
             number = torch.arange(start, start + len(image), device=device)
             gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
-            slots = without(output.slots, slot_of(slot_masks, mask == gone[:, None, None]))
-            options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
-            before = render(method, output.slots, features=output.features, **options).image
-            after = render(method, slots, features=output.features, **options).image
-            for name, values in removal_scores(image, mask, before, after, gone).items():
+            drop = going(slot_masks, slot_of(slot_masks, mask == gone[:, None, None]), spare_below)
+            scores = {}
+            for number in drop.sum(dim=1).unique().tolist():  # images alike in it are one batch, from the same noise
+                some = (drop.sum(dim=1) == number).nonzero()[:, 0]
+                slots = output.slots[some]
+                options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
+                options["features"] = None if output.features is None else output.features[some]
+                before = render(method, slots, **options).image
+                after = render(method, slots[~drop[some]].unflatten(0, (len(some), -1)), **options).image
+                for name, values in removal_scores(image[some], mask[some], before, after, gone[some]).items():
+                    scores.setdefault(name, values.new_empty(len(image)))[some] = values
+            for name, values in scores.items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
     metrics = {name: summarize(values, (~values.isnan()).double()) for name, values in per_image.items()}
     rules = (
-        "removal: the slot of largest IoU with object 1 + i % m of image i is dropped; an object is shown if half of "
-        "its area is nearest to its colour, and gone if half of that is not any more; "
+        "removal: the slot of largest IoU with object 1 + i % m of image i is dropped"
+        + (f", with slots that own less than {spare_below:g} of the image and look there most" if spare_below else "")
+        + "; an object is shown if half of its area is nearest to its colour, and gone if half of that no longer is; "
     )
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     return RemovalResult(count, seed, per_image, metrics, f"{rules}; mean over images")
@@ -118,10 +129,13 @@ def slot_of(slot_masks: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b h w"]) -
     return (both / (own | mask[:, None]).sum((2, 3)).clamp(min=1)).argmax(dim=1)
 
 
-def without(slots: Float[Tensor, "b n d"], index: Int64[Tensor, " b"]) -> Float[Tensor, "b n2 d"]:
-    """Drop one slot of each image, another for each."""
-    b, n, d = slots.shape
-    return slots[torch.arange(n, device=slots.device) != index[:, None]].view(b, n - 1, d)
+def going(
+    slot_masks: Float[Tensor, "b n h w"], index: Int64[Tensor, " b"], spare_below: float = SPARE_BELOW
+) -> Bool[Tensor, "b n"]:
+    """A slot of each image and the spare slots that go with it; but never all slots of an image."""
+    itself = one_hot(index, slot_masks.shape[1]).bool()
+    drop = itself | (owners(slot_masks, spare_below) == index[:, None])
+    return torch.where(drop.all(dim=1, keepdim=True), itself, drop)
 
 
 def removal_scores(

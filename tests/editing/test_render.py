@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from slotworks.editing import add, edit_picture, remove, render_edit, slot_at, take_apart
+from slotworks.editing import add, edit_picture, object_at, remove, render_edit, slot_at, take_apart
+from slotworks.editing.render import Scene
 from slotworks.evaluation.rendering import render, renderer_of
 from slotworks.evaluation.segment import segment_images
 from slotworks.methods.slot_attention import SlotAttentionConfig
@@ -174,6 +175,18 @@ def test_slots_are_numbered_as_segment_numbers_them(method, tmp_path):
         assert slot_at(scene, x, y, (40, 30)) == masks[0][y, x]
     with pytest.raises(UserError, match="The pixel 30,0 lies outside the picture of 30 x 40 pixels"):
         slot_at(scene, 30, 0, (40, 30))
+
+
+def test_an_object_goes_with_the_spare_slots_that_look_at_it():
+    """Slot 1 owns the left half, slot 3 the right; slot 0 owns nothing and looks left, slot 2 right."""
+    left = torch.tensor([0.9, 0.9, 0.0, 0.0])
+    masks = torch.stack([0.2 * left, 0.8 * left, 0.3 * left.flip(0), 0.7 * left.flip(0)])
+    scene = Scene(photo(), torch.zeros(4, 2), masks[:, None].expand(-1, 3, -1))
+    assert object_at(scene, 0, 0) == [1, 0]
+    assert object_at(scene, 9, 11) == [3, 2]
+    assert object_at(scene, 99, 0, (20, 100)) == [3, 2]
+    with pytest.raises(UserError, match="The pixel 10,0 lies outside"):
+        object_at(scene, 10, 0)
 
 
 def test_pictures_of_every_kind_of_edit(tmp_path):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from slotworks.data.scenes import ShapeScenes
-from slotworks.evaluation.removal import evaluate_removal, removal_scores, slot_of, without
+from slotworks.evaluation.masks import owners
+from slotworks.evaluation.removal import evaluate_removal, going, removal_scores, slot_of
 from slotworks.types import DecoderOutput, Method, SlotOutput, UserError, to_batch
 
 SCENES = ShapeScenes(num_test=24, image_size=32, min_objects=2, max_objects=3, sizes=(0.3,), occlusion=False)
@@ -156,8 +157,52 @@ def test_slots_and_their_order():
     masks[1, 0, 0], masks[1, 2, 1] = 1, 1
     where = torch.tensor([[[True, True], [False, False]], [[False, False], [True, False]]])
     assert slot_of(masks, where).tolist() == [2, 2]
-    slots = torch.arange(6.0).view(2, 3, 1)
-    assert without(slots, torch.tensor([2, 0]))[:, :, 0].tolist() == [[0, 1], [4, 5]]
+
+
+def test_spare_slots_go_with_the_slot_whose_area_they_look_at():
+    """Slots 0 and 1 own half of a row of four pixels each; 2 and 3 win nowhere."""
+    masks = torch.tensor([[0.5, 0.5, 0.0, 0.1], [0.0, 0.0, 0.9, 0.6], [0.3, 0.3, 0.0, 0.1], [0.2, 0.2, 0.1, 0.2]])
+    masks = masks[None, :, None]  # b n h w; of slot 3, four sevenths lie on the left
+    assert owners(masks).tolist() == [[0, 1, 0, 0]]
+    assert owners(masks, spare_below=0.0).tolist() == [[0, 1, 2, 3]]
+    assert going(masks, torch.tensor([0])).tolist() == [[True, False, True, True]]
+    assert going(masks, torch.tensor([1])).tolist() == [[False, True, False, False]]
+    assert going(masks, torch.tensor([2])).tolist() == [[False, False, True, False]]  # itself, though it goes with 0
+    one = torch.tensor([0.6, 0.3, 0.1])[None, :, None, None].expand(1, 3, 2, 2)  # one slot owns all there is
+    assert going(one, torch.tensor([0])).tolist() == [[True, False, False]]
+
+
+def test_a_double_of_the_slot_goes_too(distinct):
+    """A slot that owns nothing holds the first object as well; dropped alone, the object would stay."""
+
+    class Doubled(Perfect):
+        def encode(self, image):
+            out = super().encode(image)
+            double = out.slots[:, 1:2]
+            attn = out.attn.clone()
+            attn = torch.cat([attn, attn[:, 1:2]], dim=1)
+            return SlotOutput(torch.cat([out.slots, double], dim=1), attn / attn.sum(1, keepdim=True))
+
+        def decode(self, slots):
+            found = super().decode(slots)
+            masks = torch.zeros_like(found.masks)
+            # The picture is drawn from all slots; the masks leave the double with nothing.
+            first = (slots[:, :, None] == slots[:, None]).all(-1).float().argmax(1) == torch.arange(slots.shape[1])
+            masks = found.masks * torch.where(first, 1.0, 0.4)[:, :, None, None]
+            paint = slots[:, :, :3, None, None]
+            top = masks.argmax(1, keepdim=True)
+            recon = paint.expand(-1, -1, -1, 32, 32).gather(1, top[:, :, None].expand(-1, 1, 3, 32, 32))[:, 0]
+            hole = slots[:, :, 3:].sum(1).unflatten(1, (32, 32))[:, None] < 0.5
+            recon = torch.where(hole, paint[:, 0], recon)
+            return DecoderOutput(recon, masks / masks.sum(1, keepdim=True).clamp(min=1e-9))
+
+    alone = evaluate_removal(Doubled(), distinct, batch_size=5, spare_below=0.0)
+    both = evaluate_removal(Doubled(), distinct, batch_size=5)
+    assert both.metrics["success"].mean == 1.0
+    assert alone.metrics["success"].mean < 0.7
+    assert both.metrics["shown"] == alone.metrics["shown"]
+    assert "own less than 0.002" in both.rules
+    assert "own less" not in alone.rules
 
 
 def test_needs_masks_and_pictures():
