@@ -49,6 +49,7 @@ class DenoiserConfig:
     beta_end: float = 0.0195
     solver: Solver = "singlestep"  # DPM-Solver++ of order 3, as in the code
     quantize_steps: bool = True  # quantise each estimate of the latents while sampling
+    latent_scale: float = 1.0  # factor on latents, of about 1 over their standard deviation (not in the paper)
 
     def __post_init__(self) -> None:
         for dim in self.dims:
@@ -134,7 +135,7 @@ class LatentDiffusionDecoder(nn.Module):
             return 2 * image - 1
         self._check()
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            return self.autoencoder.encode(image)
+            return self.config.latent_scale * self.autoencoder.encode(image)
 
     def latents_of(self, batch: Batch) -> Float[Tensor, "b l y x"]:
         """Of a batch: its `latents` if it has them, or those of its images."""
@@ -145,7 +146,7 @@ class LatentDiffusionDecoder(nn.Module):
         if self.autoencoder is None:
             return (latents / 2 + 0.5).clamp(0, 1)
         with torch.autocast(latents.device.type, enabled=False):
-            return self.autoencoder.decode(latents.float()).clamp(0, 1)
+            return self.autoencoder.decode(latents.float() / self.config.latent_scale).clamp(0, 1)
 
     def noisy(
         self, latents: Float[Tensor, "b l y x"], noise: Float[Tensor, "b l y x"], timestep: Int64[Tensor, " b"]
@@ -198,7 +199,9 @@ class LatentDiffusionDecoder(nn.Module):
             clean = clean_of(said, latents, self.alphas[timestep.to(self.alphas.device)], config.prediction)
             if self.autoencoder is None:
                 return clean.clamp(-1, 1)
-            return self.autoencoder.quantize(clean).codes if config.quantize_steps else clean
+            if not config.quantize_steps:
+                return clean
+            return self.autoencoder.quantize(clean / config.latent_scale).codes * config.latent_scale
 
         with fixed_context(self.unet, context if fixed else None):
             steps = self.sample_steps if steps is None else steps

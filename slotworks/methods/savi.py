@@ -45,6 +45,7 @@ class SAViConfig(MethodConfig):
     predictor: Literal["transformer", "steve", "mlp", "identity"] = "transformer"
     predictor_qkv_dim: int = 128  # of predictor="transformer"
     predictor_mlp_dim: int = 256  # of predictor="transformer"
+    predictor_norm: Literal["post", "pre"] = "post"  # of predictor="transformer"; SAVi's code knows both
     carry: bool = True  # False: every frame starts anew, without the predictor
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # of the corrector's iterations
     encoder: Literal["cnn", "resnet18", "resnet34"] = "cnn"
@@ -96,7 +97,10 @@ class SAVi(VideoMethod):
         predictor = PREDICTORS[config.predictor](config.slot_dim)
         if config.predictor == "transformer":
             predictor = TransformerPredictor(
-                config.slot_dim, qkv_dim=config.predictor_qkv_dim, mlp_dim=config.predictor_mlp_dim
+                config.slot_dim,
+                qkv_dim=config.predictor_qkv_dim,
+                mlp_dim=config.predictor_mlp_dim,
+                norm=config.predictor_norm,
             )
         self.video_slots = VideoSlotAttention(corrector, predictor, carry=config.carry)
         self.decoder = SpatialBroadcastDecoder(

@@ -39,11 +39,13 @@ class SteveConfig(TokenOptions):
     num_slots: int = 15  # K
     slot_dim: int = 192  # D of slots, queries, keys and values
     num_iterations: int = 2  # T of Slot Attention for each frame
+    first_iterations: int | None = None  # T for the first frame of a video; None: as for all others
     mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention, left out in the last iteration
     predictor_blocks: int = 1  # Transformer blocks among slots, between frames
     predictor_heads: int = 4
     predictor_dropout: float = 0.0
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
 
     def build(self) -> "Steve":
         """Make the method with fresh weights."""
@@ -67,6 +69,7 @@ class Steve(VideoMethod):
             config.num_iterations,
             mlp_dim=config.mlp_dim,
             mlp_in_last_iteration=False,
+            gradient=config.gradient,
         )
         if attention.mlp is not None:
             he_glorot_(attention.mlp)
@@ -76,7 +79,7 @@ class Steve(VideoMethod):
             num_blocks=config.predictor_blocks,
             dropout=config.predictor_dropout,
         )
-        self.slots = VideoSlotAttention(attention, predictor)
+        self.slots = VideoSlotAttention(attention, predictor, first_iterations=config.first_iterations)
         self.decoder = config.token_decoder(config.slot_dim, begin="vector")
 
     def prepare(self, load: Callable[[str], Method]) -> None:

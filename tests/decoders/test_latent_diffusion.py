@@ -99,6 +99,25 @@ def test_every_estimate_is_quantised_where_that_is_wanted(monkeypatch):
         assert len(calls) == (5 if wanted else 1)  # the last one is the decoder's
 
 
+def test_a_scale_of_the_latents_is_undone_before_they_become_an_image(monkeypatch):
+    """What the U-Net sees is four times as large; codes and images are the same."""
+    plain, scaled = decoder(), decoder(latent_scale=4.0)
+    image = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(scaled.latents(image), 4 * plain.latents(image))
+    codes = plain.autoencoder.quantize(torch.randn(2, 3, 8, 8)).codes
+    torch.testing.assert_close(scaled.images(4 * codes), plain.images(codes))
+    monkeypatch.setattr(
+        scaled,
+        "predict",
+        lambda z, t, context: (z - scaled.alphas[t].sqrt() * 4 * codes) / (1 - scaled.alphas[t]).sqrt(),
+    )
+    seen, quantize = [], scaled.autoencoder.quantize
+    monkeypatch.setattr(scaled.autoencoder, "quantize", lambda z: (seen.append(z), quantize(z))[1])
+    made = scaled.sample(SLOTS, steps=5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made, plain.images(codes), rtol=0, atol=1e-4)
+    torch.testing.assert_close(seen[0], codes, rtol=0, atol=1e-4)  # the first estimate, as the codebook knows it
+
+
 def test_keys_computed_once_change_no_image():
     made = told(decoder())
     images = [
