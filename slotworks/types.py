@@ -52,6 +52,15 @@ def frames_of(batch: Fields, start: int, stop: int) -> Fields:
     }
 
 
+def single_frames(batch: Batch) -> Batch:
+    """Every frame of a batch of videos as a video of its own, `b t ... -> (b t) 1 ...`; other properties repeated."""
+    length = batch["video"].shape[1]
+    return {
+        name: value.flatten(0, 1)[:, None] if name in FRAME_FIELDS else value.repeat_interleave(length, dim=0)
+        for name, value in batch.items()
+    }
+
+
 @dataclass(frozen=True)
 class SlotOutput:
     """Slots and how they shared the input.
@@ -103,6 +112,11 @@ class MethodConfig:
     def build(self) -> "Method":
         """Make the method with fresh weights."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to build its method")
+
+    @property
+    def skips_weights(self) -> bool:
+        """Whether a step's loss may leave trainable weights out; several processes must be told."""
+        return False
 
 
 class Method(nn.Module):

@@ -24,7 +24,7 @@ from slotworks.nn.init import lecun_
 from slotworks.slots import INITIALIZERS, PREDICTORS, BoxInit, LearnedInit, SlotAttention, TransformerPredictor
 from slotworks.slots.predictors import PredictorBlock
 from slotworks.slots.video import VideoSlotAttention, map_over_time
-from slotworks.types import Batch, DecoderOutput, MethodConfig, SlotOutput, UserError, VideoMethod
+from slotworks.types import Batch, DecoderOutput, MethodConfig, SlotOutput, UserError, VideoMethod, single_frames
 
 Target = Literal["rgb", "flow", "depth"]
 CHANNELS: dict[Target, int] = {"rgb": 3, "flow": 3, "depth": 1}
@@ -47,6 +47,7 @@ class SAViConfig(MethodConfig):
     predictor_mlp_dim: int = 256  # of predictor="transformer"
     predictor_norm: Literal["post", "pre"] = "post"  # of predictor="transformer"; SAVi's code knows both
     carry: bool = True  # False: every frame starts anew, without the predictor
+    single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # of the corrector's iterations
     encoder: Literal["cnn", "resnet18", "resnet34"] = "cnn"
     encoder_channels: int = 32  # of the CNN, or of the first stage of the ResNet
@@ -61,6 +62,11 @@ class SAViConfig(MethodConfig):
     def build(self) -> "SAVi":
         """Make the method with fresh weights."""
         return SAVi(self)
+
+    @property
+    def skips_weights(self) -> bool:
+        """The predictor's."""
+        return self.single_frame_steps > 0 or not self.carry
 
 
 class SAVi(VideoMethod):
@@ -218,6 +224,8 @@ class SAVi(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error by target, summed over frames, pixels and channels, mean over videos."""
+        if step < self.config.single_frame_steps:
+            batch = single_frames(batch)
         recon = self.decode(self.encode_batch(batch).slots).recon
         error = (recon - self.target(batch)).square().sum(dim=(1, 3, 4)).mean(dim=0)  # by channel
         terms = error.split([CHANNELS[target] for target in self.config.targets])

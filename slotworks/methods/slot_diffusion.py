@@ -63,10 +63,16 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     predictor_dim: int = 768  # hidden width of its two-layer networks
     predictor_dropout: float = 0.1  # torch's default, which the released code keeps
     shared_noise: bool = True  # sampling: the same starting noise for all frames
+    single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
 
     def build(self) -> "VideoSlotDiffusion":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the method with fresh weights; the VQ-VAE's are read by `prepare`, or come with a checkpoint."""
         return VideoSlotDiffusion(self)
+
+    @property
+    def skips_weights(self) -> bool:
+        """The predictor's."""
+        return self.single_frame_steps > 0
 
 
 class _Front(nn.Module):
@@ -239,8 +245,10 @@ class VideoSlotDiffusion(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`denoise`, a mean over all frames: each has its own timestep and noise."""
-        slots = self.encode(batch["video"]).slots.flatten(0, 1)
-        return {"denoise": self.decoder.loss(self.decoder.latents(batch["video"].flatten(0, 1)), slots)}
+        frames = batch["video"].flatten(0, 1)
+        video = frames[:, None] if step < self.config.single_frame_steps else batch["video"]
+        slots = self.encode(video).slots.flatten(0, 1)
+        return {"denoise": self.decoder.loss(self.decoder.latents(frames), slots)}
 
     def sample(
         self,

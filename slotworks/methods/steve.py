@@ -40,6 +40,7 @@ class SteveConfig(TokenOptions):
     slot_dim: int = 192  # D of slots, queries, keys and values
     num_iterations: int = 2  # T of Slot Attention for each frame
     first_iterations: int | None = None  # T for the first frame of a video; None: as for all others
+    single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
     mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention, left out in the last iteration
     predictor_blocks: int = 1  # Transformer blocks among slots, between frames
     predictor_heads: int = 4
@@ -50,6 +51,11 @@ class SteveConfig(TokenOptions):
     def build(self) -> "Steve":
         """Make the method with fresh weights."""
         return Steve(self)
+
+    @property
+    def skips_weights(self) -> bool:
+        """The predictor's."""
+        return self.single_frame_steps > 0
 
 
 class Steve(VideoMethod):
@@ -107,6 +113,8 @@ class Steve(VideoMethod):
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error of the discrete VAE and cross-entropy of the tokens, both sums over a frame, averaged."""
         video = batch["video"]
+        if step < self.config.single_frame_steps:
+            video = video.flatten(0, 1)[:, None]
         terms, tokens = words_of(video.flatten(0, 1), self.dvae, self.config, step)
         slots = self.encode(video).slots.flatten(0, 1)
         terms["cross_entropy"] = self.decoder.loss(slots, self.decoder.embed(tokens), tokens)

@@ -22,7 +22,9 @@ def open_fabric(run: Run, *, accelerator: str = "auto", devices: int = 1) -> Fab
     nodes = 1
     if torch.distributed.is_torchelastic_launched():
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
-    strategy = "ddp" if devices * nodes > 1 else "auto"
+    strategy = "auto"
+    if devices * nodes > 1:
+        strategy = "ddp_find_unused_parameters_true" if run.method.skips_weights else "ddp"
     options: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes, "strategy": strategy}
     if run.precision == "16":  # as a plugin: asked for by name, Fabric would take bfloat16 on a CPU
         fabric = Fabric(**options, plugins=MixedPrecision("16-mixed", Fabric(**options).device.type))

@@ -417,3 +417,43 @@ def test_training_on_boxes_and_flow():
     terms = method.loss(to_batch(data.__getitems__([0, 1])), 0)
     terms["flow"].backward()
     assert all(p.grad is not None for p in method.parameters())
+
+
+def test_at_first_every_frame_is_a_video_of_its_own():
+    """Frames of one batch, each with its own boxes: until `single_frame_steps` nothing is carried, then all is."""
+    data = VideoScenes(image_size=16, sizes=(0.4,), max_objects=2, clip_length=3, appearing=0.0).open()
+    batch = to_batch(data.__getitems__([0, 1]))
+    torch.manual_seed(0)
+    method = replace(TINY, targets=("rgb",), single_frame_steps=5).build()
+    terms = [method.loss(batch, step)["rgb"] for step in (4, 5)]
+    alone = []
+    for video in range(2):
+        for t in range(3):
+            frame = {name: batch[name][video : video + 1, t : t + 1] for name in ("video", "boxes")}
+            alone.append(method.loss(frame, 5)["rgb"])
+    torch.testing.assert_close(terms[0], torch.stack(alone).mean())
+    carried = replace(method.config, single_frame_steps=0).build()
+    carried.load_state_dict(method.state_dict())
+    torch.testing.assert_close(terms[1], carried.loss(batch, 0)["rgb"])
+    assert not torch.isclose(terms[1], 3 * terms[0], rtol=1e-3)
+    terms[0].backward()
+    assert all(p.grad is None for p in method.video_slots.predictor.parameters())
+    assert method.config.skips_weights
+    assert replace(TINY, carry=False).skips_weights
+    assert not TINY.skips_weights
+
+
+def test_a_predictor_may_normalise_inside_its_branches():
+    """Pre-norm: with both output layers zero the slots pass unchanged; post-norm gives them mean 0."""
+    for norm in ("pre", "post"):
+        predictor = replace(TINY, predictor_norm=norm).build().video_slots.predictor
+        with torch.no_grad():
+            for layer in (predictor.blocks[0].attention.to_out, predictor.blocks[0].mlp[-1]):
+                layer.weight.zero_()
+                layer.bias.zero_()
+        slots = torch.randn(2, 3, 8) + 4
+        out = predictor(slots)
+        if norm == "pre":
+            torch.testing.assert_close(out, slots)
+        else:
+            torch.testing.assert_close(out.mean(-1), torch.zeros(2, 3), rtol=0, atol=1e-5)

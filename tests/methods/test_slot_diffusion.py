@@ -121,6 +121,20 @@ def test_a_video_is_its_pieces_and_its_first_frame_the_image():
     assert (out.slots[:, 1] - image.encode(VIDEO[:, 1]).slots).abs().max() > 1e-3  # the predictor has moved them
 
 
+def test_at_first_every_frame_is_a_video_of_its_own():
+    """The frames of a still video have equal slots, until they are carried."""
+    method = build(VideoSlotDiffusionConfig, single_frame_steps=2).eval()
+    still = VIDEO[:, :1].expand(-1, 4, -1, -1, -1)
+    seen = []
+    method.decoder.loss = lambda latents, slots: seen.append(slots) or slots.sum()
+    for step in (1, 2):
+        method.loss({"video": still}, step)
+    alone, carried = (slots.unflatten(0, (2, 4)) for slots in seen)
+    torch.testing.assert_close(alone, alone[:, :1].expand_as(alone))
+    torch.testing.assert_close(carried[:, 0], alone[:, 0])
+    assert (carried[:, 1] - carried[:, 0]).abs().max() > 1e-3
+
+
 def test_frames_are_sampled_from_shared_noise():
     method = build(VideoSlotDiffusionConfig).eval()
     slots = method.encode(VIDEO[:, :1]).slots.expand(-1, 3, -1, -1)

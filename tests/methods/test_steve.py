@@ -106,6 +106,18 @@ def test_losses_are_means_over_frames():
     torch.testing.assert_close(method.loss({"video": video}, 0)["recon"], video[:, 0].square().sum() / 2)
 
 
+def test_at_first_every_frame_is_a_video_of_its_own():
+    """Until `single_frame_steps` the error of the frames in another order is the same; carried, it is not."""
+    method, seen = build(dropout=0.0, single_frame_steps=2, target_tokens="probable", initializer="learned").eval(), []
+    method.slots.predictor.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].shape[0]))
+    for step in (1, 2):
+        forth = method.loss({"video": videos(3)}, step)["cross_entropy"]
+        back = method.loss({"video": videos(3).flip(1)}, step)["cross_entropy"]
+        assert torch.isclose(forth, back, rtol=1e-5) == (step == 1)
+    assert seen == [6, 6, *6 * [2]]  # six videos of one frame; two videos of three
+    assert method.config.skips_weights
+
+
 @pytest.mark.parametrize(
     ("step", "encoder"),
     [(0, 0.0), (15_000, 4.7963e-5), (30_000, 9.2018e-5), (100_000, 7.5786e-5), (200_000, 5.7435e-5)],
