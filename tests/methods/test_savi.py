@@ -371,7 +371,8 @@ def test_plus_recipes_are_the_released_configuration():
 
 def test_two_steps_of_training():
     run = recipes.scenes_mini()
-    method = replace(run.method, slot_dim=16, qkv_dim=16, encoder_channels=8, decoder_channels=8).build()
+    small = {"slot_dim": 16, "qkv_dim": 16, "encoder_channels": 8, "decoder_channels": 8}
+    method = replace(run.method, single_frame_steps=0, **small).build()
     data = replace(run.data, num_train=4).open("train")
     batch = to_batch(data.__getitems__([0, 5]))
     optimizer = torch.optim.Adam(method.parameters(), 1e-3)
