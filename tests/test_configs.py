@@ -33,7 +33,8 @@ def noise(run: Run) -> dict[str, torch.Tensor]:
     if isinstance(encoder, ViTConfig):
         return {"features": torch.randn(1, encoder.grid[0] * encoder.grid[1], encoder.feature_dim)}
     if getattr(run.data, "frames", "") == "video":
-        return {"video": torch.rand(1, 3, 3, *run.data.size)}
+        corner = torch.rand(1, 3, 2, 2) / 2  # two boxes
+        return {"video": torch.rand(1, 3, 3, *run.data.size), "boxes": torch.cat([corner, corner + 0.4], dim=-1)}
     sample = {"image": torch.rand(1, 3, *run.data.size)}
     if categories := getattr(run.method, "categories", ()):  # set prediction: two objects
         sample["objects"] = torch.rand(1, 2, 3 + sum(categories) + 1)
@@ -50,7 +51,7 @@ def test_two_steps_lower_the_loss_of_one_sample(name):
     losses = []
     for step in range(3):
         torch.manual_seed(1)
-        loss = torch.stack(list(method.loss(sample, step).values())).sum()
+        loss = torch.stack(list(method.loss(sample, run.steps - 3 + step).values())).sum()  # clips, not single frames
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
