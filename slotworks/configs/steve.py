@@ -104,12 +104,13 @@ def movi_e_stage2() -> Run:
 
 
 def scenes_mini() -> Run:
-    """Drawn videos of moving shapes of 32 pixels, at a reduced cost.
+    """Drawn videos of moving shapes of 32 pixels, at a reduced cost; after dvae.videos_mini.
 
     Not a row of a table. As `slate.scenes_mini`: few words, two narrow blocks, half of the words hidden from the
-    Transformer in training, a temperature that falls slowly; clips of three frames.
+    Transformer in training, learned first slots with the bi-level gradient. The words are fixed beforehand, and the
+    first steps see single frames, then clips of three: trained along and on clips from the start, one slot took all.
 
-    Command:   slotworks train steve.scenes_mini
+    Command:   slotworks train dvae.videos_mini && slotworks train steve.scenes_mini
     Takes:     not measured yet.
     Expected:  not measured yet.
     """
@@ -118,13 +119,18 @@ def scenes_mini() -> Run:
             image_size=32,
             vocab_size=64,
             dvae_channels=32,
-            tau_steps=5_000,
+            dvae_run="runs/dvae.videos_mini",
+            target_tokens="probable",
             cnn_channels=32,
             cnn_stride=2,
             num_slots=4,
             slot_dim=64,
             mlp_dim=128,
+            first_iterations=3,
+            single_frame_steps=3_500,
+            mlp_in_last_iteration=True,
             initializer="learned",
+            gradient="bilevel",
             model_dim=64,
             decoder_blocks=2,
             dropout=0.0,
@@ -142,10 +148,10 @@ def scenes_mini() -> Run:
         optimizer=Adam(
             lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, lr_scales={"dvae": 3.0}, max_grad_norm=1.0
         ),
-        steps=5_000,
+        steps=6_000,
         batch_size=8,
         ema_decay=0.998,
-        eval_every=1_000,
+        eval_every=2_000,
         save_every=1_000,
         eval_images=100,
         expected="not measured yet",

@@ -41,7 +41,8 @@ class SteveConfig(TokenOptions):
     num_iterations: int = 2  # T of Slot Attention for each frame
     first_iterations: int | None = None  # T for the first frame of a video; None: as for all others
     single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
-    mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention, left out in the last iteration
+    mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention
+    mlp_in_last_iteration: bool = False  # the released code leaves it out there; a bi-level gradient needs it
     predictor_blocks: int = 1  # Transformer blocks among slots, between frames
     predictor_heads: int = 4
     predictor_dropout: float = 0.0
@@ -74,7 +75,7 @@ class Steve(VideoMethod):
             config.slot_dim,
             config.num_iterations,
             mlp_dim=config.mlp_dim,
-            mlp_in_last_iteration=False,
+            mlp_in_last_iteration=config.mlp_in_last_iteration,
             gradient=config.gradient,
         )
         if attention.mlp is not None:

@@ -160,10 +160,15 @@ def test_recipes(variant):
 
 def test_killed_and_resumed_is_trained_in_one_go(tmp_path):
     run = steve.scenes_mini()
-    small = {"dvae_channels": 6, "cnn_channels": 4, "slot_dim": 8, "mlp_dim": 12, "model_dim": 8}
+    small = {"cnn_channels": 4, "slot_dim": 8, "mlp_dim": 12, "model_dim": 8}
+    words = dvae_recipes.videos_mini()
+    words = replace(
+        words, method=replace(words.method, dvae_channels=6), data=replace(words.data, num_train=8), steps=1
+    )
+    train(replace(words, batch_size=2, eval_every=1, tensorboard=False), tmp_path / "words")
     run = replace(
         run,
-        method=replace(run.method, **small),
+        method=replace(run.method, dvae_channels=6, dvae_run=str(tmp_path / "words"), single_frame_steps=3, **small),
         data=replace(run.data, num_train=8, num_val=2, num_test=2),
         steps=4,
         batch_size=2,
