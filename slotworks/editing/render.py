@@ -103,14 +103,7 @@ def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -
 def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> list[int]:
     """All slots to take out with the object at a pixel: the one that owns it, then the spare ones that look there.
 
-    Args:
-        scene: a picture taken apart.
-        x: column of the pixel, from the left.
-        y: row of the pixel, from the top.
-        size: height and width that `x` and `y` count in; by default the scene's own.
-
-    Raises:
-        UserError: if the pixel lies outside.
+    Arguments and errors are those of `slot_at`.
     """
     index = slot_at(scene, x, y, size)
     height, width = scene.image.shape[-2:]
