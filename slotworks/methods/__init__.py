@@ -1,5 +1,6 @@
 """The papers: one short file each, joining parts from `encoders`, `slots` and `decoders`."""
 
+from slotworks.methods.blocks import Blocks, BlocksConfig
 from slotworks.methods.deep_spectral import DeepSpectral, DeepSpectralConfig
 from slotworks.methods.diff_cut import DiffCut, DiffCutConfig
 from slotworks.methods.dinosaur import Dinosaur, DinosaurConfig
@@ -31,6 +32,8 @@ __all__ = [
     "DSPN",
     "DVAE",
     "VQVAE",
+    "Blocks",
+    "BlocksConfig",
     "DSPNConfig",
     "DVAEConfig",
     "DeepSpectral",
