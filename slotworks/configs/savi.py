@@ -366,8 +366,8 @@ def scenes_mini() -> Run:
     with its own boxes; then slots are carried through clips of four frames. Scored are videos of 24.
 
     Command:   slotworks train savi.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     16 minutes on one busy core.
+    Expected:  FG-ARI 40.1, ARI 40.3 (seed 0), docs/results.md.
     """
     return Run(
         method=SAViConfig(
@@ -409,7 +409,7 @@ def scenes_mini() -> Run:
         save_every=1_000,
         eval_images=100,
         protocol="savi",
-        expected="not measured yet",
+        expected="FG-ARI 40.1, ARI 40.3 (seed 0)",
     )
 
 
@@ -419,8 +419,8 @@ def scenes_mini_frames() -> Run:
     Every frame starts from the boxes of the first one.
 
     Command:   slotworks train savi.scenes_mini_frames
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     16 minutes on one busy core.
+    Expected:  FG-ARI 38.9, ARI 42.2 (seed 0), docs/results.md.
     """
     run = scenes_mini()
-    return replace(run, method=replace(run.method, carry=False, single_frame_steps=0), expected="not measured yet")
+    return replace(run, method=replace(run.method, carry=False, single_frame_steps=0), expected="FG-ARI 38.9, ARI 42.2 (seed 0)")

@@ -196,8 +196,8 @@ def scenes_mini() -> Run:
     without (one seed each). The temperature falls slowly, since a fast fall left it at 5 words, too.
 
     Command:   slotworks train slate.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     9 to 12 minutes on one busy core.
+    Expected:  FG-ARI 62.0 +- 4.4, ARI 71.4 +- 1.1, mBO_i 57.5 +- 0.3 over 3 seeds, docs/results.md.
     """
     return Run(
         method=SlateConfig(
@@ -227,5 +227,5 @@ def scenes_mini() -> Run:
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
-        expected="not measured yet",
+        expected="FG-ARI 62.0 +- 4.4, ARI 71.4 +- 1.1, mBO_i 57.5 +- 0.3 over 3 seeds",
     )
