@@ -423,4 +423,6 @@ def scenes_mini_frames() -> Run:
     Expected:  FG-ARI 38.9, ARI 42.2 (seed 0), docs/results.md.
     """
     run = scenes_mini()
-    return replace(run, method=replace(run.method, carry=False, single_frame_steps=0), expected="FG-ARI 38.9, ARI 42.2 (seed 0)")
+    return replace(
+        run, method=replace(run.method, carry=False, single_frame_steps=0), expected="FG-ARI 38.9, ARI 42.2 (seed 0)"
+    )
