@@ -73,21 +73,24 @@ def scenes_mini() -> Run:
     return Run(
         method=_of(run),
         data=run.data,
-        optimizer=Adam(lr=3e-3, warmup_steps=50, decay="linear", decay_start=0.5),
-        steps=3_000,
+        optimizer=Adam(lr=3e-3, warmup_steps=200, decay="linear", decay_start=0.5, max_grad_norm=1.0),
+        steps=1_500,
         batch_size=16,
-        eval_every=3_000,
+        eval_every=1_500,
         save_every=500,
         expected="not measured yet",
     )
 
 
 def videos_mini() -> Run:
-    """Drawn videos, the discrete VAE of `steve.scenes_mini` alone.
+    """Drawn videos, the discrete VAE of `steve.scenes_mini` alone: its first stage.
+
+    Without a limit to the gradient and with a temperature that falls over the whole training, one seed of two ended
+    with 2 words in use.
 
     Command:   slotworks train dvae.videos_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     70 seconds of one core.
+    Expected:  error per value 0.006 with 23 to 25 words in use.
     """
     run = steve.scenes_mini()
     return replace(scenes_mini(), method=_of(run), data=run.data, batch_size=8)
@@ -95,7 +98,7 @@ def videos_mini() -> Run:
 
 def _of(run: Run) -> DVAEConfig:
     names = ("image_size", "vocab_size", "dvae_channels", "dvae_block")
-    return DVAEConfig(**{name: getattr(run.method, name) for name in names}, tau_steps=3_000)
+    return DVAEConfig(**{name: getattr(run.method, name) for name in names}, tau_steps=6_000)
 
 
 def _longer(run: Run, *, steps: int) -> Run:

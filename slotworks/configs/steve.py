@@ -127,7 +127,7 @@ def scenes_mini() -> Run:
             slot_dim=64,
             mlp_dim=128,
             first_iterations=3,
-            single_frame_steps=3_500,
+            single_frame_steps=3_000,
             mlp_in_last_iteration=True,
             initializer="learned",
             gradient="bilevel",
@@ -148,10 +148,10 @@ def scenes_mini() -> Run:
         optimizer=Adam(
             lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, lr_scales={"dvae": 3.0}, max_grad_norm=1.0
         ),
-        steps=6_000,
+        steps=5_000,
         batch_size=8,
         ema_decay=0.998,
-        eval_every=2_000,
+        eval_every=2_500,
         save_every=1_000,
         eval_images=100,
         expected="not measured yet",
