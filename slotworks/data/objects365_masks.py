@@ -167,12 +167,11 @@ def make_masks(
                     else:
                         progress.advance(task, len(part))
         with only_one(lock):
-            if final.exists():
-                return final
-            if not all(file.exists() for file in shards):
-                return None
-            _merge(final, list(shards), settings, labels)
-            shutil.rmtree(work)
+            if not final.exists():
+                if not all(file.exists() for file in shards):
+                    return None
+                _merge(final, list(shards), settings, labels)
+            shutil.rmtree(work, ignore_errors=True)  # a process that comes late tidies up at the same time
     except OSError as error:
         raise UserError(f"{error.filename or final} cannot be written: {error.strerror or error}.") from error
     return final

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from typing import Any
 
@@ -308,6 +309,19 @@ def test_more_processes_than_shards_at_the_same_time(root, rectangles):
         assert [child.exitcode for child in children] == [0] * 6
         assert masks_file(root, "val").read_bytes() == expected
         assert leftovers(root) == ["zhiyuan_objv2_val.json", "zhiyuan_objv2_val_sam2.json"]
+
+
+def test_a_late_process_may_tidy_up_first(root, rectangles, monkeypatch):
+    """It finds the file whole and removes the shards while the process that merged them is about to."""
+    real = shutil.rmtree
+
+    def raced(path, **options):
+        real(path)
+        real(path, **options)
+
+    monkeypatch.setattr(objects365_masks.shutil, "rmtree", raced)
+    assert make(root) == masks_file(root, "val")
+    assert leftovers(root) == ["zhiyuan_objv2_val.json", "zhiyuan_objv2_val_sam2.json"]
 
 
 def test_a_call_without_ranks_finishes_what_a_dead_rank_left(root, rectangles):
