@@ -111,8 +111,8 @@ def scenes_mini() -> Run:
     first steps see single frames, then clips of three: trained along and on clips from the start, one slot took all.
 
     Command:   slotworks train dvae.videos_mini && slotworks train steve.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
+    Takes:     9 to 15 minutes on one busy core, and one for the words.
+    Expected:  FG-ARI 61.3 +- 8.2, ARI 32.6 +- 16.1, mBO_i 30.7 +- 1.5 over 3 seeds, docs/results.md.
     """
     return Run(
         method=SteveConfig(
@@ -154,5 +154,5 @@ def scenes_mini() -> Run:
         eval_every=2_500,
         save_every=1_000,
         eval_images=100,
-        expected="not measured yet",
+        expected="FG-ARI 61.3 +- 8.2, ARI 32.6 +- 16.1, mBO_i 30.7 +- 1.5 over 3 seeds",
     )
