@@ -6,6 +6,8 @@ LABELS = {
     "miou": "mIoU",
     "corloc": "CorLoc",
     "semantic_miou": "mIoU over classes",
+    "shown": "shown",
+    "kept": "kept",
     "top1": "top-1",
     "top1_per_image": "top-1, mean over images",
     "top1_constant": "top-1 of a constant",
