@@ -12,6 +12,7 @@ scenes: an object whose colour another object shares does not count. GLASS shows
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -99,11 +100,11 @@ def evaluate_removal(
             number = torch.arange(start, start + len(image), device=device)
             gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
             drop = going(slot_masks, slot_of(slot_masks, mask == gone[:, None, None]), spare_below)
-            scores = {}
-            for number in drop.sum(dim=1).unique().tolist():  # images alike in it are one batch, from the same noise
-                some = (drop.sum(dim=1) == number).nonzero()[:, 0]
+            scores, counts = {}, drop.sum(dim=1)
+            options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
+            for dropped in counts.unique():  # images that lose as many are one batch, both pictures from the same noise
+                some = (counts == dropped).nonzero()[:, 0]
                 slots = output.slots[some]
-                options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
                 options["features"] = None if output.features is None else output.features[some]
                 before = render(method, slots, **options).image
                 after = render(method, slots[~drop[some]].unflatten(0, (len(some), -1)), **options).image

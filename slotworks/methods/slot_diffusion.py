@@ -23,7 +23,7 @@ from slotworks.nn.position import PositionEmbedding
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQConfig
 from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention, TransformerPredictor, VideoSlotAttention
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, VideoMethod
+from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, VideoMethod, single_frames
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,10 @@ class VideoSlotDiffusion(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`denoise`, a mean over all frames: each has its own timestep and noise."""
-        frames = batch["video"].flatten(0, 1)
-        video = frames[:, None] if step < self.config.single_frame_steps else batch["video"]
-        slots = self.encode(video).slots.flatten(0, 1)
-        return {"denoise": self.decoder.loss(self.decoder.latents(frames), slots)}
+        if step < self.config.single_frame_steps:
+            batch = single_frames(batch)
+        slots = self.encode(batch["video"]).slots.flatten(0, 1)
+        return {"denoise": self.decoder.loss(self.decoder.latents(batch["video"].flatten(0, 1)), slots)}
 
     def sample(
         self,

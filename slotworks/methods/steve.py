@@ -23,7 +23,7 @@ from slotworks.encoders.steve import SteveEncoder
 from slotworks.nn.dvae import Block, copy_trained
 from slotworks.nn.init import he_glorot_
 from slotworks.slots import INITIALIZERS, SlotAttention, TransformerPredictor, VideoSlotAttention, map_over_time
-from slotworks.types import Batch, Method, SlotOutput, VideoMethod
+from slotworks.types import Batch, Method, SlotOutput, VideoMethod, single_frames
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class Steve(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error of the discrete VAE and cross-entropy of the tokens, both sums over a frame, averaged."""
-        video = batch["video"]
         if step < self.config.single_frame_steps:
-            video = video.flatten(0, 1)[:, None]
+            batch = single_frames(batch)
+        video = batch["video"]
         terms, tokens = words_of(video.flatten(0, 1), self.dvae, self.config, step)
         slots = self.encode(video).slots.flatten(0, 1)
         terms["cross_entropy"] = self.decoder.loss(slots, self.decoder.embed(tokens), tokens)

@@ -179,13 +179,11 @@ def test_a_double_of_the_slot_goes_too(distinct):
         def encode(self, image):
             out = super().encode(image)
             double = out.slots[:, 1:2]
-            attn = out.attn.clone()
-            attn = torch.cat([attn, attn[:, 1:2]], dim=1)
+            attn = torch.cat([out.attn, out.attn[:, 1:2]], dim=1)
             return SlotOutput(torch.cat([out.slots, double], dim=1), attn / attn.sum(1, keepdim=True))
 
         def decode(self, slots):
             found = super().decode(slots)
-            masks = torch.zeros_like(found.masks)
             # The picture is drawn from all slots; the masks leave the double with nothing.
             first = (slots[:, :, None] == slots[:, None]).all(-1).float().argmax(1) == torch.arange(slots.shape[1])
             masks = found.masks * torch.where(first, 1.0, 0.4)[:, :, None, None]
