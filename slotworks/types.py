@@ -52,11 +52,33 @@ def frames_of(batch: Fields, start: int, stop: int) -> Fields:
     }
 
 
-def single_frames(batch: Batch) -> Batch:
-    """Every frame of a batch of videos as a video of its own, `b t ... -> (b t) 1 ...`; other properties repeated."""
+ShortClips = tuple[tuple[int, int], ...]
+"""Steps, rising, each with a number of frames: until that step, clips are cut into pieces of so many frames."""
+
+
+def cut_clips(batch: Batch, stages: ShortClips, step: int) -> Batch:
+    """Clips cut into those pieces that `stages` ask for at this step, each a video of its own; whole after the last.
+
+    `b t ... -> (b t/f) f ...`; properties of a whole video are repeated.
+
+    Raises:
+        UserError: if the frames of a clip cannot be shared out evenly.
+
+    >>> cut_clips({"video": torch.zeros(2, 6, 3, 8, 8)}, ((100, 1), (200, 3)), step=150)["video"].shape
+    torch.Size([4, 3, 3, 8, 8])
+    """
     length = batch["video"].shape[1]
+    frames = next((frames for until, frames in stages if step < until), length)
+    if frames < 1 or length % frames:
+        raise UserError(
+            f"method.short_clips asks for pieces of {frames} frames, but clips have {length}; choose a divisor, or "
+            "another data.clip_length."
+        )
+    pieces = length // frames
     return {
-        name: value.flatten(0, 1)[:, None] if name in FRAME_FIELDS else value.repeat_interleave(length, dim=0)
+        name: value.unflatten(1, (pieces, frames)).flatten(0, 1)
+        if name in FRAME_FIELDS
+        else value.repeat_interleave(pieces, dim=0)
         for name, value in batch.items()
     }
 

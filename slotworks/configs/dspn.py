@@ -62,9 +62,8 @@ def scenes_mini() -> Run:
             num_slots=SetScenes().max_objects,  # no more: the inner descent compares all pairs of elements
             latent_dim=128,
             hidden_dim=128,
-            encoder="cnn",
-            channels=32,
-            encoder_strides=(2, 2, 2, 1),
+            encoder_width=32,
+            encoder_blocks=(1, 1, 1),
         ),
         steps=2_500,
         expected="AP at inf, 1, 0.5, 0.25: 11.6, 0.5, 0.0, 0.0 with one seed",

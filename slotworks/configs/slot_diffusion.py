@@ -255,7 +255,7 @@ def video_scenes_mini() -> Run:
     names = ("image_size", "resnet_width", "resnet_strides", "num_slots", "slot_dim", "mlp_dim", "gradient")
     same = {name: getattr(image, name) for name in (*names, "position_gain", "denoiser", "autoencoder")}
     method = VideoSlotDiffusionConfig(
-        **same, autoencoder_run=runs, predictor_dim=128, predictor_blocks=1, single_frame_steps=3_000
+        **same, autoencoder_run=runs, predictor_dim=128, predictor_blocks=1, short_clips=((3_000, 1),)
     )
     return replace(
         mini, method=method, data=VIDEO_SCENES, steps=5_000, batch_size=6, eval_images=100, expected="not measured yet"

@@ -127,7 +127,7 @@ def scenes_mini() -> Run:
             slot_dim=64,
             mlp_dim=128,
             first_iterations=3,
-            single_frame_steps=3_000,
+            short_clips=((3_000, 1),),
             mlp_in_last_iteration=True,
             initializer="learned",
             gradient="bilevel",

@@ -1,11 +1,11 @@
 """An image to one vector: the ResNet-34 of Deep Set Prediction Networks."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.nn.init import glorot_
-
-BLOCKS = (3, 4, 6, 3)
 
 
 class ImageCode(nn.Module):
@@ -16,14 +16,15 @@ class ImageCode(nn.Module):
 
     Args:
         dim: numbers in the vector.
-        width: channels of the first stage; 64 is ResNet-34.
+        width: channels of the first stage; each later one has twice as many.
+        blocks: of each stage. Four stages take images of 97 to 128 pixels a side, three of 49 to 64, and so on.
 
     >>> import torch
     >>> ImageCode(8, width=8).eval()(torch.zeros(2, 3, 128, 128)).shape
     torch.Size([2, 8])
     """
 
-    def __init__(self, dim: int = 512, *, width: int = 64):
+    def __init__(self, dim: int = 512, *, width: int = 64, blocks: Sequence[int] = (3, 4, 6, 3)):
         super().__init__()
         layers: list[nn.Module] = [
             nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
@@ -32,22 +33,23 @@ class ImageCode(nn.Module):
             nn.MaxPool2d(3, 2, padding=1),
         ]
         channels = width
-        for stage, count in enumerate(BLOCKS):
+        for stage, count in enumerate(blocks):
             for number in range(count):
                 stride = 2 if stage and not number else 1
                 layers.append(_Block(channels, width * 2**stage, stride))
                 channels = width * 2**stage
         layers += [nn.Conv2d(channels, channels, 3, 2, padding=1), nn.BatchNorm2d(channels)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, dim, 2))
+        self.largest = 8 * 2 ** len(blocks)
         glorot_(self)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Images of 97 to 128 pixels a side, in any range."""
+        """Images in any range."""
         code = self.layers(image)
         if code.shape[-2:] != (1, 1):
             raise ValueError(
                 f"Images of {image.shape[-2]} x {image.shape[-1]} pixels end in {tuple(code.shape[-2:])} positions, "
-                "expected one; give images of 97 to 128 pixels a side."
+                f"expected one; give images of {self.largest * 3 // 4 + 1} to {self.largest} pixels a side."
             )
         return code.flatten(1)
 

@@ -120,7 +120,8 @@ def diagnose(
     Args:
         stats: from `stats_of` or `metrics.binding.binding_stats`; missing or NaN entries are not judged. May be empty.
         curves: rows of `metrics.jsonl` in order; `step`, `total` and `loss/...` are read.
-        settings: contents of `run.yaml`; `steps`, `warmup_steps` and `lr`, at any depth, make the answer exact.
+        settings: contents of `run.yaml`; `steps`, `warmup_steps` and `lr`, at any depth, make the answer exact, and so
+            do `start_from`, `phase_1`, `short_clips` and `autoencode_steps`, with which a loss need not fall.
 
     Returns:
         Problems, then notes; exactly one finding `healthy` if there are none. One cause gives one finding.
@@ -128,7 +129,9 @@ def diagnose(
     curves, settings = curves or [], settings or {}
     known = {name: value for name, value in stats.items() if value is not None and math.isfinite(value)}
     losses = [(row.get("step", i), loss) for i, row in enumerate(curves) if (loss := _loss(row)) is not None]
-    found = [*_loss_findings(losses), *_mask_findings(known, early=_progress(curves, settings) < EARLY)]
+    trained = any(_setting(settings, name) for name in ("start_from", "phase_1"))  # its loss may be low at once
+    loss_findings = _loss_findings(losses, since=_same_loss_since(settings), trained=trained)
+    found = [*loss_findings, *_mask_findings(known, early=_progress(curves, settings) < EARLY)]
     if any(name == "nan" for name, _, _ in found):
         found = [one for one in found if one[0] == "nan"]
     lr, warmup = _setting(settings, "lr"), _setting(settings, "warmup_steps")
@@ -239,16 +242,25 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
 # What the curves tell.
 
 
-def _loss_findings(losses: Sequence[tuple[Any, float]]) -> list[tuple[str, Severity, str]]:
+def _same_loss_since(settings: Mapping[str, Any]) -> int:
+    """The step since which the loss is a loss of the same thing; clips may be short at first, for example."""
+    stages = _setting(settings, "short_clips") or ()
+    return max([step for step, _ in stages] + [_setting(settings, "autoencode_steps") or 0])
+
+
+def _loss_findings(
+    losses: Sequence[tuple[Any, float]], *, since: int, trained: bool
+) -> list[tuple[str, Severity, str]]:
     broken = [step for step, loss in losses if not math.isfinite(loss)]
     if broken:
         return [("nan", "problem", f"The loss is not a number, first at step {broken[0]}.")]
+    losses = [(step, loss) for step, loss in losses if step > since]
     if len(losses) < 10:  # too few to call anything a trend
         return []
     values, fifth = [loss for _, loss in losses], len(losses) // 5
     first, last = median(values[: len(values) // 10]), median(values[-fifth:])
     lowest = min(median(values[i : i + fifth]) for i in range(0, len(values) - fifth + 1, fifth))
-    if first > 0 and last > FALL * first:
+    if first > 0 and last > FALL * first and not trained:
         text = (
             f"The loss went from {first:.4g} to {last:.4g} in {len(values)} rows (threshold {FALL:.0%} of the first)."
         )

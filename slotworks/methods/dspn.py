@@ -15,14 +15,13 @@ There are no slots: what `encode` returns in their place are the elements of the
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, smooth_l1_loss
 
-from slotworks.encoders import CNNEncoder, ImageCode
+from slotworks.encoders import ImageCode
 from slotworks.guidance import matched_huber
 from slotworks.nn.fspool import FSPool
 from slotworks.nn.init import glorot_
@@ -41,11 +40,11 @@ class DSPNConfig(MethodConfig):
     inner_lr: float = 25.0  # rate of the inner descent, for the gradient of one image
     latent_dim: int = 512  # numbers in a code
     hidden_dim: int = 512  # of the set encoder
-    encoder: Literal["resnet34", "cnn"] = "resnet34"  # image to code; cnn: Slot Attention's encoder and a linear layer
-    channels: int = 64  # of the cnn
-    encoder_strides: tuple[int, ...] = (1, 2, 2, 1)  # of the cnn
+    encoder_width: int = 64  # channels of the first stage of the ResNet that makes the code of an image
+    encoder_blocks: tuple[int, ...] = (3, 4, 6, 3)  # of its stages: ResNet-34, for 128 pixels; three stages for 64
     categories: tuple[int, ...] = (2, 2, 3, 8)  # classes of each property, in the order of the data set
     stepwise_loss: bool = False  # a loss after every step, summed, instead of the last only
+    autoencode_steps: int = 0  # first training steps, which descend on the codes of true sets (not in the paper)
 
     def build(self) -> "DSPN":
         """Make the method with fresh weights."""
@@ -61,10 +60,7 @@ class DSPN(Method):
         super().__init__()
         self.config = config
         width = 3 + sum(config.categories) + 1
-        if config.encoder == "resnet34":
-            self.image_encoder: nn.Module = ImageCode(config.latent_dim)
-        else:
-            self.image_encoder = _SmallImageCode(config)
+        self.image_encoder = ImageCode(config.latent_dim, width=config.encoder_width, blocks=config.encoder_blocks)
         self.set_encoder = SetEncoder(width, config.latent_dim, config.hidden_dim)
         self.start = nn.Parameter(torch.rand(config.num_slots, width - 1))  # coordinates and properties
         self.start_presence = nn.Parameter(torch.full((config.num_slots,), 0.5))
@@ -106,26 +102,24 @@ class DSPN(Method):
         return sets
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The matched Huber loss, a mean over the elements, and the distance of codes of true sets and of images.
+        """`set`, the matched Huber loss, a mean over the elements, and `representation`, how far codes are apart.
 
-        The second term makes the image's code one that the set encoder can tell apart (the released code weighs it
-        with 0.1).
+        The second term, of the codes of true sets and of images, makes the image's code one that the set encoder can
+        tell apart (the released code weighs it with 0.1). In the first `autoencode_steps` it alone trains the image
+        encoder, and sets are predicted from the codes of the true ones, as in the paper's auto-encoder.
         """
         objects = batch["objects"]
         present = objects[..., -1:]
         true = torch.cat([(2 * objects[..., :3] - 1) * present, objects[..., 3:]], dim=-1)
         missing = self.config.num_slots - true.shape[1]
-        code = self.image_encoder(batch["image"])
-        sets = self.descend(code)
+        padded = nn.functional.pad(true, (0, 0, 0, max(missing, 0)))
+        code, true_code = self.image_encoder(batch["image"]), self.set_encoder(padded)
+        sets = self.descend(true_code if step < self.config.autoencode_steps else code)
         losses = [
             matched_huber(elements, true).mean() / self.config.num_slots
             for elements in (sets[1:] if self.config.stepwise_loss else sets[-1:])
         ]
-        padded = nn.functional.pad(true, (0, 0, 0, max(missing, 0)))
-        return {
-            "set": torch.stack(losses).sum(),
-            "representation": smooth_l1_loss(self.set_encoder(padded), code.to(padded.dtype)),
-        }
+        return {"set": torch.stack(losses).sum(), "representation": smooth_l1_loss(true_code, code.to(true_code.dtype))}
 
 
 class SetEncoder(nn.Module):
@@ -149,20 +143,7 @@ class SetEncoder(nn.Module):
         left, right = self.pair.weight.chunk(2, dim=1)  # the first and the second of a pair
         hidden = linear(elements, left, self.pair.bias)[:, :, None] + linear(elements, right)[:, None]
         pairs = self.out(hidden.relu()).flatten(1, 2)
-        return self.pool(pairs / pairs.shape[1])
-
-
-class _SmallImageCode(nn.Module):
-    """Slot Attention's encoder, then one linear layer over the whole map."""
-
-    def __init__(self, config: DSPNConfig):
-        super().__init__()
-        self.cnn = CNNEncoder(config.channels, strides=config.encoder_strides)
-        height, width = self.cnn.grid(*config.image_size)
-        self.linear = glorot_(nn.Linear(height * width * config.channels, config.latent_dim))
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b z"]:
-        return self.linear(self.cnn(2 * image - 1).flatten(1))
+        return self.pool(pairs) / pairs.shape[1]
 
 
 def _join(elements: Float[Tensor, "b n c"], presence: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:

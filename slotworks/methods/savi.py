@@ -9,6 +9,7 @@ Transformer over the features (`encoder_blocks`), wider parts, and random crops,
 the baseline: Slot Attention frame by frame.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,7 +25,17 @@ from slotworks.nn.init import lecun_
 from slotworks.slots import INITIALIZERS, PREDICTORS, BoxInit, LearnedInit, SlotAttention, TransformerPredictor
 from slotworks.slots.predictors import PredictorBlock
 from slotworks.slots.video import VideoSlotAttention, map_over_time
-from slotworks.types import Batch, DecoderOutput, MethodConfig, SlotOutput, UserError, VideoMethod, single_frames
+from slotworks.types import (
+    Batch,
+    DecoderOutput,
+    Method,
+    MethodConfig,
+    ShortClips,
+    SlotOutput,
+    UserError,
+    VideoMethod,
+    cut_clips,
+)
 
 Target = Literal["rgb", "flow", "depth"]
 CHANNELS: dict[Target, int] = {"rgb": 3, "flow": 3, "depth": 1}
@@ -47,7 +58,8 @@ class SAViConfig(MethodConfig):
     predictor_mlp_dim: int = 256  # of predictor="transformer"
     predictor_norm: Literal["post", "pre"] = "post"  # of predictor="transformer"; SAVi's code knows both
     carry: bool = True  # False: every frame starts anew, without the predictor
-    single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
+    short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
+    start_from: str | None = None  # run folder whose weights training starts from; read when it starts
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # of the corrector's iterations
     encoder: Literal["cnn", "resnet18", "resnet34"] = "cnn"
     encoder_channels: int = 32  # of the CNN, or of the first stage of the ResNet
@@ -66,7 +78,7 @@ class SAViConfig(MethodConfig):
     @property
     def skips_weights(self) -> bool:
         """The predictor's."""
-        return self.single_frame_steps > 0 or not self.carry
+        return not self.carry or any(frames == 1 for _, frames in self.short_clips)
 
 
 class SAVi(VideoMethod):
@@ -122,6 +134,24 @@ class SAVi(VideoMethod):
         lecun_(self)
         if isinstance(self.initializer, LearnedInit):
             nn.init.normal_(self.initializer.slots)
+
+    def prepare(self, load: Callable[[str], Method]) -> None:
+        """Take over the weights of an earlier run, if the config names one; one on single frames, for example.
+
+        Raises:
+            UserError: if that run is no SAVi, or one with other sizes.
+        """
+        folder = self.config.start_from
+        if folder is None:
+            return
+        first = load(folder)
+        if not isinstance(first, SAVi):
+            raise UserError(f"method.start_from is {folder}, a run of {type(first).__name__}; give a run of SAVi.")
+        given, own = first.state_dict(), self.state_dict()
+        wrong = [n for n in {**own, **given} if n not in own or n not in given or own[n].shape != given[n].shape]
+        if wrong:
+            raise UserError(f"The run in {folder} and this one differ in {wrong[0]}; give both the same networks.")
+        self.load_state_dict(given)
 
     @property
     def takes_boxes(self) -> bool:
@@ -224,8 +254,7 @@ class SAVi(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error by target, summed over frames, pixels and channels, mean over videos."""
-        if step < self.config.single_frame_steps:
-            batch = single_frames(batch)
+        batch = cut_clips(batch, self.config.short_clips, step)
         recon = self.decode(self.encode_batch(batch).slots).recon
         error = (recon - self.target(batch)).square().sum(dim=(1, 3, 4)).mean(dim=0)  # by channel
         terms = error.split([CHANNELS[target] for target in self.config.targets])

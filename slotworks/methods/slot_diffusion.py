@@ -23,7 +23,7 @@ from slotworks.nn.position import PositionEmbedding
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQConfig
 from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention, TransformerPredictor, VideoSlotAttention
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, VideoMethod, single_frames
+from slotworks.types import Batch, Method, MethodConfig, ShortClips, SlotOutput, UserError, VideoMethod, cut_clips
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     predictor_dim: int = 768  # hidden width of its two-layer networks
     predictor_dropout: float = 0.1  # torch's default, which the released code keeps
     shared_noise: bool = True  # sampling: the same starting noise for all frames
-    single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
+    short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
 
     def build(self) -> "VideoSlotDiffusion":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the method with fresh weights; the VQ-VAE's are read by `prepare`, or come with a checkpoint."""
@@ -72,7 +72,7 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     @property
     def skips_weights(self) -> bool:
         """The predictor's."""
-        return self.single_frame_steps > 0
+        return any(frames == 1 for _, frames in self.short_clips)
 
 
 class _Front(nn.Module):
@@ -245,8 +245,7 @@ class VideoSlotDiffusion(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`denoise`, a mean over all frames: each has its own timestep and noise."""
-        if step < self.config.single_frame_steps:
-            batch = single_frames(batch)
+        batch = cut_clips(batch, self.config.short_clips, step)
         slots = self.encode(batch["video"]).slots.flatten(0, 1)
         return {"denoise": self.decoder.loss(self.decoder.latents(batch["video"].flatten(0, 1)), slots)}
 

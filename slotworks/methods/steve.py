@@ -23,7 +23,7 @@ from slotworks.encoders.steve import SteveEncoder
 from slotworks.nn.dvae import Block, copy_trained
 from slotworks.nn.init import he_glorot_
 from slotworks.slots import INITIALIZERS, SlotAttention, TransformerPredictor, VideoSlotAttention, map_over_time
-from slotworks.types import Batch, Method, SlotOutput, VideoMethod, single_frames
+from slotworks.types import Batch, Method, ShortClips, SlotOutput, VideoMethod, cut_clips
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SteveConfig(TokenOptions):
     slot_dim: int = 192  # D of slots, queries, keys and values
     num_iterations: int = 2  # T of Slot Attention for each frame
     first_iterations: int | None = None  # T for the first frame of a video; None: as for all others
-    single_frame_steps: int = 0  # first training steps, in which every frame is a video of its own (not in the paper)
+    short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
     mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention
     mlp_in_last_iteration: bool = False  # the released code leaves it out there; a bi-level gradient needs it
     predictor_blocks: int = 1  # Transformer blocks among slots, between frames
@@ -56,7 +56,7 @@ class SteveConfig(TokenOptions):
     @property
     def skips_weights(self) -> bool:
         """The predictor's."""
-        return self.single_frame_steps > 0
+        return any(frames == 1 for _, frames in self.short_clips)
 
 
 class Steve(VideoMethod):
@@ -113,8 +113,7 @@ class Steve(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error of the discrete VAE and cross-entropy of the tokens, both sums over a frame, averaged."""
-        if step < self.config.single_frame_steps:
-            batch = single_frames(batch)
+        batch = cut_clips(batch, self.config.short_clips, step)
         video = batch["video"]
         terms, tokens = words_of(video.flatten(0, 1), self.dvae, self.config, step)
         slots = self.encode(video).slots.flatten(0, 1)

@@ -19,3 +19,7 @@ def test_other_sizes_are_refused():
     assert network(torch.zeros(1, 3, 97, 128)).shape == (1, 4)
     with pytest.raises(ValueError, match=r"Images of 160 x 160 pixels end in \(2, 2\) positions, expected one"):
         network(torch.zeros(1, 3, 160, 160))
+    small = ImageCode(4, width=4, blocks=(1, 1)).eval()
+    assert small(torch.zeros(1, 3, 25, 32)).shape == (1, 4)
+    with pytest.raises(ValueError, match="give images of 25 to 32 pixels a side"):
+        small(torch.zeros(1, 3, 64, 64))

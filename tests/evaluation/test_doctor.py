@@ -191,6 +191,22 @@ def test_a_loss_that_rises_again():
     assert "rose from" in finding.evidence
 
 
+def test_a_loss_that_changes_its_meaning_or_began_low():
+    """Longer clips have a larger sum; a run that begins with trained weights has little to gain, but may get worse."""
+    grows = curve([50 - 0.2 * i for i in range(50)] + [400 - i for i in range(100)])  # a row each ten steps
+    assert names({}, curves=grows) == ["loss_not_falling"]
+    assert names({}, curves=grows, settings={"method": {"short_clips": [[200, 1], [499, 2]]}}) == ["healthy"]
+    flat = curve([0.5] * 100)
+    for setting in ("start_from", "phase_1"):
+        assert names({}, curves=flat, settings={"method": {setting: None}}) == ["loss_not_falling"]
+        assert names({}, curves=flat, settings={"method": {setting: "runs/first"}}) == ["healthy"]
+    risen = curve([0.5] * 50 + [1.0] * 50)
+    [finding] = diagnose({}, risen, {"method": {"start_from": "runs/first"}})
+    assert (finding.name, finding.severity) == ("loss_not_falling", "note")
+    encoded = curve([0.03] * 50 + [0.06 - 0.0002 * i for i in range(100)])
+    assert names({}, curves=encoded, settings={"method": {"autoencode_steps": 499}}) == ["healthy"]
+
+
 def test_rows_without_a_loss_and_short_curves_are_not_judged():
     rows = [{"step": i, "eval/fg_ari": 0.5} for i in range(50)]
     assert names({}, curves=rows) == ["healthy"]

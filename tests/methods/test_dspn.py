@@ -17,15 +17,14 @@ from slotworks.types import PredictsSets
 
 REFERENCE = Path(__file__).parents[1] / "references" / "dspn.npz"
 SMALL = DSPNConfig(
-    image_size=(8, 12),
+    image_size=(14, 16),
     num_slots=4,
     num_iterations=3,
     inner_lr=10.0,
     latent_dim=12,
     hidden_dim=10,
-    encoder="cnn",
-    channels=4,
-    encoder_strides=(2,),
+    encoder_width=4,
+    encoder_blocks=(1,),
     categories=(2, 4),
 )
 
@@ -108,7 +107,7 @@ class Sums(torch.nn.Module):
 
 def test_images_do_not_disturb_each_other():
     torch.manual_seed(0)
-    method, image = SMALL.build().eval(), torch.rand(3, 3, 8, 12)
+    method, image = SMALL.build().eval(), torch.rand(3, 3, 14, 16)
     together = method.encode(image).slots
     torch.testing.assert_close(method.encode(image[1:2]).slots, together[1:2])
 
@@ -122,7 +121,7 @@ def test_the_set_encoder_does_not_see_an_order():
 def test_longer_descent_after_training_comes_nearer():
     """The inner distance falls, without and with gradients, and predictions say where they are in [0, 1]."""
     torch.manual_seed(0)
-    method, image = replace(SMALL, inner_lr=0.5, test_iterations=20).build().eval(), torch.rand(2, 3, 8, 12)
+    method, image = replace(SMALL, inner_lr=0.5, test_iterations=20).build().eval(), torch.rand(2, 3, 14, 16)
     assert isinstance(method, PredictsSets)
     with torch.no_grad():
         code = method.image_encoder(image)
@@ -142,7 +141,7 @@ def test_targets_are_minus_one_to_one_and_padding_stays_zero():
     method = replace(SMALL, num_iterations=1).build()
     objects = torch.zeros(1, 2, 10)
     objects[0, 0] = torch.tensor([0.0, 0.5, 1.0, 1, 0, 0, 1, 0, 0, 1])
-    image = torch.rand(1, 3, 8, 12)
+    image = torch.rand(1, 3, 14, 16)
     true = torch.zeros(1, 4, 10)
     true[0, 0] = torch.tensor([-1.0, 0, 1, 1, 0, 0, 1, 0, 0, 1])
     found = method.descend(method.image_encoder(image))[-1]
@@ -155,10 +154,30 @@ def test_targets_are_minus_one_to_one_and_padding_stays_zero():
 def test_a_loss_after_every_step():
     torch.manual_seed(0)
     method = replace(SMALL, stepwise_loss=True).build()
-    given = {"image": torch.rand(2, 3, 8, 12), "objects": torch.zeros(2, 4, 10)}
+    given = {"image": torch.rand(2, 3, 14, 16), "objects": torch.zeros(2, 4, 10)}
     sets = method.descend(method.image_encoder(given["image"]))[1:]
     expected = sum(matched_huber(found, given["objects"]).mean() / 4 for found in sets)
     torch.testing.assert_close(method.loss(given, step=0)["set"], expected)
+
+
+def test_sets_from_codes_of_true_sets_at_first():
+    """Then the image's code matters to `representation` alone, and the image encoder still learns."""
+    torch.manual_seed(0)
+    method = replace(SMALL, autoencode_steps=2).build()
+    given = {"image": torch.rand(2, 3, 14, 16), "objects": torch.zeros(2, 4, 10)}
+    given["objects"][:, 0, [3, 5, 9]] = 1
+    true = given["objects"].clone()
+    true[:, 0, :3] = -1
+    code = method.set_encoder(true)
+    expected = matched_huber(method.descend(code)[-1], true).mean() / 4
+    terms = method.loss(given, step=1)
+    torch.testing.assert_close(terms["set"], expected)
+    terms["set"].backward(retain_graph=True)
+    assert all(p.grad is None for p in method.image_encoder.parameters())
+    terms["representation"].backward()
+    assert all(p.grad is not None for p in method.image_encoder.parameters())
+    from_image = matched_huber(method.descend(method.image_encoder(given["image"]))[-1], true).mean() / 4
+    torch.testing.assert_close(method.loss(given, step=2)["set"], from_image)
 
 
 def test_the_papers_network():
@@ -174,7 +193,7 @@ def test_the_papers_network():
 def test_it_learns_two_images():
     torch.manual_seed(0)
     method = replace(SMALL, hidden_dim=24).build()
-    given = {"image": torch.rand(2, 3, 8, 12), "objects": torch.zeros(2, 2, 10)}
+    given = {"image": torch.rand(2, 3, 14, 16), "objects": torch.zeros(2, 2, 10)}
     given["objects"][0, :, [0, 3, 5, 9]] = 1
     given["objects"][1, :1, [1, 4, 8, 9]] = 1
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)

@@ -18,7 +18,7 @@ from slotworks.nn.flow import flow_to_rgb
 from slotworks.nn.init import lecun_
 from slotworks.reports import write_report
 from slotworks.training import Run
-from slotworks.types import UserError, VideoMethod, to_batch
+from slotworks.types import UserError, VideoMethod, cut_clips, frames_of, to_batch
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -372,7 +372,7 @@ def test_plus_recipes_are_the_released_configuration():
 def test_two_steps_of_training():
     run = recipes.scenes_mini()
     small = {"slot_dim": 16, "qkv_dim": 16, "encoder_channels": 8, "decoder_channels": 8}
-    method = replace(run.method, single_frame_steps=0, **small).build()
+    method = replace(run.method, short_clips=(), **small).build()
     data = replace(run.data, num_train=4).open("train")
     batch = to_batch(data.__getitems__([0, 5]))
     optimizer = torch.optim.Adam(method.parameters(), 1e-3)
@@ -421,11 +421,11 @@ def test_training_on_boxes_and_flow():
 
 
 def test_at_first_every_frame_is_a_video_of_its_own():
-    """Frames of one batch, each with its own boxes: until `single_frame_steps` nothing is carried, then all is."""
+    """Frames of one batch, each with its own boxes: until `short_clips` ends nothing is carried, then all is."""
     data = VideoScenes(image_size=16, sizes=(0.4,), max_objects=2, clip_length=3, appearing=0.0).open()
     batch = to_batch(data.__getitems__([0, 1]))
     torch.manual_seed(0)
-    method = replace(TINY, targets=("rgb",), single_frame_steps=5).build()
+    method = replace(TINY, targets=("rgb",), short_clips=((5, 1),)).build()
     terms = [method.loss(batch, step)["rgb"] for step in (4, 5)]
     alone = []
     for video in range(2):
@@ -433,7 +433,7 @@ def test_at_first_every_frame_is_a_video_of_its_own():
             frame = {name: batch[name][video : video + 1, t : t + 1] for name in ("video", "boxes")}
             alone.append(method.loss(frame, 5)["rgb"])
     torch.testing.assert_close(terms[0], torch.stack(alone).mean())
-    carried = replace(method.config, single_frame_steps=0).build()
+    carried = replace(method.config, short_clips=()).build()
     carried.load_state_dict(method.state_dict())
     torch.testing.assert_close(terms[1], carried.loss(batch, 0)["rgb"])
     assert not torch.isclose(terms[1], 3 * terms[0], rtol=1e-3)
@@ -442,6 +442,29 @@ def test_at_first_every_frame_is_a_video_of_its_own():
     assert method.config.skips_weights
     assert replace(TINY, carry=False).skips_weights
     assert not TINY.skips_weights
+
+
+def test_clips_grow_in_training():
+    """Clips of four: single frames until step 2, pairs until step 5, then whole, as if cut by hand."""
+    data = VideoScenes(image_size=16, sizes=(0.4,), max_objects=2, clip_length=4, appearing=0.0).open()
+    batch = to_batch(data.__getitems__([0, 1]))
+    torch.manual_seed(0)
+    grown = replace(TINY, targets=("rgb",), short_clips=((2, 1), (5, 2))).build()
+    whole = replace(grown.config, short_clips=()).build()
+    whole.load_state_dict(grown.state_dict())
+    for step, frames in ((0, 1), (1, 1), (2, 2), (4, 2), (5, 4)):
+        pieces = [frames_of(batch, start, start + frames) for start in range(0, 4, frames)]
+        by_hand = torch.stack([whole.loss(piece, step)["rgb"] for piece in pieces]).mean()
+        torch.testing.assert_close(grown.loss(batch, step)["rgb"], by_hand)
+
+
+def test_pieces_that_do_not_share_a_clip_out_evenly():
+    batch = {"video": video(t=4), "scene_objects": torch.tensor([1, 2])}
+    assert cut_clips(batch, ((5, 2),), 0)["scene_objects"].tolist() == [1, 1, 2, 2]
+    for frames in (3, 8, 0):
+        with pytest.raises(UserError, match=f"pieces of {frames} frames, but clips have 4"):
+            cut_clips(batch, ((5, frames),), 4)
+        assert cut_clips(batch, ((5, frames),), 5)["video"].shape[:2] == (2, 4)
 
 
 def test_a_predictor_may_normalise_inside_its_branches():

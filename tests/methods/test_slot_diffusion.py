@@ -123,7 +123,7 @@ def test_a_video_is_its_pieces_and_its_first_frame_the_image():
 
 def test_at_first_every_frame_is_a_video_of_its_own():
     """The frames of a still video have equal slots, until they are carried."""
-    method = build(VideoSlotDiffusionConfig, single_frame_steps=2).eval()
+    method = build(VideoSlotDiffusionConfig, short_clips=((2, 1),)).eval()
     still = VIDEO[:, :1].expand(-1, 4, -1, -1, -1)
     seen = []
     method.decoder.loss = lambda latents, slots: seen.append(slots) or slots.sum()

@@ -107,8 +107,8 @@ def test_losses_are_means_over_frames():
 
 
 def test_at_first_every_frame_is_a_video_of_its_own():
-    """Until `single_frame_steps` the error of the frames in another order is the same; carried, it is not."""
-    method, seen = build(dropout=0.0, single_frame_steps=2, target_tokens="probable", initializer="learned").eval(), []
+    """On single frames at first, the error of the frames in another order is the same; carried, it is not."""
+    method, seen = build(dropout=0.0, short_clips=((2, 1),), target_tokens="probable", initializer="learned").eval(), []
     method.slots.predictor.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].shape[0]))
     for step in (1, 2):
         forth = method.loss({"video": videos(3)}, step)["cross_entropy"]
@@ -168,7 +168,7 @@ def test_killed_and_resumed_is_trained_in_one_go(tmp_path):
     train(replace(words, batch_size=2, eval_every=1, tensorboard=False), tmp_path / "words")
     run = replace(
         run,
-        method=replace(run.method, dvae_channels=6, dvae_run=str(tmp_path / "words"), single_frame_steps=3, **small),
+        method=replace(run.method, dvae_channels=6, dvae_run=str(tmp_path / "words"), short_clips=((3, 1),), **small),
         data=replace(run.data, num_train=8, num_val=2, num_test=2),
         steps=4,
         batch_size=2,
