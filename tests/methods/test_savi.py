@@ -467,6 +467,22 @@ def test_pieces_that_do_not_share_a_clip_out_evenly():
         assert cut_clips(batch, ((5, frames),), 5)["video"].shape[:2] == (2, 4)
 
 
+def test_weights_of_an_earlier_run():
+    """Slot Attention on single frames, then SAVi: the same weights, and what does not fit is told in a sentence."""
+    frames = replace(TINY, carry=False).build()
+    config = replace(TINY, start_from="runs/frames")
+    method = config.build()
+    assert not torch.equal(method.encoder.backbone.convs[0].weight, frames.encoder.backbone.convs[0].weight)
+    method.prepare({"runs/frames": frames}.__getitem__)
+    for name, value in frames.state_dict().items():
+        assert torch.equal(method.state_dict()[name], value)
+    TINY.build().prepare({}.__getitem__)  # asks for nothing
+    with pytest.raises(UserError, match="runs/frames and this one differ in"):
+        config.build().prepare(lambda folder: replace(TINY, slot_dim=16).build())
+    with pytest.raises(UserError, match="a run of Linear; give a run of SAVi"):
+        config.build().prepare(lambda folder: torch.nn.Linear(1, 1))
+
+
 def test_a_predictor_may_normalise_inside_its_branches():
     """Pre-norm: with both output layers zero the slots pass unchanged; post-norm gives them mean 0."""
     for norm in ("pre", "post"):
