@@ -46,9 +46,9 @@ def clevr10_t30() -> Run:
 def scenes_mini() -> Run:
     """Drawn shapes that lie near and far, at a reduced cost; the data of `set_prediction.scenes_mini`.
 
-    Not the paper's configuration: a small ResNet in place of ResNet-34, shorter codes, five steps of descent in training
-    and ten in tests, codes of true sets before those of images, a higher learning rate, fewer steps, averaged weights,
-    bfloat16 in the encoder.
+    Not the paper's configuration: a small ResNet in place of ResNet-34, shorter codes, five steps of descent in
+    training and ten in tests, codes of true sets before those of images, a higher learning rate, fewer steps, averaged
+    weights, bfloat16 in the encoder.
 
     Command:   slotworks train dspn.scenes_mini
     Takes:     332 seconds of training on one busy CPU core.
