@@ -1,7 +1,7 @@
 """Draws savi.png from two trained runs.
 
 Run `python docs/images/savi.py runs/savi.scenes_mini runs/savi.scenes_mini_frames`. Every fourth frame of the first
-three test videos, a kind of picture a row: frames, true objects, slots of SAVi, what SAVi renders, slots frame by frame.
+three test videos, one kind of picture a row: frames, true objects, slots of SAVi, their picture, slots frame by frame.
 Slots follow the boxes of the first frame in their order, so a colour means the same object in all rows.
 """
 
