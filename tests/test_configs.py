@@ -58,7 +58,10 @@ def test_two_steps_lower_the_loss_of_one_sample(name):
         optimizer.step()
     assert losses[2] < losses[0]
     used = {name: p.grad is not None for name, p in method.named_parameters() if p.requires_grad}
-    assert all(used.values()), [name for name, has in used.items() if not has]
+    unused = [name for name, has in used.items() if not has]
+    if not getattr(run.method, "carry", True):  # frame by frame, the predictor waits for the run that starts from here
+        unused = [name for name in unused if not name.startswith("video_slots.predictor.")]
+    assert not unused
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

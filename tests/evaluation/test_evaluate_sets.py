@@ -119,8 +119,21 @@ RECIPES = {"set_prediction": set_prediction, "slot_mlp": slot_mlp, "dspn": dspn}
 
 def tiny(name):
     run = RECIPES[name].scenes_mini()
-    small = {"slot_mlp": {"hidden_dims": (8, 8)}, "dspn": {"latent_dim": 16, "hidden_dim": 8, "num_iterations": 2}}
-    method = replace(run.method, channels=4, encoder_strides=(4, 4), **small.get(name, {}))
+    encoder = {"channels": 4, "encoder_strides": (4, 4)}
+    small = {
+        "set_prediction": encoder,
+        "slot_mlp": {**encoder, "hidden_dims": (8, 8)},
+        "dspn": {
+            "encoder_width": 4,
+            "encoder_blocks": (1, 1, 1),
+            "latent_dim": 16,
+            "hidden_dim": 8,
+            "num_iterations": 2,
+            "test_iterations": None,
+            "autoencode_steps": 1,
+        },
+    }
+    method = replace(run.method, **small[name])
     options = {"steps": 2, "batch_size": 2, "eval_every": 2, "save_every": 2, "num_workers": 0, "tensorboard": False}
     return replace(run, method=method, data=SCENES, **options)
 
