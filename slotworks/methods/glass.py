@@ -27,6 +27,7 @@ from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.encoders.diffusion import load_diffusion
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448
 from slotworks.guidance import match_segments, segment_overlap, semantic_loss
+from slotworks.nn.init import unlike
 from slotworks.slots import LatentSlotOptions
 from slotworks.types import Batch, Method, SlotOutput, UserError
 
@@ -117,7 +118,7 @@ class Glass(Method):
         given, own = first.state_dict(), self.state_dict()
         if not first.config.diffusion.trained:
             own = {name: value for name, value in own.items() if not name.startswith("decoder.unet.")}
-        wrong = [name for name in {**own, **given} if _shape(own, name) != _shape(given, name)]
+        wrong = unlike(own, given)
         if wrong or first.config.encoder != self.config.encoder:
             reason = f"differ in {wrong[0]}" if wrong else "look at different encoders"
             raise UserError(f"The run in {folder} and this one {reason}; both phases need the same sizes and encoder.")
@@ -227,7 +228,3 @@ def _on_cpu(values: Tensor) -> Callable[[], Tensor]:
         return copy
 
     return wait
-
-
-def _shape(state: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None

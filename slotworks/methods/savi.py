@@ -21,7 +21,7 @@ from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.encoders import ResNetEncoder
 from slotworks.encoders.savi import ConvBackbone, PositionedEncoder
 from slotworks.nn.flow import flow_to_rgb
-from slotworks.nn.init import lecun_
+from slotworks.nn.init import lecun_, unlike
 from slotworks.slots import INITIALIZERS, PREDICTORS, BoxInit, LearnedInit, SlotAttention, TransformerPredictor
 from slotworks.slots.predictors import PredictorBlock
 from slotworks.slots.video import VideoSlotAttention, map_over_time
@@ -147,11 +147,9 @@ class SAVi(VideoMethod):
         first = load(folder)
         if not isinstance(first, SAVi):
             raise UserError(f"method.start_from is {folder}, a run of {type(first).__name__}; give a run of SAVi.")
-        given, own = first.state_dict(), self.state_dict()
-        wrong = [n for n in {**own, **given} if n not in own or n not in given or own[n].shape != given[n].shape]
-        if wrong:
+        if wrong := unlike(self.state_dict(), first.state_dict()):
             raise UserError(f"The run in {folder} and this one differ in {wrong[0]}; give both the same networks.")
-        self.load_state_dict(given)
+        self.load_state_dict(first.state_dict())
 
     @property
     def takes_boxes(self) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, group_norm, log_softmax, one_hot
 
 from slotworks.errors import UserError
+from slotworks.nn.init import unlike
 from slotworks.nn.noise import batch_uniform
 
 Block = Literal["norm", "bias"]
@@ -197,10 +198,9 @@ def copy_trained(dvae: DiscreteVAE, source: nn.Module, run: str) -> None:
     trained = getattr(source, "dvae", None)
     if not isinstance(trained, DiscreteVAE):
         raise UserError(f"{run} is a run of {type(source).__name__}, which has no discrete VAE; give one of dvae.")
-    weights, wanted = trained.state_dict(), dvae.state_dict()
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
+    if unlike(dvae.state_dict(), trained.state_dict()):
         raise UserError(
             f"The discrete VAE of {run} has {trained.vocab_size} words and is of another make than the one asked for, "
             f"with {dvae.vocab_size}; set vocab_size, dvae_channels and dvae_block as in that run."
         )
-    dvae.load_state_dict(weights)
+    dvae.load_state_dict(trained.state_dict())

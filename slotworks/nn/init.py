@@ -1,9 +1,10 @@
-"""Weight initialisation of the original Slot Attention code (Keras defaults), which torch's defaults differ from."""
+"""Weight initialisation of the original codes (Keras, flax), which torch's differs from; whether weights fit."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -72,3 +73,8 @@ def glorot_vector(*shape: int) -> nn.Parameter:
     """
     limit = math.sqrt(6 / (shape[-2] + shape[-1]))
     return nn.Parameter(torch.empty(shape).uniform_(-limit, limit))
+
+
+def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Names of weights that only one of two networks has, or that have another shape there; empty if they fit."""
+    return [n for n in {**own, **given} if n not in own or n not in given or own[n].shape != given[n].shape]
