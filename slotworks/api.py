@@ -553,3 +553,15 @@ def edit(
     if len(seeds) != 1:
         raise UserError(f"{len(seeds)} noise seeds were given; a video is rendered once, give one.")
     return [edit_video(method, image, out, image_size=run.data.size, noise_seed=seeds[0], **options)]
+
+
+def studio(run_folder: str | Path, *, device: str | None = None) -> Any:
+    """The web editor of a run as `gradio.Blocks`: `studio("runs/mine").launch()`.
+
+    Raises:
+        UserError: if the folder is no run, its method renders no pictures, or `gradio` is not installed.
+    """
+    from slotworks.studio import Studio, build_page
+
+    run, method = load(run_folder, device=device)
+    return build_page(Studio(method, run))

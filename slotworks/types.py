@@ -56,10 +56,11 @@ ShortClips = tuple[tuple[int, int], ...]
 """Steps, rising, each with a number of frames: until that step, clips are cut into pieces of so many frames."""
 
 
-def cut_clips(batch: Batch, stages: ShortClips, step: int) -> Batch:
+def cut_clips(batch: Batch, stages: ShortClips, step: int, *, first_only: bool = False) -> Batch:
     """Clips cut into those pieces that `stages` ask for at this step, each a video of its own; whole after the last.
 
-    `b t ... -> (b t/f) f ...`; properties of a whole video are repeated.
+    `b t ... -> (b t/f) f ...`; properties of a whole video are repeated. `first_only` keeps the first piece of each
+    clip, `b f ...`: as many different videos at less cost.
 
     Raises:
         UserError: if the frames of a clip cannot be shared out evenly.
@@ -75,6 +76,8 @@ def cut_clips(batch: Batch, stages: ShortClips, step: int) -> Batch:
             "another data.clip_length."
         )
     pieces = length // frames
+    if first_only:
+        return {name: value[:, :frames] if name in FRAME_FIELDS else value for name, value in batch.items()}
     return {
         name: value.unflatten(1, (pieces, frames)).flatten(0, 1)
         if name in FRAME_FIELDS

@@ -11,6 +11,7 @@ VERBS = {
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
     "edit": ("edit", "take objects out of a picture, bring them in from another, by their slots"),
+    "studio": ("studio", "edit pictures in a browser, by clicking objects"),
     "synthesize": ("synthesize", "images with pseudo-masks for GLASS: glass.coco, glass.voc, glass.scenes; resumes"),
     "report": ("report", "a run folder to one HTML page"),
     "doctor": ("doctor", "what went wrong in a run, and the likely fix"),

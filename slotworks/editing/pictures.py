@@ -188,7 +188,11 @@ def _write(out: Path, name: str, item: Opened, edit: Edit, noise_seeds: Sequence
     pictures |= {f"edited{end}": picture for end, picture in zip(ends, edits, strict=True)}
     pictures["mask"] = mask
     pictures["sheet"] = contact_sheet(
-        [[pictures["original"], *recons], [_overlay(edit), *edits], [_slot(edit, k) for k in range(len(edit.masks))]],
+        [
+            [pictures["original"], *recons],
+            [overlay(edit.original, edit.masks), *edits],
+            [slot_tile(edit.original, edit.masks, k) for k in range(len(edit.masks))],
+        ],
         cell=CELL,
     )
     files = []
@@ -204,22 +208,28 @@ def to_picture(image: Float[Tensor, "3 h w"]) -> Image.Image:
     return Image.fromarray(to_pixels(image))
 
 
-def _overlay(edit: Edit) -> Image.Image:
-    picture = to_picture(edit.original)
-    labels = upsampled_argmax(edit.masks.cpu(), (picture.height, picture.width))
+def overlay(image: Float[Tensor, "3 h w"], masks: Float[Tensor, "n y x"]) -> Image.Image:
+    """A picture with its segments in colours."""
+    picture = to_picture(image)
+    labels = upsampled_argmax(masks.cpu(), (picture.height, picture.width))
     return Image.blend(picture, Image.fromarray(PALETTE[labels % len(PALETTE)]), 0.5)
 
 
-def _slot(edit: Edit, index: int) -> Image.Image:
-    """What a slot owns of the original, on white, with its number."""
-    height, width = edit.original.shape[-2:]
-    mask = interpolate(edit.masks[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)[0]
-    tile = to_picture(torch.lerp(torch.ones_like(edit.original), edit.original, mask.to(edit.original)))
-    scale = CELL / max(tile.size)
-    tile = tile.resize((max(round(width * scale), 1), max(round(height * scale), 1)), Image.Resampling.NEAREST)
+def slot_tile(image: Float[Tensor, "3 h w"], masks: Float[Tensor, "n y x"], index: int) -> Image.Image:
+    """What a slot owns of a picture, on white, with its number."""
+    height, width = image.shape[-2:]
+    mask = interpolate(masks[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)[0]
+    tile = resized(to_picture(torch.lerp(torch.ones_like(image), image, mask.to(image))), CELL)
     pen = ImageDraw.Draw(tile)
     color = tuple(PALETTE[index % len(PALETTE)].tolist())
     box = pen.textbbox((4, 2), str(index), font_size=20)
     pen.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=color)
     pen.text((4, 2), str(index), fill="black", font_size=20)
     return tile
+
+
+def resized(picture: Image.Image, side: int) -> Image.Image:
+    """A picture whose longer side has so many pixels; what was small keeps its hard pixels."""
+    scale = side / max(picture.size)
+    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -34,11 +34,13 @@ class SlotDiffusionConfig(MethodConfig):
     encoder: ViTConfig | None = None  # a frozen ViT, as for VOC and COCO; None: the modified ResNet-18, trained along
     resnet_width: int = 64  # channels of the ResNet's first stage; the later ones have twice and four times as many
     resnet_strides: tuple[int, ...] = (1, 2, 2)  # of its stages
+    resnet_norm_groups: int = 32  # of every GroupNorm in it
     num_slots: int = 11  # N
     slot_dim: int = 192  # D_slot
     num_iterations: int = 3  # of Slot Attention in training
     test_iterations: int | None = None  # outside of training; None: as in training
     mlp_dim: int = 384  # hidden width of the residual MLP inside Slot Attention
+    attention_scale: float | None = None  # factor on Slot Attention's logits; None: slot_dim ** -0.5
     initializer: Literal["gaussian", "per_slot", "learned"] = "learned"  # learned ones are drawn from N(0, 1)
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     position_gain: float = 1.0  # factor on the initial weights of the position embedding (not in the paper)
@@ -64,6 +66,7 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     predictor_dropout: float = 0.1  # torch's default, which the released code keeps
     shared_noise: bool = True  # sampling: the same starting noise for all frames
     short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
+    first_piece_only: bool = False  # of those pieces keep the first of each clip
 
     def build(self) -> "VideoSlotDiffusion":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the method with fresh weights; the VQ-VAE's are read by `prepare`, or come with a checkpoint."""
@@ -82,7 +85,9 @@ class _Front(nn.Module):
         super().__init__()
         self.config = config
         if config.encoder is None:
-            self.encoder = ResNetEncoder(width=config.resnet_width, strides=config.resnet_strides)
+            self.encoder = ResNetEncoder(
+                width=config.resnet_width, strides=config.resnet_strides, norm_groups=config.resnet_norm_groups
+            )
             width = self.encoder.feature_dim
         else:
             self.encoder = ViTEncoder(config.encoder)
@@ -125,8 +130,15 @@ class _Front(nn.Module):
 
 
 def _slot_attention(config: SlotDiffusionConfig) -> SlotAttention:
-    width, count = config.slot_dim, config.num_iterations
-    return SlotAttention(width, width, count, mlp_dim=config.mlp_dim, eps=1e-6, gradient=config.gradient)
+    return SlotAttention(
+        config.slot_dim,
+        config.slot_dim,
+        config.num_iterations,
+        mlp_dim=config.mlp_dim,
+        scale=config.attention_scale,
+        eps=1e-6,
+        gradient=config.gradient,
+    )
 
 
 class SlotDiffusion(Method):
@@ -245,7 +257,8 @@ class VideoSlotDiffusion(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`denoise`, a mean over all frames: each has its own timestep and noise."""
-        batch = cut_clips(batch, self.config.short_clips, step)
+        config = self.config
+        batch = cut_clips(batch, config.short_clips, step, first_only=config.first_piece_only)
         slots = self.encode(batch["video"]).slots.flatten(0, 1)
         return {"denoise": self.decoder.loss(self.decoder.latents(batch["video"].flatten(0, 1)), slots)}
 

@@ -1,8 +1,9 @@
-"""Draws slate.png, steve.png and concepts.png from trained runs.
+"""Draws what methods render from their slots: slate.png, slot_diffusion.png, concepts.png, steve.png and the like.
 
-Run `python docs/images/tokens.py runs/slate.scenes_mini runs/steve.scenes_mini`. A row of slate.png: image, true
-objects, slots, the image written from the slots, and written again without one slot. steve.png: the same for the frames
-of a video, one kind of picture a row. concepts.png: typical slots of each concept, then scenes composed from concepts.
+Run `python docs/images/rendered.py images NAME RUN`, `videos NAME RUN` or `concepts NAME RUN`; the file is NAME.png. A
+row of `images`: image, true objects, slots, the image rendered from the slots, and rendered without the object in
+front. `videos`: the frames of a video, their slots, and the frames rendered from them, a row each. `concepts`: typical
+slots of each concept, then scenes composed from concepts.
 """
 
 import sys
@@ -13,7 +14,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from slotworks.api import load
-from slotworks.editing import remove
+from slotworks.editing import object_at, remove, render_edit, take_apart
 from slotworks.editing.concepts import ConceptLibrary
 from slotworks.editing.pictures import to_picture
 from slotworks.evaluation.masks import inspecting
@@ -32,26 +33,22 @@ def segments(attn, size) -> Image.Image:
     return painted(interpolate(attn[None], size, mode="bilinear").argmax(dim=1)[0])
 
 
-def slate(folder: str, count: int = 8) -> None:
+def images(name: str, folder: str, count: int = 8) -> None:
     run, method = load(folder, device="cpu")
-    batch = to_batch(run.data.open("test").__getitems__(range(count)))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        out = method.encode(batch["image"])
-    written = render(method, out.slots).image
-    objects = out.attn.mean(dim=-1).argsort(dim=1)[:, -2]  # the largest slot is the background
-    without = [render(method, remove(out.slots[i : i + 1], int(objects[i]))).image[0] for i in range(count)]
-    size, rows = tuple(batch["mask"].shape[-2:]), []
-    for i in range(count):
-        seen = [to_picture(batch["image"][i]), painted(batch["mask"][i]), segments(out.attn_maps[i], size)]
-        rows.append([*seen, to_picture(written[i]), to_picture(without[i])])
+    batch, rows = to_batch(run.data.open("test").__getitems__(range(count))), []
+    for image, mask in zip(batch["image"], batch["mask"], strict=True):
+        scene = take_apart(method, image)
+        y, x = (mask == mask.max()).nonzero().float().median(dim=0).values.int().tolist()  # of the object in front
+        edit = render_edit(method, scene, remove(scene.slots[None], object_at(scene, x, y))[0])
+        shown = [to_picture(image), painted(mask), segments(scene.masks, tuple(mask.shape))]
+        rows.append([*shown, to_picture(edit.recon[0]), to_picture(edit.edited[0])])
     contact_sheet([left + right for left, right in zip(rows[::2], rows[1::2], strict=True)], cell=96).save(
-        HERE / "slate.png", optimize=True
+        HERE / f"{name}.png", optimize=True
     )
-    concepts(run, method)
 
 
-def concepts(run, method, num_concepts: int = 6, count: int = 8) -> None:
+def concepts(name: str, folder: str, num_concepts: int = 6, count: int = 8) -> None:
+    run, method = load(folder, device="cpu")
     dataset = run.data.open("val")
     num_images = min(256, len(dataset))
     library = ConceptLibrary.build(method, dataset, num_concepts=num_concepts, num_images=num_images, batch_size=256)
@@ -66,10 +63,10 @@ def concepts(run, method, num_concepts: int = 6, count: int = 8) -> None:
     scenes = [library.like(image) for image in range(count)]
     composed = render(method, library.compose(scenes, seed=1)).image
     rows.append([to_picture(picture) for picture in composed])
-    contact_sheet(rows, cell=72).save(HERE / "concepts.png", optimize=True)
+    contact_sheet(rows, cell=72).save(HERE / f"{name}.png", optimize=True)
 
 
-def steve(folder: str, count: int = 2) -> None:
+def videos(name: str, folder: str, count: int = 2) -> None:
     run, method = load(folder, device="cpu")
     batch = to_batch(run.data.open("test").__getitems__(range(count)))
     torch.manual_seed(0)
@@ -83,9 +80,9 @@ def steve(folder: str, count: int = 2) -> None:
         rows.append([to_picture(batch["video"][i, t]) for t in frames])
         rows.append([segments(out.attn_maps[i, t], size) for t in frames])
         rows.append([to_picture(written[i, t]) for t in frames])
-    contact_sheet(rows, cell=72).save(HERE / "steve.png", optimize=True)
+    contact_sheet(rows, cell=72).save(HERE / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    slate(sys.argv[1])
-    steve(sys.argv[2])
+    kind, name, folder = sys.argv[1:]
+    {"images": images, "videos": videos, "concepts": concepts}[kind](name, folder)
