@@ -56,11 +56,10 @@ ShortClips = tuple[tuple[int, int], ...]
 """Steps, rising, each with a number of frames: until that step, clips are cut into pieces of so many frames."""
 
 
-def cut_clips(batch: Batch, stages: ShortClips, step: int, *, first_only: bool = False) -> Batch:
+def cut_clips(batch: Batch, stages: ShortClips, step: int) -> Batch:
     """Clips cut into those pieces that `stages` ask for at this step, each a video of its own; whole after the last.
 
-    `b t ... -> (b t/f) f ...`; properties of a whole video are repeated. `first_only` keeps the first piece of each
-    clip, `b f ...`: as many different videos at less cost.
+    `b t ... -> (b t/f) f ...`; properties of a whole video are repeated.
 
     Raises:
         UserError: if the frames of a clip cannot be shared out evenly.
@@ -76,8 +75,6 @@ def cut_clips(batch: Batch, stages: ShortClips, step: int, *, first_only: bool =
             "another data.clip_length."
         )
     pieces = length // frames
-    if first_only:
-        return {name: value[:, :frames] if name in FRAME_FIELDS else value for name, value in batch.items()}
     return {
         name: value.unflatten(1, (pieces, frames)).flatten(0, 1)
         if name in FRAME_FIELDS

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from slotworks.data.store import Row, Store, write_store
 from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
+from slotworks.nn.resize import resize
 from slotworks.types import Batch, DataConfig, Dataset, UserError, to_batch
 
 VERSION = 1  # part of the key: raised when the same settings give other features
@@ -34,8 +35,9 @@ PROBES = 32  # images whose pixels enter the key
 class CachedFeatures(DataConfig):
     """The training images of a data set as features of a frozen vision transformer.
 
-    `open("train")` gives `features` (`b p c`) and nothing else, so a step never runs or imports the encoder; the first
-    call computes them, on the GPU if there is one. `open("val")` and `open("test")` give the images themselves.
+    `open("train")` gives `features` (`b p c`), and `image` if that is kept: a step never runs or imports the encoder.
+    The first call computes them, on the GPU if there is one. `open("val")` and `open("test")` give the images
+    themselves.
 
     Random changes of training images cannot be cached: `images` must neither crop nor flip at random. `flips=True`
     stores every image a second time, mirrored left to right, and the data set is twice as long: half of what is seen
@@ -51,6 +53,8 @@ class CachedFeatures(DataConfig):
     flips: bool = False  # also store every image mirrored
     dtype: Literal["float16", "bfloat16"] = "float16"  # of the stored numbers; a batch has float32
     batch_size: int = 32  # images at once while computing
+    resize: bool = False  # images to the encoder's size first; otherwise another size is an error
+    keep_images: bool = False  # also store the images, in 8 bits, for methods that render them
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float16", "bfloat16"):
@@ -120,18 +124,19 @@ class CachedFeatures(DataConfig):
     def row_bytes(self) -> int:
         """Bytes on the disk for each image."""
         rows, columns = self.encoder.grid
-        return rows * columns * self.encoder.feature_dim * 2
+        height, width = self.images.size
+        return rows * columns * self.encoder.feature_dim * 2 + 3 * height * width * self.keep_images
 
     def computation(self) -> Callable[[Batch], dict[str, np.ndarray]]:
         """What makes the stored arrays of a batch of images; holds the networks."""
         encoder, size = ViTEncoder(self.encoder), self.encoder.image_size
 
         def compute(batch: Batch) -> dict[str, np.ndarray]:
-            image = batch["image"]
+            image = resize(batch["image"], size) if self.resize else batch["image"]
             if tuple(image.shape[-2:]) != (size, size):
                 raise UserError(
                     f"The images of {self.name} have {image.shape[-2]}x{image.shape[-1]} pixels, but the encoder is "
-                    f"set to {size}; give both the same size."
+                    f"set to {size}; give both the same size, or resize."
                 )
             return {"features": self._stored(encoder(image))}
 
@@ -168,7 +173,7 @@ class CachedFeatures(DataConfig):
             "data": fingerprint(self.images, dataset),
             "flips": self.flips,
             "dtype": self.dtype,
-        }
+        } | {name: True for name in ("resize", "keep_images") if getattr(self, name)}
 
     def store_path(self, key: dict[str, Any]) -> Path:
         """Folder of the store that belongs to a key."""
@@ -220,6 +225,9 @@ class _Rows:
             indices = np.arange(first, min(first + size, self.total))
             batch = self._images(indices, device or torch.device("cpu"))
             arrays = compute(batch)
+            if self.config.keep_images:
+                pixels = (255 * batch["image"]).round().to(torch.uint8)
+                arrays["image"] = pixels.permute(0, 2, 3, 1).cpu().numpy()
             for k, index in enumerate(indices):
                 if index >= start:
                     yield {name: values[k] for name, values in arrays.items()}

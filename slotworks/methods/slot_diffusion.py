@@ -10,7 +10,7 @@ times are whole timesteps, and bfloat16 takes the place of float16.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -66,7 +66,7 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     predictor_dropout: float = 0.1  # torch's default, which the released code keeps
     shared_noise: bool = True  # sampling: the same starting noise for all frames
     short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
-    first_piece_only: bool = False  # of those pieces keep the first of each clip
+    start_from: str | None = None  # run folder of SlotDiffusion on images whose weights training starts from; likewise
 
     def build(self) -> "VideoSlotDiffusion":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the method with fresh weights; the VQ-VAE's are read by `prepare`, or come with a checkpoint."""
@@ -244,8 +244,28 @@ class VideoSlotDiffusion(VideoMethod):
         return {"steps": self.decoder.sample_steps, "cfg_scale": 1.0}
 
     def prepare(self, load: Callable[[str], Method]) -> None:
-        """Read the VQ-VAE from its run folder; errors as for `SlotDiffusion`."""
-        _read_autoencoder(self.config, self.decoder, load)
+        """Read the VQ-VAE from its run folder, or all but the predictor from a run on images.
+
+        Raises:
+            UserError: as for `SlotDiffusion`; or if that run is none on images, or has other settings.
+        """
+        folder = self.config.start_from
+        if folder is None:
+            return _read_autoencoder(self.config, self.decoder, load)
+        first = load(folder)
+        if not isinstance(first, SlotDiffusion):
+            raise UserError(
+                f"method.start_from is {folder}, a run of {type(first).__name__}; give one of SlotDiffusion on images."
+            )
+        for name in (part.name for part in fields(SlotDiffusionConfig) if part.name != "autoencoder_run"):
+            given, own = getattr(first.config, name), getattr(self.config, name)
+            if given != own and name not in ("num_iterations", "test_iterations", "gradient"):
+                raise UserError(f"method.{name} is {own}, and {given} in the run in {folder}; make both the same.")
+        weights = {
+            name.replace("slot_attention.", "video_slots.corrector."): w for name, w in first.state_dict().items()
+        }
+        self.load_state_dict(weights, strict=False)  # there is no predictor
+        return None
 
     def encode(self, video: Float[Tensor, "b t 3 h w"], *, state: Float[Tensor, "b n d"] | None = None) -> SlotOutput:
         """Videos in [0, 1] to slots of every frame; with the `state` of an earlier call their continuation."""
@@ -257,8 +277,7 @@ class VideoSlotDiffusion(VideoMethod):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`denoise`, a mean over all frames: each has its own timestep and noise."""
-        config = self.config
-        batch = cut_clips(batch, config.short_clips, step, first_only=config.first_piece_only)
+        batch = cut_clips(batch, self.config.short_clips, step)
         slots = self.encode(batch["video"]).slots.flatten(0, 1)
         return {"denoise": self.decoder.loss(self.decoder.latents(batch["video"].flatten(0, 1)), slots)}
 

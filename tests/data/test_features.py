@@ -22,6 +22,7 @@ from slotworks.data.scenes import SpriteScenes
 from slotworks.data.store import Store
 from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.nn.noise import batch_uniform
+from slotworks.nn.resize import resize
 from slotworks.training import Run, train
 from slotworks.training.serialize import from_yaml, to_yaml
 from slotworks.types import DataConfig, Dataset, Method, MethodConfig, UserError, to_batch
@@ -403,6 +404,23 @@ def test_images_of_another_size(cache):
         UserError, match="images of noise/one have 40x40 pixels, but the encoder is set to 32; give both"
     ):
         replace(cache, images=Grains(side=40)).open()
+
+
+def test_images_resized_and_kept(cache):
+    """Features of the images at the encoder's size, beside the images at their own; in another folder."""
+    images = Grains(side=40)
+    kept = replace(cache, images=images, resize=True, keep_images=True)
+    batch = batch_of(kept, [3, 1])
+    shown = to_batch(images.open("train").__getitems__([3, 1]))["image"]
+    torch.testing.assert_close(batch["image"], shown, rtol=0, atol=0.5 / 255 + 1e-6)
+    with torch.no_grad():
+        expected = ViTEncoder(cache.encoder)(resize(shown, 32))
+    torch.testing.assert_close(batch["features"], expected, rtol=1e-3, atol=1e-3)
+    plain = replace(cache, images=images, resize=True)
+    assert "image" not in batch_of(plain, [3])
+    assert plain.row_bytes == kept.row_bytes - 3 * 40 * 40
+    mirrored = batch_of(replace(kept, flips=True), [3 + len(images.open("train"))])["image"]
+    assert torch.equal(mirrored, batch["image"][:1].flip(-1))
 
 
 def test_trained_blocks(cache):

@@ -467,14 +467,6 @@ def test_pieces_that_do_not_share_a_clip_out_evenly():
         assert cut_clips(batch, ((5, frames),), 5)["video"].shape[:2] == (2, 4)
 
 
-def test_the_first_piece_of_each_clip():
-    batch = {"video": video(t=4), "scene_objects": torch.tensor([1, 2])}
-    for step, frames in ((0, 1), (1, 2), (2, 4)):
-        cut = cut_clips(batch, ((1, 1), (2, 2)), step, first_only=True)
-        assert torch.equal(cut["video"], batch["video"][:, :frames])
-        assert cut["scene_objects"].tolist() == [1, 2]
-
-
 def test_weights_of_an_earlier_run():
     """Slot Attention on single frames, then SAVi: the same weights, and what does not fit is told in a sentence."""
     frames = replace(TINY, carry=False).build()

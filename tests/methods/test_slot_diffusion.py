@@ -267,8 +267,29 @@ def test_published_recipes_are_the_papers():
 
 
 def test_mini_recipes_fit_their_first_stage():
-    for name in ("scenes_mini", "video_scenes_mini"):
-        run, first = getattr(slot_diffusion, name)(), getattr(vqvae, name)()
-        assert run.method.autoencoder == first.method.autoencoder
-        assert run.method.autoencoder_run == f"runs/vqvae.{name}"
-        assert run.data.size == first.data.size
+    run, first, video = slot_diffusion.scenes_mini(), vqvae.scenes_mini(), slot_diffusion.video_scenes_mini()
+    assert run.method.autoencoder == first.method.autoencoder
+    assert run.method.autoencoder_run == "runs/vqvae.scenes_mini"
+    assert run.data.size == first.data.size == video.data.size
+    assert video.method.start_from == "runs/slot_diffusion.scenes_mini"
+    video.method.build().prepare(lambda folder: run.method.build())
+
+
+def test_a_run_on_videos_starts_from_one_on_images():
+    """All weights but the predictor's are those of the images, and so are the slots of a first frame."""
+    images = build().eval()
+    images.decoder.latents(IMAGES)  # its VQ-VAE is there
+    config = VideoSlotDiffusionConfig(**TINY, num_iterations=3, start_from="runs/images", predictor_dim=16)
+    torch.manual_seed(5)
+    method = config.build().eval()
+    before = {name: w.clone() for name, w in method.state_dict().items()}
+    method.prepare({"runs/images": images}.__getitem__)
+    changed = {name for name, w in method.state_dict().items() if not torch.equal(w, before[name])}
+    assert changed
+    assert not any(name.startswith("video_slots.predictor") for name in changed)
+    torch.testing.assert_close(method.encode(IMAGES[:, None]).slots[:, 0], images.encode(IMAGES).slots)
+    assert torch.equal(method.decoder.latents(IMAGES), images.decoder.latents(IMAGES))
+    with pytest.raises(UserError, match="runs/images, a run of VQVAE; give one of SlotDiffusion on images"):
+        config.build().prepare(lambda folder: FIRST.build())
+    with pytest.raises(UserError, match="slot_dim is 8, and 16 in the run in runs/images; make both the same"):
+        config.build().prepare(lambda folder: build(slot_dim=16))
