@@ -11,9 +11,10 @@ from dataclasses import fields, replace
 
 from slotworks.configs.dinosaur import SCENES_VIT
 from slotworks.configs.slot_attention import tetrominoes_mini
-from slotworks.configs.vqvae import MINI, SCENES, VIDEO_SCENES
+from slotworks.configs.vqvae import MINI, SCENES
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
 from slotworks.data.features import CachedFeatures
+from slotworks.data.scenes import VideoScenes
 from slotworks.decoders import DenoiserConfig
 from slotworks.encoders.vit import DINO_S8
 from slotworks.methods import SlotDiffusionConfig, VideoSlotDiffusionConfig
@@ -37,6 +38,15 @@ __all__ = [
 ]
 
 DINO = replace(DINO_S8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), position_offset=0.0)  # as the code normalises
+VIDEO_SCENES = VideoScenes(  # those of steve.scenes_mini
+    image_size=32,
+    num_frames=6,
+    min_objects=2,
+    max_objects=3,
+    sizes=(0.3, 0.36),
+    shapes=("circle", "square", "triangle"),
+    clip_length=3,
+)
 
 
 def _run(method: MethodConfig, data: DataConfig, *, epochs: int, samples: int, batch: int, clip: float) -> Run:
@@ -46,7 +56,7 @@ def _run(method: MethodConfig, data: DataConfig, *, epochs: int, samples: int, b
         data=data,
         optimizer=Adam(
             lr=2e-4,
-            lr_scales={"slots": 0.7},
+            lr_scales={"slots": 0.5},
             warmup_steps=steps // 20,
             decay="cosine",
             decay_start=1 / 20,
@@ -212,9 +222,7 @@ def scenes_mini() -> Run:
             slot_dim=64,
             mlp_dim=128,
             num_iterations=3,
-            attention_scale=0.5,
             gradient="bilevel",
-            position_gain=2.0,
             denoiser=DenoiserConfig(
                 dims=(32, 64),
                 layers=1,
@@ -229,7 +237,13 @@ def scenes_mini() -> Run:
         ),
         data=CachedFeatures(replace(SCENES, num_train=6_000), SCENES_VIT, resize=True, keep_images=True),
         optimizer=Adam(
-            lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0
+            lr=1e-3,
+            lr_scales={"slots": 0.5},
+            warmup_steps=200,
+            decay="linear",
+            decay_start=0.5,
+            final_lr_scale=0.05,
+            max_grad_norm=1.0,
         ),
         steps=8_000,
         batch_size=16,

@@ -7,26 +7,17 @@ Settings are those of the released code, which trains 100 epochs on images, 50 o
 from dataclasses import replace
 
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
-from slotworks.data.scenes import ShapeScenes, VideoScenes
+from slotworks.data.scenes import ShapeScenes
 from slotworks.decoders import VQConfig
 from slotworks.methods import VQVAEConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig
 
-__all__ = ["celeba", "clevrtex", "coco", "movi_d", "movi_e", "scenes_mini", "video_scenes_mini", "voc"]
+__all__ = ["celeba", "clevrtex", "coco", "movi_d", "movi_e", "scenes_mini", "voc"]
 
 MINI = VQConfig(dims=(16, 32, 64), layers=1, num_codes=256, norm_groups=8, attention=False, code_range=0.5)
 SCENES = ShapeScenes(  # those of slate.scenes_mini
     image_size=32, min_objects=2, max_objects=3, sizes=(0.3, 0.36), shapes=("circle", "square", "triangle")
-)
-VIDEO_SCENES = VideoScenes(  # those of steve.scenes_mini
-    image_size=32,
-    num_frames=6,
-    min_objects=2,
-    max_objects=3,
-    sizes=(0.3, 0.36),
-    shapes=("circle", "square", "triangle"),
-    clip_length=3,
 )
 
 
@@ -127,12 +118,3 @@ def scenes_mini() -> Run:
         save_every=250,
         expected="not measured yet",
     )
-
-
-def video_scenes_mini() -> Run:
-    """Single frames of drawn videos of 32 pixels, at a reduced cost; as `scenes_mini`.
-
-    Command:   slotworks train vqvae.video_scenes_mini
-    """
-    data = replace(VIDEO_SCENES, frames="single", clip_length=None)
-    return replace(scenes_mini(), data=data)
