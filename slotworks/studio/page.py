@@ -96,16 +96,20 @@ def build_page(studio: Studio) -> Any:
                 with gr.Column(min_width=260):
                     shown[side] = gr.Image(label=f"{name}: click an object", **tall)
                     with gr.Row():
-                        upload = gr.UploadButton(f"{name} from a file", file_types=["image"], size="sm")
-                        number = gr.Number(int(side == "other"), precision=0, minimum=0, label="number")
+                        upload = gr.UploadButton(f"{name} from a file", file_types=["image"], size="sm", min_width=90)
+                        number = gr.Number(int(side == "other"), precision=0, minimum=0, label="number", min_width=70)
                         button = gr.Button(
-                            f"{name} from the test data", size="sm", interactive=studio.dataset is not None
+                            f"{name} from the test data",
+                            size="sm",
+                            interactive=studio.dataset is not None,
+                            min_width=90,
                         )
                     sources.append((upload.upload, upload, opener(side, studio.from_file)))
                     sources.append((button.click, number, opener(side, studio.from_data)))
         with gr.Row():
             buttons = {
-                name: gr.Button(name, variant="primary" if name == "Take out" else "secondary") for name in EDITS
+                name: gr.Button(name, variant="primary" if name == "Take out" else "secondary", min_width=90)
+                for name in EDITS
             }
         with gr.Row():
             recon = gr.Image(label="Rendered from all slots", **tall)
