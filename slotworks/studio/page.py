@@ -71,8 +71,9 @@ def build_page(studio: Studio) -> Any:
 
     def chooser(side: Side) -> Callable:
         def work(desk: Desk | None, event: gr.SelectData) -> list[Any]:
-            size = segments(_there(desk).scene(side)).size[::-1]
-            desk = desks.choose(_there(desk), side, int(event.index[0]), int(event.index[1]), size)
+            desk = _there(desk)
+            width, height = segments(desk.scene(side)).size
+            desk = desks.choose(desk, side, int(event.index[0]), int(event.index[1]), (height, width))
             return [desk, *both(desk)]
 
         return told(work)
