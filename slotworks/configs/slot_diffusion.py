@@ -213,6 +213,8 @@ def scenes_mini() -> Run:
     sizes.
 
     Command:   slotworks train slot_diffusion.scenes_mini
+    Takes:     13.4 to 14.5 minutes of one busy core, features included; 0.4 GB of disk for these.
+    Expected:  FG-ARI 70.3 +- 3.5, ARI 79.2 +- 9.1, mBO_i 65.6 +- 6.4 over 3 seeds, docs/results.md.
     """
     return Run(
         method=SlotDiffusionConfig(
@@ -252,7 +254,7 @@ def scenes_mini() -> Run:
         eval_every=1_000,
         save_every=500,
         protocol="slot-diffusion",
-        expected="not measured yet",
+        expected="FG-ARI 70.3 +- 3.5, ARI 79.2 +- 9.1, mBO_i 65.6 +- 6.4 over 3 seeds",
     )
 
 

@@ -106,6 +106,8 @@ def scenes_mini() -> Run:
     Not a row of a table: narrow levels, 256 codes that start spread out, the squared error without LPIPS.
 
     Command:   slotworks train vqvae.scenes_mini
+    Takes:     two and a half to three and a half minutes of one busy core.
+    Expected:  squared error 0.0046 per value, 140 of 256 codes in use, docs/results.md.
     """
     return Run(
         method=VQVAEConfig(image_size=32, autoencoder=MINI, perceptual=False),
@@ -116,5 +118,5 @@ def scenes_mini() -> Run:
         precision="bf16",
         eval_every=1_500,
         save_every=250,
-        expected="not measured yet",
+        expected="squared error 0.0046 per value, 140 of 256 codes in use",
     )
