@@ -262,11 +262,15 @@ def slot_attention_mini() -> Run:
     """Slot Attention on the images of `scenes_mini` and slate.scenes_mini: the first row of a table of the three.
 
     Command:   slotworks train slot_diffusion.slot_attention_mini
+    Takes:     8 to 9 minutes of one busy core.
+    Expected:  FG-ARI 51.1, mBO_i 56.6 with seed 0, docs/results.md.
     """
     run = tetrominoes_mini()
     method = replace(run.method, image_size=(32, 32), num_slots=4)
     data = replace(SCENES, num_train=100_000)
-    return replace(run, method=method, data=data, protocol="slot-diffusion", expected="not measured yet")
+    return replace(
+        run, method=method, data=data, protocol="slot-diffusion", expected="FG-ARI 51.1, mBO_i 56.6 with seed 0"
+    )
 
 
 def video_scenes_mini() -> Run:
@@ -276,6 +280,8 @@ def video_scenes_mini() -> Run:
     the images, which look alike.
 
     Command:   slotworks train slot_diffusion.video_scenes_mini
+    Takes:     10 to 14 minutes of one busy core, after the images.
+    Expected:  FG-ARI 51.9 +- 3.9, ARI 78.4 +- 8.1, mBO_i 49.5 +- 2.0 over 3 seeds, docs/results.md.
     """
     mini = scenes_mini()
     same = {field.name: getattr(mini.method, field.name) for field in fields(mini.method)}
@@ -289,7 +295,7 @@ def video_scenes_mini() -> Run:
         batch_size=8,
         eval_every=500,
         eval_images=100,
-        expected="not measured yet",
+        expected="FG-ARI 51.9 +- 3.9, ARI 78.4 +- 8.1, mBO_i 49.5 +- 2.0 over 3 seeds",
     )
 
 
