@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from slotworks.cli.console import out, parse
+from slotworks.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,8 +52,6 @@ def studio(
             server_name=host, server_port=port, inbrowser=open, share=False, quiet=True, prevent_thread_lock=True
         )
     except OSError as error:
-        from slotworks.types import UserError
-
         raise UserError(f"The page cannot be served at {host}, port {port or 7860}: {error}; choose another.") from None
     out.print(f"{address}  (Ctrl-C ends it)", soft_wrap=True, markup=False)
     page.block_thread()

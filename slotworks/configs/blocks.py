@@ -1,7 +1,7 @@
 """Blocks, beside the recipes whose scores they put in place: same images, as many regions. No training."""
 
 from slotworks.configs import savi
-from slotworks.configs.slot_diffusion import VIDEO_SCENES
+from slotworks.configs.steve import VIDEO_SCENES
 from slotworks.configs.vqvae import SCENES
 from slotworks.data import COCO, VOC
 from slotworks.methods import BlocksConfig

@@ -11,10 +11,10 @@ from dataclasses import fields, replace
 
 from slotworks.configs.dinosaur import SCENES_VIT
 from slotworks.configs.slot_attention import tetrominoes_mini
+from slotworks.configs.steve import VIDEO_SCENES
 from slotworks.configs.vqvae import MINI, SCENES
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
 from slotworks.data.features import CachedFeatures
-from slotworks.data.scenes import VideoScenes
 from slotworks.decoders import DenoiserConfig
 from slotworks.encoders.vit import DINO_S8
 from slotworks.methods import SlotDiffusionConfig, VideoSlotDiffusionConfig
@@ -38,15 +38,6 @@ __all__ = [
 ]
 
 DINO = replace(DINO_S8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), position_offset=0.0)  # as the code normalises
-VIDEO_SCENES = VideoScenes(  # those of steve.scenes_mini
-    image_size=32,
-    num_frames=6,
-    min_objects=2,
-    max_objects=3,
-    sizes=(0.3, 0.36),
-    shapes=("circle", "square", "triangle"),
-    clip_length=3,
-)
 
 
 def _run(method: MethodConfig, data: DataConfig, *, epochs: int, samples: int, batch: int, clip: float) -> Run:

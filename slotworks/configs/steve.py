@@ -21,6 +21,16 @@ RELEASED_ADAM = Adam(
     grad_norm_type="inf",
 )
 
+VIDEO_SCENES = VideoScenes(
+    image_size=32,
+    num_frames=6,
+    min_objects=2,
+    max_objects=3,
+    sizes=(0.3, 0.36),
+    shapes=("circle", "square", "triangle"),
+    clip_length=3,
+)
+
 
 def movi_d() -> Run:
     """MOVi-D, clips of three frames, 15 slots: the settings of the released code.
@@ -136,15 +146,7 @@ def scenes_mini() -> Run:
             dropout=0.0,
             word_dropout=0.5,
         ),
-        data=VideoScenes(
-            image_size=32,
-            num_frames=6,
-            min_objects=2,
-            max_objects=3,
-            sizes=(0.3, 0.36),
-            shapes=("circle", "square", "triangle"),
-            clip_length=3,
-        ),
+        data=VIDEO_SCENES,
         optimizer=Adam(
             lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, lr_scales={"dvae": 3.0}, max_grad_norm=1.0
         ),

@@ -39,6 +39,19 @@ class Opened:
         return self.picture.height, self.picture.width
 
 
+def open_picture(method: Method, file: str | Path, image_size: tuple[int, int], **options: Any) -> Opened:
+    """A picture file taken apart at the height and width that the method looks at; `options` of `take_apart`.
+
+    Raises:
+        UserError: if the file is no picture, or as for `take_apart`.
+    """
+    height, width = image_size
+    picture = read_image(Path(file))
+    small = picture.resize((width, height), Image.Resampling.BILINEAR)
+    image = to_batch({"image": np.array(small)[None]})["image"][0]
+    return Opened(Path(file), picture, take_apart(method, image, **options))
+
+
 def edit_picture(
     method: Method,
     file: str | Path,
@@ -113,13 +126,8 @@ def edit_picture(
             f"{len(replace_slots)} slots to replace for {len(add_slots)} to add; give one for each, or none to append."
         )
 
-    height, width = image_size
-
-    def opened(path: str | Path, **options: Any) -> Opened:
-        picture = read_image(Path(path))
-        small = picture.resize((width, height), Image.Resampling.BILINEAR)
-        image = to_batch({"image": np.array(small)[None]})["image"][0]
-        return Opened(Path(path), picture, take_apart(method, image, num_slots=num_slots, seed=seed, **options))
+    def opened(path: str | Path, **more: Any) -> Opened:
+        return open_picture(method, path, image_size, num_slots=num_slots, seed=seed, **more)
 
     one = opened(file, boxes=boxes)
     slots = one.scene.slots[None]

@@ -251,7 +251,8 @@ class VideoSlotDiffusion(VideoMethod):
         """
         folder = self.config.start_from
         if folder is None:
-            return _read_autoencoder(self.config, self.decoder, load)
+            _read_autoencoder(self.config, self.decoder, load)
+            return
         first = load(folder)
         if not isinstance(first, SlotDiffusion):
             raise UserError(
@@ -265,7 +266,6 @@ class VideoSlotDiffusion(VideoMethod):
             name.replace("slot_attention.", "video_slots.corrector."): w for name, w in first.state_dict().items()
         }
         self.load_state_dict(weights, strict=False)  # there is no predictor
-        return None
 
     def encode(self, video: Float[Tensor, "b t 3 h w"], *, state: Float[Tensor, "b n d"] | None = None) -> SlotOutput:
         """Videos in [0, 1] to slots of every frame; with the `state` of an earlier call their continuation."""

@@ -8,7 +8,7 @@ from slotworks.editing import Scene
 from slotworks.errors import needs_extra
 from slotworks.studio import desk as desks
 from slotworks.studio.desk import Desk, Side
-from slotworks.studio.views import SHOWN, Studio, segments, tiles
+from slotworks.studio.views import SHOWN, Studio, segments, shown_size, tiles
 from slotworks.types import UserError
 
 HELP = """A slot is an object. **1.** Open a picture on the left. **2.** Click an object in it. **3.** *Take out* draws
@@ -72,8 +72,8 @@ def build_page(studio: Studio) -> Any:
     def chooser(side: Side) -> Callable:
         def work(desk: Desk | None, event: gr.SelectData) -> list[Any]:
             desk = _there(desk)
-            width, height = segments(desk.scene(side)).size
-            desk = desks.choose(desk, side, int(event.index[0]), int(event.index[1]), (height, width))
+            x, y = event.index
+            desk = desks.choose(desk, side, int(x), int(y), shown_size(desk.scene(side)))
             return [desk, *both(desk)]
 
         return told(work)

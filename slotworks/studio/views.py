@@ -6,11 +6,10 @@ import numpy as np
 from PIL import Image
 
 from slotworks.editing import Scene, render_edit, take_apart
-from slotworks.editing.pictures import CELL, overlay, resized, slot_tile, to_picture
+from slotworks.editing.pictures import CELL, open_picture, overlay, resized, slot_tile, to_picture
 from slotworks.evaluation.rendering import EDITING, renderer_of, sampling_of
 from slotworks.evaluation.samples import contact_sheet
 from slotworks.evaluation.segment import upsampled_argmax
-from slotworks.images import read_image
 from slotworks.studio.desk import Desk
 from slotworks.training import Run
 from slotworks.types import Dataset, Method, UserError, to_batch
@@ -46,9 +45,7 @@ class Studio:
         Raises:
             UserError: if it is no picture, or the method needs boxes.
         """
-        height, width = self.run.data.size
-        small = read_image(Path(file)).resize((width, height), Image.Resampling.BILINEAR)
-        return take_apart(self.method, to_batch({"image": np.array(small)[None]})["image"][0], seed=seed)
+        return open_picture(self.method, file, self.run.data.size, seed=seed).scene
 
     def from_data(self, index: int, seed: int = 0) -> Scene:
         """A picture, or the first frame of a video, of the run's test data taken apart; indices wrap around.
@@ -70,6 +67,12 @@ class Studio:
             self.method, desk.picture, desk.slots, steps=steps, cfg_scale=cfg_scale, seeds=(int(noise_seed),)
         )
         return resized(to_picture(edit.recon[0]), SHOWN), resized(to_picture(edit.edited[0]), SHOWN)
+
+
+def shown_size(scene: Scene) -> tuple[int, int]:
+    """Height and width of a picture on the page."""
+    picture = resized(to_picture(scene.image), SHOWN)
+    return picture.height, picture.width
 
 
 def segments(scene: Scene, chosen: tuple[int, ...] = ()) -> Image.Image:
