@@ -36,7 +36,6 @@ from slotworks.evaluation.segment_video import segment_video
 from slotworks.evaluation.sets import evaluate_sets
 from slotworks.images import find_images
 from slotworks.training import Run, load_method, load_run
-from slotworks.training import train as train_loop
 from slotworks.training.checkpoint import LAST
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.logs import console, read_metrics
@@ -148,6 +147,8 @@ def train(
         `folder`, `step`, `seconds` of training and, if finished, the test `metrics` (empty without true masks), the
         `protocol` they follow and the `verdict`.
     """
+    from slotworks.training.loop import train as train_loop  # imported here: Lightning takes seconds
+
     folder = Path(run_folder)
     validation = run.data.open("val")
     scored = _has_masks(validation)

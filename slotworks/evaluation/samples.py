@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -288,6 +287,8 @@ def principal_colors(features: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]
 
 def _slot_colors(pred: np.ndarray, true: np.ndarray | None, *, num_slots: int) -> list[tuple[int, int, int]]:
     """A colour per slot: that of the true region it fits best (one slot each, by overlap), otherwise a free one."""
+    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
+
     chosen: dict[int, tuple[int, int, int]] = {}
     num_objects = 0
     if true is not None:

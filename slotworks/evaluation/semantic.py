@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
@@ -181,6 +180,8 @@ def cluster_slots(
     Returns:
         The cluster of every slot. Cluster 0 holds background slots, if any are marked, and unused ones.
     """
+    from scipy.cluster.vq import kmeans2, vq  # imported here: takes half a second
+
     marked = vectors.isnan().any(2)
     chosen = used & ~marked
     first = int(marked.any())

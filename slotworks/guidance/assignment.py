@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -12,6 +11,8 @@ def best_partners(score: Float[Tensor, "b n m"]) -> Int64[Tensor, "b n"]:
 
     Runs on the CPU, about 10 microseconds for each 7 x 256 table.
     """
+    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
+
     columns = np.full(score.shape[:2], -1, np.int64)
     for found, table in zip(columns, score.detach().cpu().numpy(), strict=True):
         rows, partners = linear_sum_assignment(table, maximize=True)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 
 from slotworks.encoders import ViTConfig, ViTEncoder
@@ -98,6 +97,8 @@ class DeepSpectral(Method):
 
     def box(self, mask: np.ndarray) -> tuple[int, int, int, int]:
         """Top, left, bottom and right of a mask after erosion and dilation, in patches; the last two are excluded."""
+        from scipy.ndimage import binary_dilation, binary_erosion  # imported here: takes half a second
+
         for change, times, outside in (
             (binary_erosion, self.config.erode, 1),
             (binary_dilation, self.config.dilate, 0),

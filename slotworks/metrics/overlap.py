@@ -14,7 +14,6 @@ image are averaged over its objects; an image without objects does not count and
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, Integer
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from slotworks.metrics.contingency import contingency, objects_of
@@ -97,6 +96,8 @@ def match(score: Float64[Tensor, "b n m"], objects: Bool[Tensor, "b m"]) -> Bool
     With fewer slots than objects every slot has an object, with more every object has a slot. Where several matchings
     are equally good, which one is returned is not defined; the total is.
     """
+    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
+
     chosen = np.zeros(score.shape, dtype=bool)
     for image, (scores, is_object) in enumerate(zip(score.cpu().numpy(), objects.cpu().numpy(), strict=True)):
         ids = is_object.nonzero()[0]

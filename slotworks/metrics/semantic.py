@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, Integer
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -76,6 +75,8 @@ def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Literal["iou", "pix
     Returns:
         As `by_label`.
     """
+    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
+
     total = tables.sum(0)
     score = total.double()
     if largest == "iou":
@@ -131,6 +132,8 @@ def pixel_accuracy(table: Int64[Tensor, "_ m"]) -> float:
 
 def _match(table: Int64[Tensor, "n m"]) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]:
     """Slots and classes assigned to each other by shared pixels; only pairs that share some."""
+    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
+
     slots, classes = (torch.from_numpy(ids) for ids in linear_sum_assignment(table.numpy(), maximize=True))
     sharing = table[slots, classes] > 0
     return slots[sharing], classes[sharing]
