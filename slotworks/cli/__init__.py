@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "demo": ("demo", "draw scenes, train Slot Attention, measure, open the report: minutes on two CPU cores"),
     "train": ("train", "train a recipe, for example slot_attention.tetrominoes; resumes by itself"),
+    "recipes": ("recipes", "what can be trained: time, memory, data, published and own numbers of each"),
     "sweep": ("sweep", "a recipe in several variants: one table and one plot; the ablations of Slot Attention"),
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f" Did you mean `slotworks {near[0]}`?" if near else ""
         print(f"slotworks: there is no verb {verb!r}.{hint} `slotworks --help` lists them.", file=sys.stderr)
         return 2
-    from slotworks.types import UserError
+    from slotworks.errors import UserError
 
     try:
         return importlib.import_module(f"slotworks.cli.{VERBS[verb][0]}").main(rest) or 0

@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from slotworks.cli.console import err, out, parse, print_json
-from slotworks.types import UserError
+from slotworks.errors import UserError
 
 CPU_BATCH = 4  # 64 CLEVR images take minutes a step and tens of GB there
 

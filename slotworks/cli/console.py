@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from slotworks.errors import UserError
 from slotworks.files import finite
-from slotworks.types import UserError
 
 T = TypeVar("T")
 
@@ -23,6 +22,8 @@ err = Console(stderr=True, highlight=False)
 
 def parse(function: Callable[..., T], argv: Sequence[str], *, verb: str) -> T:
     """Call `function` with options from the command line; its docstring is the help. A wrong option exits with 2."""
+    import tyro
+
     about = inspect.cleandoc(function.__doc__ or "").split("\nArgs:")[0].rstrip()  # tyro would leave the examples out
     config = (tyro.conf.FlagCreatePairsOff,)
     return tyro.cli(function, args=list(argv), prog=f"slotworks {verb}", description=about, config=config)

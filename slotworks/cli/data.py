@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
+from slotworks import tables
 from slotworks.cli.console import out, parse, print_json, take_option
-from slotworks.types import UserError
+from slotworks.errors import UserError
 
 HELP = """usage: slotworks data list | prepare NAME | check ROOT
 
@@ -43,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     action, *rest = argv
     if action == "prepare":
         return prepare(rest)
+    if action == "list" and set(rest) <= {"--json"}:  # without the parser it answers at once
+        return list_data(json=bool(rest))
     actions = {"list": list_data, "check": check}
     if action not in actions:
         raise UserError(f"There is no action {action!r}; expected list, prepare or check.")
@@ -55,22 +55,20 @@ def list_data(json: bool = False) -> int:
     Args:
         json: print the rows as JSON.
     """
-    from slotworks.data import catalog
-
-    rows = catalog.list_rows()
+    rows = tables.read()["data"]
     if json:
-        print_json([{k: v for k, v in vars(row).items() if k != "config"} for row in rows])
+        print_json(rows)
         return 0
     for group in _groups(rows):
         first = group[0]
-        out.print(f"[bold]{', '.join(row.name for row in group)}[/bold]", soft_wrap=True)
+        out.print(f"[bold]{', '.join(row['name'] for row in group)}[/bold]", soft_wrap=True)
         for label, text in (
-            ("size", f"{first.download} to download, {first.disk} prepared"),
-            ("splits", first.splits),
-            ("background", first.background),
-            ("overlaps", first.overlaps),
-            ("licence", first.licence),
-            ("from", " ".join(dict.fromkeys(row.origin for row in group))),
+            ("size", f"{first['download']} to download, {first['disk']} prepared"),
+            ("splits", first["splits"]),
+            ("background", first["background"]),
+            ("overlaps", first["overlaps"]),
+            ("licence", first["licence"]),
+            ("from", " ".join(dict.fromkeys(row["origin"] for row in group))),
         ):
             out.print(f"  {label:<11}{text}", soft_wrap=True, markup=False)
     out.print(
@@ -80,11 +78,11 @@ def list_data(json: bool = False) -> int:
     return 0
 
 
-def _groups(rows: Sequence) -> list[list]:
+def _groups(rows: Sequence[dict]) -> list[list[dict]]:
     """Variants that differ in nothing but their name and origin, together."""
     groups: dict[tuple, list] = {}
     for row in rows:
-        key = (row.folder, row.download, row.disk, row.splits, row.background)
+        key = tuple(row[part] for part in ("folder", "download", "disk", "splits", "background"))
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
@@ -99,6 +97,8 @@ def prepare(argv: Sequence[str]) -> int:
         raise UserError(
             f"The first word after `prepare` is {name}, expected a name; `slotworks data list` prints them."
         )
+    import tyro
+
     from slotworks.data import catalog
 
     row = catalog.find_row(name)
@@ -130,7 +130,7 @@ def prepare(argv: Sequence[str]) -> int:
     return 0
 
 
-def check(root: Annotated[Path, tyro.conf.Positional], /, name: str | None = None, json: bool = False) -> int:
+def check(root: Path, /, name: str | None = None, json: bool = False) -> int:
     """Say which file below a folder is missing or damaged and where it comes from. Exit code 1 if any is.
 
     Examples:

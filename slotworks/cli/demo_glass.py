@@ -4,15 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from slotworks.cli.console import err, out, parse, percent, print_json
 from slotworks.cli.demo import show_page
 from slotworks.files import replacing
-from slotworks.training import Run
-from slotworks.types import UserError
+
+if TYPE_CHECKING:
+    from slotworks.training import Run
+from slotworks.errors import UserError
 
 EDIT_STEPS, EDIT_SCALE = 20, 1.5  # of the sampler
 REMOVALS = 64  # drawn scenes from which an object is taken
@@ -66,7 +68,7 @@ def demo_glass(
     synthesis = replace(RECIPES["glass.scenes"](), num_images=images)
     made = api.synthesize(synthesis, generated)
 
-    def on_generated(run: Run) -> Run:
+    def on_generated(run: "Run") -> "Run":
         data: Any = run.data
         real = data.images.real if isinstance(data.images, Generated) else data.images
         shards = Generated(root=str(generated), image_size=64, mask_size=64, real=real)

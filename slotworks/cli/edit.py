@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from slotworks.cli.console import out, parse, print_json
-from slotworks.types import UserError
+from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:

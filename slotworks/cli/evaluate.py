@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from slotworks.cli.console import matrix_tables, out, parse, print_json, protocol_tables, units
-from slotworks.types import UserError
+from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ import tyro
 from rich.progress import track
 
 from slotworks.cli.console import err, out, parse, print_json
-from slotworks.types import UserError
+from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:

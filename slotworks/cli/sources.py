@@ -71,14 +71,14 @@ def find_run(name: str, *, settings: Sequence[str] = (), out: Path | None = None
     from slotworks.api import untrained
     from slotworks.cli.sweep import setting_words
     from slotworks.cli.train import build, folder_of, override
-    from slotworks.configs import recipes
+    from slotworks.configs import is_recipe
     from slotworks.training import load_run
 
     words: list[str] = []
     for setting in settings:
         words += setting_words(setting)
     folder = Path(name)
-    if folder.exists() or not (":" in name or name in recipes()):
+    if folder.exists() or not is_recipe(name):
         if out:
             raise UserError(f"{name} is a run folder; --out is for recipes that need no training.")
         if not words:

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from slotworks.cli.console import out, parse
-from slotworks.types import UserError
+from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
 from slotworks.files import write_text
-from slotworks.training import Run
-from slotworks.training.allocator import keep_freed_memory
-from slotworks.types import UserError
+
+if TYPE_CHECKING:
+    from slotworks.training import Run
+from slotworks.errors import UserError
 
 HELP = """usage: slotworks sweep RECIPE [--set FIELD=A,B ...] [--ablation NAMES] [--seeds N] [--OPTION VALUE ...]
 
@@ -52,18 +54,13 @@ class Variant:
 def main(argv: Sequence[str]) -> int:
     """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
     if not argv or argv[0] in ("-h", "--help"):
-        from slotworks.configs.ablations import ABLATIONS
-
         print(HELP, end="")
-        for name, ablation in ABLATIONS.items():
-            ways = ", ".join(ablation.variants)
-            print(f"  {name:<20}{ablation.about}: {ablation.default}, or {ways}")
+        for row in tables.read()["ablations"]:
+            print(f"  {row['name']:<20}{row['about']}")
         return 0
     name, *rest = argv
     if name.startswith("-"):
-        raise UserError(
-            f"The first word after `sweep` is {name}, expected a recipe; `slotworks train --help` lists them."
-        )
+        raise UserError(f"The first word after `sweep` is {name}, expected a recipe; `slotworks recipes` lists them.")
     values: list[str] = []
     while any(word == "--set" or word.startswith("--set=") for word in rest):
         rest, value = take_first(rest, "--set")
@@ -80,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("Give --set with a field and its values, or --ablation with names or all.")
     variants = combinations(values) if ablations is None else find_ablations(name, ablations)
     if keep_memory:
+        from slotworks.training.allocator import keep_freed_memory
+
         keep_freed_memory()
     rows = sweep(
         name,
@@ -197,7 +196,7 @@ def sweep(
     return rows
 
 
-def _seeds(run: Run, count: int) -> range:
+def _seeds(run: "Run", count: int) -> range:
     return range(run.seed, run.seed + count)
 
 
@@ -206,7 +205,7 @@ def _folder(variant: Variant) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", name)
 
 
-def _one(run: Run, folder: Path) -> dict[str, Any]:
+def _one(run: "Run", folder: Path) -> dict[str, Any]:
     """Train and measure one run, or read what an earlier sweep left."""
     from slotworks.api import train
     from slotworks.training import Diverged, load_run

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tyro
-
+from slotworks import tables
 from slotworks.cli.console import err, print_json, take_option
-from slotworks.synthesis import Synthesis
-from slotworks.types import UserError
+from slotworks.errors import UserError
+
+if TYPE_CHECKING:
+    from slotworks.synthesis import Synthesis
 
 HELP = """usage: slotworks synthesize CONFIG [--out DIR] [--rank R --world-size N] [--device D] [--json] [--OPTION ...]
 
@@ -34,16 +36,16 @@ option. What can be made:
 
 def main(argv: Sequence[str]) -> int:
     """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
-    from slotworks.configs.synthesis import RECIPES
-
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        for name, function in RECIPES.items():
-            print(f"  {name}\n      {(function.__doc__ or '').splitlines()[0]}")
+        for row in tables.read()["synthesis"]:
+            print(f"  {row['name']}\n      {row['about']}")
         return 0
     name, *rest = argv
     if name.startswith("-"):
-        raise UserError(f"The first word after `synthesize` is {name}, expected one of {', '.join(RECIPES)}.")
+        raise UserError(
+            f"The first word after `synthesize` is {name}, expected one of {', '.join(row['name'] for row in tables.read()['synthesis'])}."
+        )
     rest, folder = take_option(rest, "--out")
     rest, device = take_option(rest, "--device")
     rest, rank = take_option(rest, "--rank")
@@ -55,9 +57,12 @@ def main(argv: Sequence[str]) -> int:
     return _run(config, out, share, device, as_json=as_json)
 
 
-def build(name: str, overrides: Sequence[str]) -> Synthesis:
+def build(name: str, overrides: Sequence[str]) -> "Synthesis":
     """The recipe of this name with fields overridden from the command line."""
+    import tyro
+
     from slotworks.configs.synthesis import find_synthesis
+    from slotworks.synthesis import Synthesis
 
     function = find_synthesis(name)
     try:
@@ -72,7 +77,7 @@ def build(name: str, overrides: Sequence[str]) -> Synthesis:
         raise UserError(str(error)) from None
 
 
-def _run(config: Synthesis, out: Path, share: tuple[int, int], device: str | None, *, as_json: bool) -> int:
+def _run(config: "Synthesis", out: Path, share: tuple[int, int], device: str | None, *, as_json: bool) -> int:
     from slotworks.api import synthesize
 
     rank, world_size = share

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
-import tyro
-
+from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
 from slotworks.files import write_text
-from slotworks.training import Run
-from slotworks.training.allocator import keep_freed_memory
-from slotworks.types import UserError
+
+if TYPE_CHECKING:
+    from slotworks.training import Run
+from slotworks.errors import UserError
 
 HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--json] [--keep-memory] [--OPTION VALUE ...]
 
@@ -37,22 +38,20 @@ Train a recipe. A run that was stopped goes on where it stopped when the same co
 def main(argv: Sequence[str]) -> int:
     """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
     if not argv or argv[0] in ("-h", "--help"):
-        from slotworks.configs import recipes
-
         print(HELP, end="")
-        for name, function in recipes().items():
-            print(f"  {name}\n      {(function.__doc__ or '').splitlines()[0]}")
+        for row in tables.read()["recipes"]:
+            print(f"  {row['name']}\n      {row['about']}")
         return 0
     name, *rest = argv
     if name.startswith("-"):
-        raise UserError(
-            f"The first word after `train` is {name}, expected a recipe; `slotworks train --help` lists them."
-        )
+        raise UserError(f"The first word after `train` is {name}, expected a recipe; `slotworks recipes` lists them.")
     rest, folder = take_option(rest, "--out")
     rest, seeds = take_option(rest, "--seeds")
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
     rest = [word for word in rest if word not in ("--json", "--keep-memory")]
     if keep_memory:
+        from slotworks.training.allocator import keep_freed_memory
+
         keep_freed_memory()
     run = build(name, rest)
     base = Path(folder or folder_of(name))
@@ -72,7 +71,7 @@ def folder_of(name: str) -> Path:
     return Path("runs") / name.replace(".py:", ".").replace("/", "_")
 
 
-def build(name: str, overrides: Sequence[str]) -> Run:
+def build(name: str, overrides: Sequence[str]) -> "Run":
     """The recipe of this name with fields overridden from the command line."""
     from slotworks.configs import find
 
@@ -80,15 +79,19 @@ def build(name: str, overrides: Sequence[str]) -> Run:
     return override(function(), overrides, prog=f"slotworks train {name}", about=function.__doc__)
 
 
-def override(run: Run, words: Sequence[str], *, prog: str, about: str | None = None) -> Run:
+def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None = None) -> "Run":
     """A run with fields changed as on the command line: `["--method.num-slots", "5"]`."""
+    import tyro
+
+    from slotworks.training import Run
+
     try:
         return tyro.cli(Run, default=run, args=list(words), prog=prog, description=about)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def train_one(run: Run, folder: Path) -> dict:
+def train_one(run: "Run", folder: Path) -> dict:
     """Train and say what came out."""
     from slotworks.api import train
 
@@ -101,7 +104,7 @@ def train_one(run: Run, folder: Path) -> dict:
     return answer
 
 
-def train_seeds(run: Run, base: Path, count: int) -> dict:
+def train_seeds(run: "Run", base: Path, count: int) -> dict:
     """Train several seeds one after the other, each resuming by itself; report mean and spread, write summary.json.
 
     A seed that diverges is named and left out of the mean; the others go on.

@@ -1,6 +1,5 @@
 """Recipes: one file per method, one function per row of a table. `slotworks train slot_attention.tetrominoes`."""
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -8,12 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from slotworks.training import Run
-from slotworks.types import UserError
+from slotworks import tables
+from slotworks.errors import UserError
+
+if TYPE_CHECKING:
+    from slotworks.training import Run
 
 
-def recipes() -> dict[str, Callable[[], Run]]:
+def recipes() -> "dict[str, Callable[[], Run]]":
     """Every recipe of the package by name: `{"slot_attention.tetrominoes": function, ...}`."""
     found = {}
     for module_info in pkgutil.iter_modules(__path__):
@@ -22,7 +25,7 @@ def recipes() -> dict[str, Callable[[], Run]]:
     return found
 
 
-def find(name: str) -> Callable[[], Run]:
+def find(name: str) -> "Callable[[], Run]":
     """The recipe of this name; `my_runs.py:ablation_3` takes the function `ablation_3` from a file of your own.
 
     Raises:
@@ -34,11 +37,23 @@ def find(name: str) -> Callable[[], Run]:
         if not hasattr(module, function):
             raise UserError(f"{path} has no function {function!r} that returns a Run.")
         return getattr(module, function)
-    known = recipes()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
-        raise UserError(f"There is no recipe {name!r}. Nearest: {', '.join(near)}. `slotworks train --help` lists all.")
-    return known[name]
+    if function := _packaged(name):
+        return function
+    near = tables.nearest(name, (known["name"] for known in tables.read()["recipes"]))
+    raise UserError(f"There is no recipe {name!r}. Nearest: {near}. `slotworks recipes` lists all.")
+
+
+def is_recipe(name: str) -> bool:
+    """Whether this names a recipe, and not for example a run folder."""
+    return ":" in name or _packaged(name) is not None
+
+
+def _packaged(name: str) -> "Callable[[], Run] | None":
+    method, _, row = name.partition(".")
+    if method not in {module.name for module in pkgutil.iter_modules(__path__)}:
+        return None
+    module = importlib.import_module(f"{__name__}.{method}")  # not all are imported for one
+    return getattr(module, row) if row in module.__all__ else None
 
 
 def import_file(path: Path) -> ModuleType:

@@ -15,6 +15,7 @@ def scenes_mini() -> Run:
     """Quadrants on the drawn scenes of slate.scenes_mini and slot_diffusion.scenes_mini.
 
     Command:   slotworks evaluate blocks.scenes_mini
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  FG-ARI 52.8, ARI 5.8, mBO_i 25.2, mIoU_i 23.9 (oclf).
     """
     return _run(BlocksConfig(), SCENES, "FG-ARI 52.8, ARI 5.8, mBO_i 25.2, mIoU_i 23.9 (oclf)")
@@ -24,6 +25,7 @@ def videos_mini() -> Run:
     """Quadrants on the drawn videos of steve.scenes_mini and slot_diffusion.video_scenes_mini.
 
     Command:   slotworks evaluate blocks.videos_mini
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  FG-ARI 44.5, ARI 3.8, mBO_i 18.6, mIoU_i 17.8 (oclf).
     """
     return _run(BlocksConfig(), VIDEO_SCENES, "FG-ARI 44.5, ARI 3.8, mBO_i 18.6, mIoU_i 17.8 (oclf)")
@@ -33,6 +35,7 @@ def savi_mini() -> Run:
     """Quadrants on the drawn videos of savi.scenes_mini.
 
     Command:   slotworks evaluate blocks.savi_mini
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  FG-ARI 39.3, ARI 2.4, mBO_i 15.0, mIoU_i 13.8 (savi).
     """
     run = savi.scenes_mini()
@@ -43,6 +46,7 @@ def voc() -> Run:
     """VOC 2012, two rows of three: as many regions as slots in the recipes of DINOSAUR.
 
     Command:   slotworks evaluate blocks.voc
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured; no published number.
     """
     data = VOC(image_size=224, mask_size=320)
@@ -53,6 +57,7 @@ def coco() -> Run:
     """COCO 2017, two rows of four: one region more than slots in the recipes of DINOSAUR.
 
     Command:   slotworks evaluate blocks.coco
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured; no published number.
     """
     data = COCO(image_size=224, mask_size=320)

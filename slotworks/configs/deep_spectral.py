@@ -13,6 +13,7 @@ def voc() -> Run:
     """VOC 2012: segments from DINO ViT-S/16, clustered over the validation images into 20 classes and the background.
 
     Command:   slotworks evaluate deep_spectral.voc --task semantic
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured here; 37.2 in the paper and GLASS's table 9 is after self-training, not included.
     """
     return Run(
@@ -29,6 +30,7 @@ def coco() -> Run:
     """COCO 2017; not a row of a table.
 
     Command:   slotworks evaluate deep_spectral.coco --task semantic
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured here; no published number.
     """
     return replace(voc(), data=COCO(image_size=480, mask_size=320, crop="whole"), expected="not measured")

@@ -13,6 +13,7 @@ def voc() -> Run:
     """VOC 2012, Stable Diffusion 1.4.
 
     Command:   slotworks evaluate emer_diff.voc --task semantic
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured here; 40.3 in GLASS's table 9, which no source confirms.
     """
     return Run(
@@ -29,6 +30,7 @@ def coco() -> Run:
     """COCO 2017, Stable Diffusion 1.4.
 
     Command:   slotworks evaluate emer_diff.coco --task semantic
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured here; 33.1 in GLASS's table 9 is also the paper's number on ADE20K: not to be relied on.
     """
     data = COCO(image_size=512, mask_size=320, crop="whole")

@@ -13,6 +13,7 @@ def voc() -> Run:
     """VOC 2012, DINO ViT-B/16, six clusters: what dinosaur.voc_mlp has to beat.
 
     Command:   slotworks evaluate feature_kmeans.voc
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured yet; no published number.
     """
     return Run(
@@ -29,6 +30,7 @@ def coco() -> Run:
     """COCO 2017, DINO ViT-B/16, seven clusters: what dinosaur.coco_mlp has to beat.
 
     Command:   slotworks evaluate feature_kmeans.coco
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  not measured yet; no published number.
     """
     return Run(
@@ -47,6 +49,7 @@ def scenes_mini() -> Run:
     `normalize` and `position_weight` were chosen on validation images by mBO_i.
 
     Command:   slotworks evaluate feature_kmeans.scenes_mini
+    Takes:     nothing is trained; how long scoring takes is not measured.
     Expected:  FG-ARI 52.2, mBO_i 38.6; with `position_weight` 1, the best for FG-ARI, 56.6 and 28.2.
     """
     return Run(

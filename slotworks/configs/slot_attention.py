@@ -146,6 +146,8 @@ def clevr6_mini() -> Run:
     """A stand-in for CLEVR6 that needs no file: drawn shapes on plain backgrounds, at a reduced cost.
 
     Command:   slotworks train slot_attention.clevr6_mini
+    Takes:     not measured yet.
+    Expected:  not measured yet.
     """
     mini = multi_dsprites_mini()
     data = ShapeScenes(min_objects=3, max_objects=6, background="plain")
@@ -156,6 +158,8 @@ def clevrtex_mini() -> Run:
     """A stand-in for CLEVRTex that needs no file: drawn shapes on textured backgrounds, at a reduced cost.
 
     Command:   slotworks train slot_attention.clevrtex_mini
+    Takes:     not measured yet.
+    Expected:  not measured yet.
     """
     mini = clevr6_mini()
     return replace(mini, data=replace(mini.data, background="textured"))

@@ -92,7 +92,8 @@ def coco_stage2() -> Run:
 
     Command:   slotworks train spot.coco_stage2
     Takes:     not measured here.
-    Expected:  mIoU_i 32.7, mBO_i 34.7, mBO_c 44.3, FG-ARI 37.8; with the ensemble mBO_i 34.9, mBO_c 44.8.
+    Expected:  mIoU_i 32.7, mBO_i 34.7, mBO_c 44.3, FG-ARI 37.8 in MUFASA's tables; with the ensemble mBO_i 34.9,
+               mBO_c 44.8 in SPOT's README.
     """
     return _stage2(
         coco(),
@@ -148,7 +149,8 @@ def voc_stage2() -> Run:
 
     Command:   slotworks train spot.voc_stage2
     Takes:     not measured here.
-    Expected:  mIoU_i 46.5, mBO_i 48.1, mBO_c 55.3, FG-ARI 19.7; with the ensemble mBO_i 48.6, mBO_c 55.7.
+    Expected:  mIoU_i 46.5, mBO_i 48.1, mBO_c 55.3, FG-ARI 19.7 in MUFASA's tables; with the ensemble mBO_i 48.6,
+               mBO_c 55.7 in SPOT's README.
     """
     return _stage2(
         voc(),
@@ -181,7 +183,7 @@ def movi_c_stage2() -> Run:
 
     Command:   slotworks train spot.movi_c_stage2
     Takes:     not measured here.
-    Expected:  mIoU_i 46.4, mBO_i 47.0, FG-ARI 57.9.
+    Expected:  mIoU_i 46.4, mBO_i 47.0, FG-ARI 57.9 in MUFASA's tables.
     """
     run, steps = _stage2(movi_c(), "runs/spot.movi_c", "mIoU_i 46.4, mBO_i 47.0, FG-ARI 57.9"), 30 * 1_369
     return replace(run, optimizer=_adam(2e-4, 1.5e-4, warmup=7 * 1_369, steps=steps), steps=steps)

@@ -49,3 +49,8 @@ def __getattr__(name: str):
     if name in _HOMES:
         return getattr(importlib.import_module(f"slotworks.training.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'slotworks.training' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What the package offers, used or not."""
+    return sorted(__all__)
