@@ -1,6 +1,8 @@
 """Recipes and data sets as the command line lists them: the written table is that of the code, and words find rows."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -108,9 +110,7 @@ def test_a_wrong_word_or_name_is_answered_with_the_three_nearest(capsys):
 
 
 def test_a_recipe_is_found_without_importing_the_others():
-    import subprocess
-    import sys
-
-    code = "import sys; from slotworks.configs import find; find('dspn.clevr10'); print('slotworks.configs.glass' in sys.modules)"
+    code = "import sys; from slotworks.configs import find; find('dspn.clevr10'); print('slotworks.configs.glass' in "
+    code += "sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

@@ -43,9 +43,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     name, *rest = argv
     if name.startswith("-"):
-        raise UserError(
-            f"The first word after `synthesize` is {name}, expected one of {', '.join(row['name'] for row in tables.read()['synthesis'])}."
-        )
+        known = ", ".join(row["name"] for row in tables.read()["synthesis"])
+        raise UserError(f"The first word after `synthesize` is {name}, expected one of {known}.")
     rest, folder = take_option(rest, "--out")
     rest, device = take_option(rest, "--device")
     rest, rank = take_option(rest, "--rank")
