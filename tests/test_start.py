@@ -47,9 +47,12 @@ def test_a_verb_imports_only_what_it_needs(names):
     assert imported(CODE.format(commands=COMMANDS[names], names=set(names))) == ""
 
 
-def test_the_library_imports_lightning_when_it_trains():
-    parts = "slotworks.api, slotworks.configs.slot_attention, slotworks.training"
-    assert imported(f"import sys, {parts}; print('imported:', *({set(COMPUTING)!r} & sys.modules.keys()))") == ""
+def test_the_library_imports_lightning_when_it_trains_and_a_recipe_without_the_others():
+    code = "import sys; from slotworks.configs import find; find('dspn.clevr10')\n"
+    code += "found = {'slotworks.configs.glass'} & sys.modules.keys()\n"
+    code += "import slotworks.api, slotworks.training\n"
+    code += f"print('imported:', *found, *({set(COMPUTING)!r} & sys.modules.keys()))"
+    assert imported(code) == ""
 
 
 def test_import_slotworks_imports_nothing():

@@ -1,8 +1,6 @@
 """Recipes and data sets as the command line lists them: the written table is that of the code, and words find rows."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -107,10 +105,3 @@ def test_a_wrong_word_or_name_is_answered_with_the_three_nearest(capsys):
         find("xyz")
     assert len(str(caught.value)) < 200
     assert str(caught.value).split("Nearest: ")[1].split(". `")[0].count(", ") == 2
-
-
-def test_a_recipe_is_found_without_importing_the_others():
-    code = "import sys; from slotworks.configs import find; find('dspn.clevr10'); print('slotworks.configs.glass' in "
-    code += "sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
