@@ -39,6 +39,7 @@ from slotworks.training import Run, load_method, load_run
 from slotworks.training.checkpoint import LAST
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.logs import console, read_metrics
+from slotworks.training.numerics import slow_warning
 from slotworks.training.seeds import seed_for
 from slotworks.types import (
     DataConfig,
@@ -545,6 +546,8 @@ def edit(
     from slotworks.editing import edit_picture, edit_video
 
     run, method = load(run_folder, device=device)
+    if warning := slow_warning(options.get("precision", "32"), find_device(device)):
+        console.print(warning, highlight=False, soft_wrap=True)
     if Path(image).suffix.lower() not in VIDEO_SUFFIXES:
         return edit_picture(method, image, out, image_size=run.data.size, **options)
     seeds = options.pop("noise_seeds", (0,))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from slotworks.cli.console import err, out, parse, print_json
 from slotworks.errors import UserError
+from slotworks.machine import Precision
 
 CPU_BATCH = 4  # 64 CLEVR images take minutes a step and tens of GB there
 
@@ -33,6 +34,7 @@ def bench(
     image_size: int | None = None,
     steps: int = 3,
     batch_size: int | None = None,
+    precision: Precision | None = None,
     json: bool = False,
 ) -> None:
     """Time of a training step, images a second through training and inference, and peak memory of recipes here.
@@ -52,6 +54,7 @@ def bench(
         image_size: pixels, square, for all recipes; by default their own, 128 with --rendering.
         steps: timed steps of each, after two that are not.
         batch_size: images per step; by default the recipe's own on a GPU, at most 4 on a CPU.
+        precision: of all recipes; by default the recipe's own. auto: what this device computes fast.
         json: print the rows as JSON.
     """
     from slotworks import configs
@@ -68,7 +71,8 @@ def bench(
     for name in track(names, "measuring", console=err, disable=json):
         with ProcessPoolExecutor(1, mp_context=context) as pool:  # its own process: memory of its own
             try:
-                rows.append({"recipe": name, **pool.submit(_measure, name, steps, batch_size, image_size).result()})
+                job = pool.submit(_measure, name, steps, batch_size, image_size, precision)
+                rows.append({"recipe": name, **job.result()})
             except UserError as error:  # weights or an earlier run that are not here
                 left_out.append(f"{name} was left out: {error}")
     if not rows:
@@ -82,17 +86,20 @@ def bench(
     title += "seconds for 100 images, or videos of 24 frames"
     table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("recipe", no_wrap=True)
+    table.add_column("precision")
     for column in ("batch", "step ms", "train/s", "infer/s", "MiB", "render"):
         table.add_column(column, justify="right")
     for row in rows:
         numbers = (row["step_ms"], row["train_images_per_second"], row["infer_images_per_second"], row["train_mib"])
         cells = ["-" if math.isnan(number) else f"{number:,.0f}" for number in numbers]
         rendered = "-" if math.isnan(row["render_s"]) else f"{row['render_s']:,.1f}"
-        table.add_row(row["recipe"], str(row["batch_size"]), *cells, rendered)
+        table.add_row(row["recipe"], row["precision"], str(row["batch_size"]), *cells, rendered)
     out.print(table)
 
 
-def _measure(name: str, steps: int, batch_size: int | None, image_size: int | None) -> dict:
+def _measure(
+    name: str, steps: int, batch_size: int | None, image_size: int | None, precision: Precision | None
+) -> dict:
     from dataclasses import replace
     from pathlib import Path
 
@@ -103,7 +110,7 @@ def _measure(name: str, steps: int, batch_size: int | None, image_size: int | No
 
     run = find(name)()
     own = run.batch_size if torch.cuda.is_available() else min(run.batch_size, CPU_BATCH)
-    run = replace(run, batch_size=batch_size or own)
+    run = replace(run, batch_size=batch_size or own, precision=precision or run.precision)
     if image_size is not None:
         run = _at_size(run, image_size)
     rows = measure(run, steps=steps, load=lambda folder: find(Path(folder).name)().method.build())

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from slotworks.cli.console import err, out, parse, percent, print_json
+from slotworks.machine import Precision
 
 RECIPE = "slot_attention.tetrominoes_mini"
 
@@ -28,6 +29,7 @@ def demo(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs/demo"),
     seed: int = 0,
     steps: int | None = None,
+    precision: Precision = "auto",
     keep_memory: bool = False,
     open: bool = True,
     json: bool = False,
@@ -45,6 +47,7 @@ def demo(
         out_folder: run folder.
         seed: of weights, data order and noise.
         steps: fewer or more than the recipe's.
+        precision: 32, bf16 or 16 (mixed); auto: what this device computes fast.
         keep_memory: keep freed memory: faster on a CPU under Linux, at the cost of some memory.
         open: show the report in a browser where there is one.
         json: print the result as JSON.
@@ -57,7 +60,7 @@ def demo(
 
     if keep_memory:
         keep_freed_memory()
-    run = replace(find(RECIPE)(), seed=seed)
+    run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
     err.print(f"Training {RECIPE} for {run.steps} steps. {run.expected}", soft_wrap=True)
     answer = train_one(run, out_folder)

@@ -10,11 +10,12 @@ import tyro
 
 from slotworks.cli.console import err, out, parse, percent, print_json
 from slotworks.cli.demo import show_page
+from slotworks.errors import UserError
 from slotworks.files import replacing
+from slotworks.machine import Precision
 
 if TYPE_CHECKING:
     from slotworks.training import Run
-from slotworks.errors import UserError
 
 EDIT_STEPS, EDIT_SCALE = 20, 1.5  # of the sampler
 REMOVALS = 64  # drawn scenes from which an object is taken
@@ -31,6 +32,7 @@ def demo_glass(
     images: int = 1_000,
     steps: int | None = None,
     seed: int = 0,
+    precision: Precision = "auto",
     open: bool = True,
     json: bool = False,
 ) -> None:
@@ -54,6 +56,7 @@ def demo_glass(
         images: how many are generated.
         steps: of each training, in the place of the recipes'.
         seed: of weights, data order and noise.
+        precision: of generation and training: 32, bf16 or 16; auto: what this device computes fast.
         open: show the report in a browser where there is one.
         json: print the result as JSON.
     """
@@ -65,14 +68,15 @@ def demo_glass(
     began = time.monotonic()
     generated = out_folder / "generated"
     _say(1, f"{images:,} images from captions, with masks from attention")
-    synthesis = replace(RECIPES["glass.scenes"](), num_images=images)
+    synthesis = replace(RECIPES["glass.scenes"](), num_images=images, precision=precision)
     made = api.synthesize(synthesis, generated)
 
     def on_generated(run: "Run") -> "Run":
         data: Any = run.data
         real = data.images.real if isinstance(data.images, Generated) else data.images
         shards = Generated(root=str(generated), image_size=64, mask_size=64, real=real)
-        return replace(run, data=replace(data, images=shards, flips=True), seed=seed, steps=steps or run.steps)
+        data = replace(data, images=shards, flips=True)
+        return replace(run, data=data, seed=seed, steps=steps or run.steps, precision=precision)
 
     answers, folders = {}, {}
     runs = {

@@ -8,6 +8,7 @@ import tyro
 
 from slotworks.cli.console import out, parse, print_json
 from slotworks.errors import UserError
+from slotworks.machine import Precision
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,6 +36,7 @@ def edit(
     num_slots: int | None = None,
     boxes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="X0,Y0,X1,Y1 [...]")] = (),
     renderer: Literal["sample", "decode"] | None = None,
+    precision: Precision = "32",
     device: str | None = None,
     module: Path | None = None,
     json: bool = False,
@@ -77,6 +79,7 @@ def edit(
         seed: of the initial slots.
         num_slots: another number of slots than in training, where the method allows it.
         renderer: for methods that can both generate and decode.
+        precision: that pictures are rendered in, 32, bf16 or 16 (mixed); auto: what the device computes fast.
         device: for example cuda:0 or cpu; the first GPU if there is one.
         module: Python file that defines the run's own classes.
         json: print what was written as JSON.
@@ -117,6 +120,7 @@ def edit(
         steps=steps,
         cfg_scale=cfg_scale,
         noise_seeds=noise_seeds or (0,),
+        precision=precision,
         device=device,
     )
     if json:

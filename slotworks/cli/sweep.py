@@ -209,9 +209,10 @@ def _one(run: "Run", folder: Path) -> dict[str, Any]:
     """Train and measure one run, or read what an earlier sweep left."""
     from slotworks.api import train
     from slotworks.training import Diverged, load_run
+    from slotworks.training.numerics import unsettled
 
     done = folder / RESULT
-    if done.is_file() and load_run(folder) == run:
+    if done.is_file() and unsettled(load_run(folder), run) == run:
         return json.loads(done.read_text(encoding="utf-8"))
     try:
         answer = train(run, folder)

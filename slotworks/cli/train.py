@@ -86,9 +86,22 @@ def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None =
     from slotworks.training import Run
 
     try:
-        return tyro.cli(Run, default=run, args=list(words), prog=prog, description=about)
+        return tyro.cli(Run, default=run, args=_layout_words(words), prog=prog, description=about)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _layout_words(words: Sequence[str]) -> list[str]:
+    """`--channels-last` and `--no-channels-last` may stand without a value, like any other flag."""
+    full: list[str] = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        flag = word.replace("_", "-")
+        full.append("--channels-last" if flag == "--no-channels-last" else word)
+        if flag == "--no-channels-last":
+            full.append("False")
+        elif flag == "--channels-last" and after not in ("True", "False", "auto"):
+            full.append("True")
+    return full
 
 
 def train_one(run: "Run", folder: Path) -> dict:

@@ -293,7 +293,7 @@ def scenes_mini() -> Run:
     """Drawn shapes, the small ViT of this package, MLP decoder, at a reduced cost.
 
     Not a row of a table. Slots start from learned vectors with the bi-level gradient of BO-QSA, the decoder's positions
-    from waves, everything is smaller, weights are averaged, bfloat16, batch 16; the encoder runs once over the training
+    from waves, everything is smaller, weights are averaged, batch 16; the encoder runs once over the training
     images. Two objects and three slots: where a slot is left over, some runs cut the image into regions.
 
     Command:   slotworks train dinosaur.scenes_mini
@@ -319,7 +319,8 @@ def scenes_mini() -> Run:
         ),
         steps=2_000,
         batch_size=16,
-        precision="bf16",
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.998,
         eval_every=500,
         save_every=500,

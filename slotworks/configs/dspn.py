@@ -48,7 +48,7 @@ def scenes_mini() -> Run:
 
     Not the paper's configuration: a small ResNet in place of ResNet-34, shorter codes, five steps of descent in
     training and ten in tests, codes of true sets before those of images, a higher learning rate, fewer steps, averaged
-    weights, bfloat16 in the encoder.
+    weights.
 
     Command:   slotworks train dspn.scenes_mini
     Takes:     488 to 566 seconds of training on one busy CPU core.

@@ -76,6 +76,8 @@ def scenes_mini() -> Run:
         optimizer=Adam(lr=3e-3, warmup_steps=200, decay="linear", decay_start=0.5, max_grad_norm=1.0),
         steps=1_500,
         batch_size=16,
+        precision="auto",
+        channels_last="auto",
         eval_every=1_500,
         save_every=500,
         expected="not measured yet",

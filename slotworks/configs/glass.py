@@ -70,7 +70,7 @@ def coco() -> Run:
         optimizer=Adam(lr=2e-5, max_grad_norm=1.0),
         steps=400_000,
         batch_size=32,
-        precision="bf16",
+        precision="bf16",  # float16 with a loss scale in the released code; bfloat16 has the range without one
         num_workers=4,
         eval_every=25_000,
         save_every=5_000,
@@ -348,7 +348,8 @@ def scenes_mini() -> Run:
         optimizer=SCENES_ADAM,
         steps=1_000,
         batch_size=16,
-        precision="bf16",
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.995,
         eval_every=500,
         save_every=250,

@@ -363,7 +363,7 @@ def frames_mini() -> Run:
     """Slot Attention on single frames of drawn videos, told the boxes of each: where `scenes_mini` starts from.
 
     Not the paper's configuration: 32 pixels, narrow networks at half the resolution, two iterations, colours as the
-    target, weights averaged, bfloat16.
+    target, weights averaged.
 
     Command:   slotworks train savi.frames_mini
     Takes:     3 minutes on one busy core.
@@ -401,8 +401,8 @@ def frames_mini() -> Run:
         ),
         steps=1_800,
         batch_size=32,
-        precision="bf16",
-        channels_last=True,
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.998,
         eval_every=900,
         save_every=600,

@@ -59,7 +59,7 @@ def scenes_mini() -> Run:
 
     Not the paper's configuration: only the last iteration is differentiated (the bi-level gradient of BO-QSA; unrolled,
     slots were still merged after thousands of steps), two slots more than objects, a narrower encoder with larger
-    strides, a higher learning rate, fewer and smaller batches, averaged weights, bfloat16.
+    strides, a higher learning rate, fewer and smaller batches, averaged weights.
 
     Command:   slotworks train set_prediction.scenes_mini
     Takes:     216 to 314 seconds of training on one busy CPU core.
@@ -82,8 +82,8 @@ def scenes_mini() -> Run:
         ),
         steps=4_500,
         batch_size=32,
-        precision="bf16",
-        channels_last=True,
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,

@@ -224,6 +224,8 @@ def scenes_mini() -> Run:
         ),
         steps=9_000,
         batch_size=16,
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,

@@ -55,7 +55,7 @@ def _run(method: MethodConfig, data: DataConfig, *, epochs: int, samples: int, b
         ),
         steps=steps,
         batch_size=batch,
-        precision="bf16",
+        precision="bf16",  # float16 with a loss scale in the released code; bfloat16 has the range without one
         num_workers=4,
         eval_every=10_000,
         save_every=5_000,
@@ -240,7 +240,8 @@ def scenes_mini() -> Run:
         ),
         steps=8_000,
         batch_size=16,
-        channels_last=True,
+        precision="32",  # measured faster than bfloat16 at these sizes, also with avx512_bf16
+        channels_last="auto",
         ema_decay=0.998,
         eval_every=1_000,
         save_every=500,

@@ -152,6 +152,8 @@ def scenes_mini() -> Run:
         ),
         steps=5_000,
         batch_size=8,
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.998,
         eval_every=2_500,
         save_every=1_000,

@@ -75,6 +75,7 @@ def scenes() -> Synthesis:
         source=SceneCaptions(TINY_SCENES),
         model="package:tiny_diffusion",
         num_images=1_000,
+        precision="auto",
         image_size=64,
         steps=20,
         cfg_scale=3.0,

@@ -41,7 +41,8 @@ def scenes() -> Run:
         optimizer=Adam(lr=1e-3, warmup_steps=100, decay="cosine", max_grad_norm=1.0),
         steps=9_000,
         batch_size=32,
-        precision="bf16",
+        precision="auto",  # bfloat16 where the pipeline was made
+        channels_last="auto",
         ema_decay=0.999,
         eval_every=9_000,
         save_every=250,

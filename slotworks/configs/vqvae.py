@@ -30,7 +30,7 @@ def _run(data: DataConfig, *, epochs: int, images: int, image_size: int = 128) -
         optimizer=Adam(lr=1e-3, warmup_steps=steps // 20, decay="cosine", decay_start=1 / 20, final_lr_scale=0.01),
         steps=steps,
         batch_size=64,
-        precision="bf16",
+        precision="bf16",  # float16 with a loss scale in the released code; bfloat16 has the range without one
         num_workers=4,
         eval_every=steps,
         save_every=5_000,
@@ -115,7 +115,8 @@ def scenes_mini() -> Run:
         optimizer=Adam(lr=2e-3, warmup_steps=50, decay="cosine", final_lr_scale=0.02, max_grad_norm=1.0),
         steps=1_500,
         batch_size=16,
-        precision="bf16",
+        precision="auto",
+        channels_last="auto",
         eval_every=1_500,
         save_every=250,
         expected="squared error 0.0046 per value, 140 of 256 codes in use",

@@ -8,7 +8,8 @@ import torch
 
 from slotworks.encoders.pretrained import load_part
 from slotworks.errors import needs_extra
-from slotworks.synthesis.stable_diffusion import DTYPES, Precision
+from slotworks.machine import Precision
+from slotworks.training.numerics import DTYPES, fast_precision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,7 +49,8 @@ class Captioner:
         self.config = config
         self.device = torch.device(device)
         self.processor = load_part(AutoProcessor.from_pretrained, config.model)
-        options: dict[str, Any] = {"dtype": DTYPES[config.precision], "use_safetensors": True}
+        self.dtype = DTYPES[fast_precision(config.precision, self.device)]
+        options: dict[str, Any] = {"dtype": self.dtype, "use_safetensors": True}
         self.model = load_part(AutoModelForImageTextToText.from_pretrained, config.model, **options).to(self.device)
 
     @torch.no_grad()
@@ -56,7 +58,7 @@ class Captioner:
         """One caption for each RGB image: one line, without what the model was asked."""
         config, text = self.config, self._text()
         inputs = self.processor(images=list(images), text=[text] * len(images), padding=True, return_tensors="pt").to(
-            self.device, DTYPES[config.precision]
+            self.device, self.dtype
         )
         ids = self.model.generate(
             **inputs, max_new_tokens=config.max_new_tokens, num_beams=config.num_beams, do_sample=False

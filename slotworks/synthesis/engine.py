@@ -8,9 +8,10 @@ never reach across shards. So it does not matter which process makes a shard, or
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +25,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from slotworks.data.generated import find_shards, num_rows, shard_path
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.files import locked, write_text
+from slotworks.machine import Precision
 from slotworks.synthesis.capture import AttentionCapture
 from slotworks.synthesis.prompts import Prompt, TooManyClasses, class_prompt, compose
 from slotworks.synthesis.refine import class_maps, refine, to_labels
 from slotworks.synthesis.shards import contact_sheet, is_finished, png, write_shard
 from slotworks.synthesis.sources import PromptConfig, SceneCaptions
-from slotworks.synthesis.stable_diffusion import Precision, StableDiffusion, load_stable_diffusion
+from slotworks.synthesis.stable_diffusion import StableDiffusion, load_stable_diffusion
+from slotworks.training.numerics import device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
-from slotworks.training.serialize import to_plain, to_yaml
+from slotworks.training.serialize import from_yaml, to_plain, to_yaml
 from slotworks.types import UserError
 
 MAY_CHANGE = ("num_images", "batch_size", "source.captioner.batch_size")
@@ -59,7 +62,7 @@ class Synthesis:
     steps: int = 100  # of the checkpoint's own scheduler
     cfg_scale: float = 7.5  # classifier-free guidance; 1 is none
     negative_prompt: str = NEGATIVE_PROMPT  # in Dataset Diffusion a list of the same kind
-    precision: Precision = "32"  # of the U-Net and the text encoder; maps are summed up in float32
+    precision: Precision = "32"  # of the U-Net and text encoder, auto: what is fast here; maps add up in float32
     masks: Literal["attention", "sam2"] = "attention"  # sam2: segments without classes, the comparison of Table 6c
     class_prompts: Literal["joint", "per_class"] = "joint"  # one prompt of all classes, or one for each class
     cross_sizes: tuple[int, ...] = (16,)  # sides of the maps that attend to classes; several are averaged
@@ -122,8 +125,13 @@ def synthesize(
     folder, own = Path(folder), Path(folder) / f".rank-{rank}"
     own.mkdir(parents=True, exist_ok=True)
     with locked(own, doing="synthesizing"):
-        _note_settings(config, folder, own)
         place = torch.device(device)
+        asked, config = config, _note_settings(config, folder, own, device_kind(place))
+        notes = [slow_warning(config.precision, place)]
+        if config != settle(asked, device_kind(place)):
+            notes.append(f"{folder} was begun with precision {config.precision}, which is kept: its images stay alike.")
+        for note in filter(None, notes):
+            Console(stderr=True).print(note, highlight=False, soft_wrap=True)
         source = config.source.open(folder, place, rank)
         ranges = _unfinished(config, folder, len(source), rank, world_size)
         prompts = _read_prompts(source, ranges)
@@ -276,14 +284,24 @@ def settings_hash(config: Synthesis) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _note_settings(config: Synthesis, folder: Path, own: Path) -> None:
-    """Write `synthesis.yaml`, or compare with the one that is there."""
-    path = folder / "synthesis.yaml"
+def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Synthesis:
+    """Write `synthesis.yaml`, or compare with the one that is there; the settings with `auto` as it was settled.
+
+    The first process settles `auto` by its kind of device, and all that come later keep it: all images are alike.
+    """
+    path, mine = folder / "synthesis.yaml", own / "synthesis.yaml"
+    if not path.exists():
+        write_text(mine, to_yaml(settle(config, kind)))
+        with suppress(OSError):  # another process was first
+            os.link(mine, path)
     if path.exists():
         try:
-            old = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+            text = path.read_text(encoding="utf-8")
+            old = _flat(yaml.safe_load(text))
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
+        if settle(config, kind) != config:  # something is auto
+            config = settle(config, kind, from_yaml(Synthesis, text, source=str(path)))
         new = _flat(to_plain(config))
         changed = [
             f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
@@ -295,8 +313,10 @@ def _note_settings(config: Synthesis, folder: Path, own: Path) -> None:
                 f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this back "
                 "to go on."
             )
+    config = settle(config, kind)
     # Several processes may write it at once: each its own file, which then takes the place at once.
-    write_text(own / "synthesis.yaml", to_yaml(config)).replace(path)
+    write_text(mine, to_yaml(config)).replace(path)
+    return config
 
 
 def _unfinished(config: Synthesis, folder: Path, available: int, rank: int, world_size: int) -> dict[int, range]:

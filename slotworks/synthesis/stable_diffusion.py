@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from slotworks.encoders.pretrained import load_part
 from slotworks.errors import needs_extra
+from slotworks.machine import Precision
+from slotworks.training.numerics import DTYPES, fast_precision
 from slotworks.types import UserError
-
-Precision = Literal["32", "bf16", "16"]
-DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def load_stable_diffusion(
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
         from diffusers.schedulers.scheduling_utils import SchedulerMixin
         from transformers import CLIPTextModel, CLIPTokenizer
-    dtype = DTYPES[precision]
+    place = torch.device(device)
+    dtype = DTYPES[fast_precision(precision, place)]
     options = {"use_safetensors": True}
     unet = load_part(UNet2DConditionModel.from_pretrained, model, "unet", torch_dtype=dtype, **options)
     if unet.config.addition_embed_type is not None:
@@ -141,6 +141,5 @@ def load_stable_diffusion(
         raise UserError(
             f"The scheduler of {model!r} is {settings.get('_class_name')!r}, which diffusers does not have."
         )
-    place = torch.device(device)
     parts = (part.to(place) for part in (vae, unet, text))
     return StableDiffusion(*parts, tokenizer, kind.from_config(settings), place)  # type: ignore[attr-defined]

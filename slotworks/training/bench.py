@@ -11,6 +11,7 @@ from statistics import median
 import torch
 
 from slotworks.training.loop import TrainStep, build_optimizer, open_fabric
+from slotworks.training.numerics import settle_run
 from slotworks.training.run import Run
 from slotworks.types import Decodes, Method, RawBatch, Samples, UserError, VideoMethod
 
@@ -35,9 +36,11 @@ def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = 
         `step_ms`, `train_images_per_second`, `infer_images_per_second` (NaN without the encoder's weights),
         `render_s`, seconds for 100 images, or for 100 videos of 24 frames, from their slots with the method's own
         number of sampling steps (NaN for a method that renders no pictures), `train_mib` and `peak_mib`, the peak
-        memory until the end of training, and of all, `parameters`, `device`, `threads`.
+        memory until the end of training, and of all, `parameters`, `precision` and `channels_last` as they were
+        settled, `device`, `threads`.
     """
     fabric = open_fabric(run)
+    run = settle_run(run, fabric)
     torch.manual_seed(run.seed)
     method = run.method.build()
     if load is not None:
@@ -81,6 +84,8 @@ def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = 
         "train_mib": train_mib,
         "peak_mib": _peak_mib(fabric.device),
         "parameters": sum(p.numel() for p in method.parameters()),
+        "precision": run.precision,
+        "channels_last": run.channels_last,
         "device": torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }

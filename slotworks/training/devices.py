@@ -9,6 +9,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
+from slotworks.training.numerics import settle, weakest_kind
 from slotworks.training.run import Run
 
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces what the run already says
@@ -26,6 +27,10 @@ def open_fabric(run: Run, *, accelerator: str = "auto", devices: int = 1) -> Fab
     if devices * nodes > 1:
         strategy = "ddp_find_unused_parameters_true" if run.method.skips_weights else "ddp"
     options: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes, "strategy": strategy}
+    if run.precision == "auto":  # the processes decide together, so they have to be there first
+        plain = Fabric(**options, precision="32-true")
+        plain.launch()
+        run = settle(run, weakest_kind(plain))
     if run.precision == "16":  # as a plugin: asked for by name, Fabric would take bfloat16 on a CPU
         fabric = Fabric(**options, plugins=MixedPrecision("16-mixed", Fabric(**options).device.type))
     else:

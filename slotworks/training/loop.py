@@ -33,6 +33,7 @@ from slotworks.training.ema import EMA
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.interrupt import Interrupt
 from slotworks.training.logs import Display, Log, cut_back
+from slotworks.training.numerics import numerics_notes, settle_run
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder, loader
 from slotworks.training.run import Run
@@ -109,6 +110,7 @@ def train(
     if run.steps == 0:
         raise UserError("This recipe trains nothing (steps is 0); give its name to `slotworks evaluate`.")
     fabric = fabric or open_fabric(run)
+    run = settle_run(run, fabric)
     evaluators = [evaluators] if callable(evaluators) else list(evaluators)
     first, world = fabric.is_global_zero, fabric.world_size
     if run.batch_size // run.accumulate % world:
@@ -134,7 +136,8 @@ def train(
         source = str(folder / LAST)
         fit(method, checkpoint.model, source=source)
         restore_optimizer(method, optimizer.optimizer, checkpoint.optimizer, source=source)
-        fabric.strategy.precision.load_state_dict(checkpoint.scaler)
+        if checkpoint.scaler:  # steps in another precision leave none
+            fabric.strategy.precision.load_state_dict(checkpoint.scaler)
         if ema:
             ema.load(checkpoint.ema, source)
 
@@ -158,6 +161,8 @@ def train(
         metrics = fabric.broadcast(metrics)
         interrupt = stack.enter_context(Interrupt())
         display = stack.enter_context(Display(run, folder, step=start, quiet=not first))
+        for note in numerics_notes(run, checkpoint, fabric.device):
+            display.say(note)
 
         def save() -> None:
             if first:

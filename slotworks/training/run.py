@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from slotworks.machine import Precision
 from slotworks.types import DataConfig, MethodConfig
 
 
@@ -101,8 +102,8 @@ class Run:
     batch_size: int  # samples per update over all processes and micro-batches
     optimizer: Adam = field(default_factory=Adam)  # learning rates and clipping
     seed: int = 0  # of weights, data order and noise
-    precision: Literal["32", "bf16", "16"] = "32"  # 32: float32; bf16, 16: mixed precision, weights stay float32
-    channels_last: bool = False  # memory layout b h w c for convolutions; changes speed and rounding only
+    precision: Precision = "32"  # 32: float32; bf16, 16: mixed, weights stay float32; auto: what is fast here
+    channels_last: bool | Literal["auto"] = False  # memory layout b h w c for convolutions; auto: what is fast here
     compile: bool = False  # torch.compile the loss; changes speed and rounding only
     ema_decay: float | None = None  # evaluate an exponential moving average of the weights, e.g. 0.999; None: off
     accumulate: int = 1  # micro-batches per update: less memory, same result to rounding
@@ -133,7 +134,14 @@ class Run:
             f"batch_size is {self.batch_size} and accumulate is {self.accumulate}; the batch must divide into equal "
             "micro-batches.",
         )
-        _check(self.precision in ("32", "bf16", "16"), f"precision is {self.precision!r}; choose 32, bf16 or 16.")
+        _check(
+            self.precision in get_args(Precision),
+            f"precision is {self.precision!r}; choose auto, 32, bf16 or 16.",
+        )
+        _check(
+            self.channels_last in (True, False, "auto"),
+            f"channels_last is {self.channels_last!r}; choose True, False or auto.",
+        )
         _check(
             self.ema_decay is None or 0 < self.ema_decay < 1,
             f"ema_decay is {self.ema_decay}; give a number between 0 and 1, or None for no average.",

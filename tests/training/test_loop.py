@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_toy import STEADY, Toy, ToyConfig, ToyData, ToyImages, toy_metric, toy_run
+from training_toy import STEADY, Toy, ToyConfig, ToyData, ToyImages, in_two_processes, toy_metric, toy_run
 
 from slotworks.nn.noise import batch_noise
 from slotworks.training import Adam, Diverged, load_method, load_run, open_fabric, train
@@ -360,27 +359,7 @@ def test_accumulation_is_one_batch(tmp_path, accumulate):
 
 def test_two_processes_are_one(tmp_path):
     """As torchrun starts them, on gloo: half of each micro-batch each. A signal to one stops both at the same step."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"CUDA_VISIBLE_DEVICES": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), "ddp", str(tmp_path / "two")],
-            env=ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    in_two_processes("ddp", tmp_path / "two", ENVIRONMENT)
     result = train(toy_run(method=STEADY, eval_every=5), tmp_path / "one", evaluators=toy_metric)
     assert largest_difference(last(tmp_path / "two"), last(tmp_path / "one")) < 1e-6
     for line, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):

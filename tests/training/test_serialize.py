@@ -132,7 +132,7 @@ def test_a_field_younger_than_the_file_takes_its_default():
         (edited(optimizer__betas=[0.9]), r"optimizer.betas is \[0.9\]; expected tuple\[float, float\]."),
         (edited(optimizer__betas=[0.9, "x"]), "optimizer.betas is 'x'; expected float."),
         (edited(ema_decay="on"), "ema_decay is 'on'; expected float."),
-        (edited(precision="64"), r"precision is '64'; expected Literal\['32', 'bf16', '16'\]."),
+        (edited(precision="64"), r"precision is '64'; expected Literal\['auto', '32', 'bf16', '16'\]."),
         (edited(method__loss_weights={"recon": "x"}), "method.loss_weights.recon is 'x'; expected float."),
         (edited(batch_size=0), "batch_size is 0; it must be 1 or more."),
         ("kind: [", "is not valid YAML: "),

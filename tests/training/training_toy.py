@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -160,6 +162,41 @@ def two_processes(folder: str) -> None:
     Path(folder, f"rank{os.environ['RANK']}.txt").write_text(f"{stopped.step} {result.step} {code!r}")
 
 
+def unlike_processes(folder: str) -> None:
+    """The first process has a CPU with bfloat16 instructions, the second one has not."""
+    from slotworks.training import numerics, train
+
+    rank = os.environ["RANK"]
+    numerics._cpu_kind = lambda: {"0": "cpu-bf16", "1": "cpu"}[rank]
+    train(toy_run(precision="auto", channels_last="auto", steps=2), folder)
+
+
+def in_two_processes(what: str, folder: Path, environment: dict[str, str]) -> list[str]:
+    """Run this script in two processes, as torchrun starts them, on gloo; gives what each wrote to standard error."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, what, str(folder)],
+            env=environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return errors
+
+
 def compiled(folder: str) -> None:
     """With the loss compiled; prints how many graphs that took."""
     from slotworks.training import train
@@ -169,4 +206,5 @@ def compiled(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    {"kill": session_then_kill, "ddp": two_processes, "compile": compiled}[sys.argv[1]](sys.argv[2])
+    jobs = {"kill": session_then_kill, "ddp": two_processes, "unlike": unlike_processes, "compile": compiled}
+    jobs[sys.argv[1]](sys.argv[2])
