@@ -94,7 +94,7 @@ def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None =
 def _layout_words(words: Sequence[str]) -> list[str]:
     """`--channels-last` and `--no-channels-last` may stand without a value, like any other flag."""
     full: list[str] = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         flag = word.replace("_", "-")
         full.append("--channels-last" if flag == "--no-channels-last" else word)
         if flag == "--no-channels-last":

@@ -60,6 +60,7 @@ def coco_mlp() -> Run:
         optimizer=OCLF_ADAM,
         steps=500_000,
         batch_size=64,
+        precision="32",  # as the released code computes, unless told otherwise
         num_workers=4,
         eval_every=25_000,
         save_every=5_000,

@@ -56,6 +56,7 @@ def _small(variant: Variant, expected: str) -> Run:
         optimizer=PAPER_ADAM,
         steps=100_000,
         batch_size=64,
+        precision="32",  # the released code computes in float32
         eval_every=10_000,
         save_every=5_000,
         protocol="savi",

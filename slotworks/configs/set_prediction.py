@@ -26,6 +26,7 @@ def clevr10() -> Run:
         optimizer=PAPER_ADAM,
         steps=150_000,
         batch_size=512,
+        precision="32",  # the released code computes in float32
         eval_every=10_000,
         save_every=5_000,
         eval_images=15_000,

@@ -48,6 +48,7 @@ def shapes3d() -> Run:
         optimizer=RELEASED_ADAM,
         steps=160_000,
         batch_size=50,
+        precision="32",  # the released code computes in float32
         eval_every=8_000,
         save_every=4_000,
         expected="published as FID of composed images, not in our sources",

@@ -35,6 +35,7 @@ def tetrominoes() -> Run:
         optimizer=PAPER_ADAM,
         steps=500_000,
         batch_size=64,
+        precision="32",  # the released code computes in float32
         eval_every=25_000,
         save_every=5_000,
         expected="FG-ARI 99.5 +- 0.2 in the paper",

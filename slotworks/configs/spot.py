@@ -62,6 +62,7 @@ def coco() -> Run:
         optimizer=_adam(4e-4, 4e-7, warmup=5 * 1_848, steps=steps),
         steps=steps,
         batch_size=64,
+        precision="32",  # the released code computes in float32
         num_workers=4,
         eval_every=10_000,
         save_every=5_000,

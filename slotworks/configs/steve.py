@@ -46,6 +46,7 @@ def movi_d() -> Run:
         optimizer=RELEASED_ADAM,
         steps=200_000,
         batch_size=24,
+        precision="32",  # the released code computes in float32
         eval_every=10_000,
         save_every=5_000,
         eval_images=250,

@@ -4,7 +4,8 @@ glass.coco    captions by BLIP-2 for COCO's training images, Stable Diffusion 2.
 glass.voc     the same for VOC's trainaug
 glass.scenes  drawn scenes and the small diffusion model that comes with the package
 
-The other rows of the paper are fields: `--source.captioner.model` (Table 13), `source:template-prompts` and
+Networks of Stable Diffusion and BLIP-2 compute in float16, as in the code of Dataset Diffusion, from which the masks
+come; on drawn scenes in what the device computes fast. The other rows of the paper are fields: `--source.captioner.model` (Table 13), `source:template-prompts` and
 `source:label-prompts` on the command line (Table 13, and the dagger), `--masks sam2` (Table 6c).
 """
 

@@ -7,6 +7,7 @@ ema.py          the moving average of the weights
 checkpoint.py   one safetensors file: weights, average, optimiser
 serialize.py    Run to readable YAML and back
 devices.py      devices, precision and processes through Lightning Fabric; gradient clipping
+numerics.py     precision and memory layout that fit the device: the table behind `auto`
 optimizer.py    Adam over a method's parameter groups
 seeds.py        random numbers as a function of seed and step
 interrupt.py    Ctrl-C and SIGTERM
