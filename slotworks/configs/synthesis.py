@@ -5,7 +5,9 @@ glass.voc     the same for VOC's trainaug
 glass.scenes  drawn scenes and the small diffusion model that comes with the package
 
 Networks of Stable Diffusion and BLIP-2 compute in float16, as in the code of Dataset Diffusion, from which the masks
-come; on drawn scenes in what the device computes fast. The other rows of the paper are fields: `--source.captioner.model` (Table 13), `source:template-prompts` and
+come; on drawn scenes in what the device computes fast.
+
+The other rows of the paper are fields: `--source.captioner.model` (Table 13), `source:template-prompts` and
 `source:label-prompts` on the command line (Table 13, and the dagger), `--masks sam2` (Table 6c).
 """
 
