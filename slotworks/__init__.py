@@ -26,10 +26,14 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from slotworks.machine import prepare_threads
+
 if TYPE_CHECKING:
     from slotworks.api import edit, evaluate, load, segment, synthesize, train
 
 __version__ = "0.1.0"
+
+prepare_threads()  # before anything imports torch
 
 _HOMES = dict.fromkeys(("edit", "evaluate", "load", "segment", "synthesize", "train"), "slotworks.api")
 

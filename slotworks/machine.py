@@ -1,6 +1,62 @@
 """What is decided about the machine before torch is imported. Imports nothing heavy."""
 
+import math
+import os
+from collections.abc import MutableMapping
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 Precision = Literal["auto", "32", "bf16", "16"]
 """`auto` is what the device computes fast, decided when work starts: `slotworks.training.numerics`."""
+
+
+def prepare_threads(environment: MutableMapping[str, str] = os.environ, root: Path = Path("/")) -> None:
+    """Let torch's threads share the processor: OpenMP reads these variables when torch is imported, and never again.
+
+    Threads that wait for one another sleep (`OMP_WAIT_POLICY=passive`). By default they spin for milliseconds, and
+    beside another busy process they spin while the thread that they wait for has no core to run on. Where a cgroup
+    allows this process less than its cores, as in a container, there are only as many threads as that. What is set
+    already stays. Without effect if torch was imported before.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & environment.keys():
+        environment["OMP_WAIT_POLICY"] = "passive"
+    allowed = cgroup_cpus(root)
+    if allowed is not None and allowed < usable_cores() and "OMP_NUM_THREADS" not in environment:
+        environment["OMP_NUM_THREADS"] = str(math.ceil(allowed))
+
+
+def usable_cores() -> int:
+    """Cores that the system lets this process run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cgroup_cpus(root: Path = Path("/")) -> float | None:
+    """The processor time that Linux's control groups allow this process, in cores; None without a limit.
+
+    The smallest limit counts, of the process's own group and all above it, in version 1 and 2. In a container the
+    path of the group may be one that only the host knows; then the top, which is the container's own, is left.
+    """
+    limits = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            tops = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [root / "sys/fs/cgroup" / controllers, root / "sys/fs/cgroup/cpu"]
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        for top in tops:
+            for place in (top / group, *(top / above for above in group.parents)):
+                quota = _read(place / "cpu.max").split() if not controllers else []
+                quota = quota or [_read(place / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+                if all(quota) and quota[0] not in ("max", "-1"):
+                    limits.append(int(quota[0]) / int(quota[1]))
+    return min(limits, default=None)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
