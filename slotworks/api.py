@@ -11,6 +11,7 @@ for picture in segment("runs/mine", ["photo.jpg"], out="segments"):
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,7 @@ from slotworks import protocols as known_protocols
 from slotworks.data.features import CachedFeatures
 from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under
-from slotworks.evaluation.masks import inspecting
+from slotworks.evaluation.masks import NotFinite, inspecting
 from slotworks.evaluation.properties import evaluate_properties
 from slotworks.evaluation.records import write_eval
 from slotworks.evaluation.removal import evaluate_removal
@@ -36,11 +37,12 @@ from slotworks.evaluation.segment_video import segment_video
 from slotworks.evaluation.sets import evaluate_sets
 from slotworks.images import find_images
 from slotworks.training import Run, load_method, load_run
-from slotworks.training.checkpoint import LAST
+from slotworks.training.checkpoint import LAST, checkpoint_step
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.logs import console, read_metrics
 from slotworks.training.numerics import slow_warning
 from slotworks.training.seeds import seed_for
+from slotworks.training.serialize import to_plain
 from slotworks.types import (
     DataConfig,
     Dataset,
@@ -160,7 +162,9 @@ def train(
         if not _finds_slots(method):
             return {}
         if isinstance(method, PredictsSets):
-            sets = _set_metrics(method, validation, run.eval_images)
+            sets = {}
+            with suppress(NotFinite):  # the training goes on
+                sets = _set_metrics(method, validation, run.eval_images)
             if not _attends(method, validation):  # nothing to see, nothing for the detector
                 if on_eval is not None:
                     on_eval(step, sets, "no attention to look at")
@@ -169,7 +173,8 @@ def train(
             sets = {}
         result = None
         if scored:
-            result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
+            with suppress(NotFinite):  # the training goes on, and the detector says what is wrong
+                result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
         stats = doctor.stats_of(method, validation, num_images=min(run.eval_images, 64))
         findings = _diagnose(folder, run, stats, step)
         _show(method, result, validation, folder, step)
@@ -191,6 +196,7 @@ def _finish(folder: Path) -> dict:
     from slotworks.reports import write_report
 
     run, method = load(folder)
+    settings = _settings(folder)
     method.export(folder)
     if not _finds_slots(method):
         return {"metrics": {}, "protocol": "", "verdict": "no slots to look at", "report": str(write_report(folder))}
@@ -199,7 +205,7 @@ def _finish(folder: Path) -> dict:
     if isinstance(method, PredictsSets):
         sets = evaluate_sets(method, test, num_images=run.eval_images)
         for one in sets:
-            _record(folder, source, "test", one)
+            _record(folder, source, "test", one, settings)
         if not _attends(method, test):
             return {
                 "metrics": _plain(sets[0]),
@@ -208,18 +214,22 @@ def _finish(folder: Path) -> dict:
                 "report": str(write_report(folder)),
             }
     results: list[DiscoveryResult] = []
+    unscored = _unscored(run.data, "test")
     if _has_masks(test):
         names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
-        results = evaluate_under(list(names), method, test, num_images=run.eval_images)
+        try:
+            results = evaluate_under(list(names), method, test, num_images=run.eval_images)
+        except NotFinite as error:  # the pictures and the detector's word are all there is to say
+            unscored = str(error)
     for result in results:
-        _record(folder, source, "test", result)
+        _record(folder, source, "test", result, settings)
     result = results[0] if results else None
     findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
     _show(method, result, test, folder, run.steps)
     described = [one.rules for one in sets] + ([result.protocol.describe()] if result else [])
     return {
         "metrics": {name: value for one in (*sets, *results[:1]) for name, value in _plain(one).items()},
-        "protocol": "; ".join(described) or _unscored(run.data, "test"),
+        "protocol": "; ".join(described) or unscored,
         "verdict": doctor.verdict(findings),
         "report": str(write_report(folder)),
     }
@@ -241,6 +251,9 @@ def evaluate(
     **options: Any,
 ) -> list[dict]:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
+
+    A record that was measured in another way (other images, seed, checkpoint, batch size, ...) is not replaced: the new
+    one gets a longer name, see `slotworks.evaluation.records.write_eval`.
 
     Images of another size than the method was trained on are opened or drawn at its size where the data set can do
     that, otherwise resized; the record says so. Masks keep their own size. A method of images sees videos frame by
@@ -269,6 +282,7 @@ def evaluate(
     """
     folder = Path(run_folder)
     run, method = load(folder, device=device, config=config)
+    settings = _settings(folder, batch_size, **options)
     changed = _changed(load_run(folder).method, config) if config else []
     names = [run.protocol] if protocols is None else protocols
     names = _all_protocols(method) if list(names) == ["all"] else names
@@ -304,7 +318,9 @@ def evaluate(
             results = list(evaluate_sets(method, dataset, **how))
         else:
             results = [_properties(method, run, source, dataset, how)]
-        records += [{"run": str(folder), **_record(folder, source, split, result, note, changed)} for result in results]
+        for result in results:
+            record = _record(folder, source, split, result, settings, note, changed)
+            records.append({"run": str(folder), **record})
     if lengths:
         from slotworks.reports import write_lengths
 
@@ -469,12 +485,26 @@ def _at_size_of(run: Run, source: DataConfig, split: str) -> tuple[Dataset, str]
     return Resized(source.open(split), wanted), note
 
 
+def _settings(folder: Path, batch_size: int = 64, **options: Any) -> dict[str, Any]:
+    """What decides about the numbers beside data, protocol and seed: which checkpoint, and how it was asked."""
+    step = checkpoint_step(folder) if (folder / LAST).is_file() else 0
+    given = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
+    return {"step": step, "batch_size": batch_size, "options": given}
+
+
 def _record(
-    folder: Path, data: DataConfig, split: str, result: Any, note: str = "", changed: Sequence[str] = ()
+    folder: Path,
+    data: DataConfig,
+    split: str,
+    result: Any,
+    settings: Mapping[str, Any],
+    note: str = "",
+    changed: Sequence[str] = (),
 ) -> dict:
     checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
     record = result.record(data=data.name, split=split, checkpoint=checkpoint)
     record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
+    record["settings"] = {**settings, "data": to_plain(data)}
     name = "-".join([record["data"], split, record["protocol"], *changed])
     write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
     return record

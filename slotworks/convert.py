@@ -25,7 +25,7 @@ from slotworks.configs import glass as recipes
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
 from slotworks.methods import GlassConfig, StableLSDConfig
 from slotworks.training import Run, load_method
-from slotworks.training.checkpoint import LAST, Checkpoint, fit, save_checkpoint
+from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, save_checkpoint
 from slotworks.training.folder import device_name, write_folder
 from slotworks.types import MethodConfig, UserError
 
@@ -236,4 +236,6 @@ def _read(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{file} cannot be read as plain tensors ({reason}); get the checkpoint again.") from None
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{folder} holds more than tensors; expected a state dict.")
-    return weights
+    check_weights(weights, source=str(folder))
+    # Published files may be in half precision; a checkpoint holds what the method computes with.
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}

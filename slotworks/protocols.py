@@ -5,14 +5,15 @@ compares nothing. A `Protocol` holds the choices; `Protocol.score` applies them 
 can be scored under all of them; `Protocol.describe()` is the line to print beside a number. See docs/protocols.md.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_origin
 
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
 from slotworks.metrics.ari import ari_of_table
-from slotworks.metrics.contingency import contingency, objects_of
+from slotworks.metrics.checks import check_choice, check_ids, check_like, check_share
+from slotworks.metrics.contingency import check_numbers, contingency, objects_of
 from slotworks.metrics.coverage import KINDS, CoverageRule, coverage_of_table
 from slotworks.metrics.overlap import FOUND, iou_of_table, match, mean_best, mean_matched
 from slotworks.types import Batch, UserError
@@ -68,7 +69,21 @@ class Protocol:
     frames: Literal["together", "apart"] = "together"  # a video is one image with more pixels, or each frame is one
     length: int | None = None  # frames of a video that count, from its first one on; None: all
     coverage: CoverageRule = "iou"  # behind SO, PO and GO; see slotworks.metrics.coverage
-    coverage_threshold: float = 0.5  # on the IoU
+    coverage_threshold: float = 0.5  # on the IoU, in (0, 1]
+
+    def __post_init__(self) -> None:
+        """Refuse what no rule is about: a misspelt choice would be taken for another.
+
+        Raises:
+            ValueError: for an unknown metric or choice, or a coverage threshold outside (0, 1].
+        """
+        for name in (*self.metrics, *self.background_in, *self.overlap_in):
+            if name not in LABELS:
+                raise ValueError(f"There is no metric {name!r}; expected some of {', '.join(LABELS)}.")
+        for field in fields(self):
+            if get_origin(field.type) is Literal:
+                check_choice(getattr(self, field.name), field.name, field.type)
+        check_share(self.coverage_threshold, "coverage_threshold")
 
     def with_masks(self, masks: MaskSource) -> "Protocol":
         """The same rules for other masks; the name says so, as in `oclf[attention]`."""
@@ -84,15 +99,15 @@ class Protocol:
         return replace(self, length=length, name=f"{self.name.split('@')[0]}@{length}")
 
     def of_video(self, values: Batch) -> Batch:
-        """Maps `b t h w` as the pixels of one image `b p`, or of one for each frame, `(b t) p`; others are left out.
+        """Maps `b t h w` as one image `b (t h) w`, or as one for each frame, `(b t) h w`; others are left out.
 
         Frames that do not count are left out, too.
         """
         kept = slice(0 if self.first_frame else 1, self.length)
         maps = {name: value[:, kept] for name, value in values.items() if value.ndim == 4}
         if self.frames == "apart":
-            return {name: value.flatten(0, 1).flatten(1) for name, value in maps.items()}
-        return {name: value.flatten(1) for name, value in maps.items()}
+            return {name: value.flatten(0, 1) for name, value in maps.items()}
+        return {name: value.flatten(1, 2) for name, value in maps.items()}
 
     def describe(self) -> str:
         """All choices in one line, to print beside a number."""
@@ -136,11 +151,11 @@ class Protocol:
             return f"IoU of at least {limit} with one object SO, with several GO, any pixel of an object PO, else BG"
         return f"mostly background BG, IoU above {limit} SO, over half of several objects GO, else PO"
 
-    def score(self, pred: Int64[Tensor, "b *p"], truth: Batch, *, num_slots: int) -> dict[str, Score]:
+    def score(self, pred: Integer[Tensor, "b h w"], truth: Batch, *, num_slots: int) -> dict[str, Score]:
         """Score hard masks. Class metrics are left out where the data has no classes.
 
         Args:
-            pred: slot ids from 0; flatten time with space for video.
+            pred: slot ids from 0; time of a video is merged with its height, see `of_video`.
             truth: in the shape of `pred`: `mask` object ids (the last object owns what several cover); optionally bool
                 `void` and `overlap`, `class_mask` (of the last object) and `class_mask_highest` (highest class id);
                 optionally `crowd`, ids of crowd regions that are background in all of these and are no id of `mask`,
@@ -148,13 +163,12 @@ class Protocol:
             num_slots: slots of the method, empty ones included: they can be matched.
 
         Raises:
-            ValueError: if `pred` holds ids that are not below `num_slots`; if objects overlap and `class_mask_highest`,
-                which these rules need, is missing.
+            ValueError: if `pred` holds ids that are not below `num_slots`; if a map is none of ids or differs from
+                `pred` in shape; if objects overlap and `class_mask_highest`, which these rules need, is missing.
         """
-        if pred.numel() and int(pred.amax()) >= num_slots:
-            raise ValueError(
-                f"pred holds slot id {int(pred.amax())}; with num_slots={num_slots} ids must be below {num_slots}."
-            )
+        pred = check_ids(pred, "pred").long()
+        check_numbers(pred, "slot", num_slots)
+        truth = _checked(truth, pred)
         if self.crowds == "objects" and "crowd" in truth:
             truth = _with_crowds(truth)
         void = truth["void"].bool() if self.ignore_void and "void" in truth else None
@@ -172,7 +186,7 @@ class Protocol:
             scores[metric] = self._metric(metric, tables[key, keep_overlap])
         return scores
 
-    def _truth_key(self, metric: str, truth: Batch, overlap: Bool[Tensor, "b *p"] | None) -> str | None:
+    def _truth_key(self, metric: str, truth: Batch, overlap: Bool[Tensor, "b h w"] | None) -> str | None:
         if not metric.endswith("_c"):
             return "mask"
         if "class_mask" not in truth or self.class_owner == "last":
@@ -187,7 +201,7 @@ class Protocol:
         return "class_mask"
 
     def _count(
-        self, pred: Int64[Tensor, "b *p"], true: Integer[Tensor, "b *p"], removed: list[Tensor], num_slots: int
+        self, pred: Int64[Tensor, "b h w"], true: Integer[Tensor, "b h w"], removed: list[Tensor], num_slots: int
     ) -> "_Table":
         # Removed pixels go to a slot of their own first: rules differ in what becomes of them.
         for pixels in removed:
@@ -233,6 +247,17 @@ class Protocol:
 class _Table:
     table: Int64[Tensor, "b n m"]
     objects: Bool[Tensor, "b m"]  # ids that count, background included
+
+
+def _checked(truth: Batch, pred: Int64[Tensor, "b h w"]) -> Batch:
+    """The maps of a batch that rules read, each known to be one of the pixels of `pred`."""
+    for name in ("mask", "class_mask", "class_mask_highest", "crowd"):
+        if name in truth:
+            truth = {**truth, name: check_ids(truth[name], name)}
+    for name in ("mask", "class_mask", "class_mask_highest", "crowd", "void", "overlap"):
+        if name in truth:
+            check_like(truth[name], name, pred, "pred")
+    return truth
 
 
 def _with_crowds(truth: Batch) -> Batch:
@@ -310,9 +335,8 @@ PROTOCOLS = {
         Protocol(
             name="savi",
             source="google-research/slot-attention-video, from commit ba8f15e on: all frames",
-            used_by="SAVi and SAVi++ as their code prints them; STEVE",
+            used_by="SAVi, SAVi++ and STEVE: FG-ARI and ARI; mBO and mIoU, which their code lacks, by the same rules",
             metrics=("fg_ari", "ari", "mbo_i", "miou_i"),
-            ignore_void=False,
             overlap_in=("fg_ari", "ari", "mbo_i", "miou_i"),
         ),
         Protocol(
@@ -320,7 +344,6 @@ PROTOCOLS = {
             source="google-research/slot-attention-video; the rules of `savi` without the first frame",
             used_by="for methods that are told where objects are in the first frame",
             metrics=("fg_ari", "ari", "mbo_i", "miou_i"),
-            ignore_void=False,
             overlap_in=("fg_ari", "ari", "mbo_i", "miou_i"),
             first_frame=False,
         ),
@@ -329,7 +352,6 @@ PROTOCOLS = {
             source="the rules of `savi`, frame by frame",
             used_by="beside `savi`: what is lost there and not here is lost by tracking",
             metrics=("fg_ari", "ari", "mbo_i", "miou_i"),
-            ignore_void=False,
             overlap_in=("fg_ari", "ari", "mbo_i", "miou_i"),
             frames="apart",
         ),

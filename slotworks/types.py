@@ -257,6 +257,15 @@ class DataConfig:
         return batch
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; integers never do. One pass and no copy where all is well."""
+    if not (values.is_floating_point() or values.is_complex()):
+        return True
+    # One NaN or infinity makes any sum NaN or infinite. Only where finite values overflow must each be looked at.
+    total = values.sum(dtype=torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else None)
+    return bool(total.isfinite()) or bool(values.isfinite().all())
+
+
 def to_batch(raw: RawBatch, device: torch.device | str = "cpu") -> Batch:
     """Stored integers to a batch: images to float32 in [0, 1] `b 3 h w`, masks to int64; conversion on the device."""
     batch: Batch = {}

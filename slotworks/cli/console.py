@@ -1,6 +1,7 @@
 """What every verb shares: parsing with help and examples, tables, JSON."""
 
 import inspect
+import itertools
 import json as json_module
 import sys
 from collections.abc import Callable, Sequence
@@ -139,12 +140,18 @@ def spread_of(name: str, records: Sequence[dict]) -> float | None:
 
 
 def matrix_tables(records: Sequence[dict]) -> list[Table]:
-    """Records of several runs on several data sets: per protocol a table, per metric a block of runs x data sets."""
+    """Records of several runs on several data sets: per protocol a table, per metric a block of runs x data sets.
+
+    Data sets of one name are told apart by a number: `clevr`, `clevr (2)`.
+    """
     tables = []
     for protocol in dict.fromkeys(record["protocol"] for record in records):
         found = [record for record in records if record["protocol"] == protocol]
-        runs, sets = (list(dict.fromkeys(record[key] for record in found)) for key in ("run", "data"))
-        cells = {(record["run"], record["data"]): record["metrics"] for record in found}
+        cells: dict[tuple[str, str], dict] = {}
+        for record in found:
+            names = itertools.chain([record["data"]], (f"{record['data']} ({n})" for n in itertools.count(2)))
+            cells[record["run"], next(name for name in names if (record["run"], name) not in cells)] = record["metrics"]
+        runs, sets = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
         table = Table(title=escape(f"{protocol}: {units(found)}"), title_justify="left")
         for column in ("metric", "run"):
             table.add_column(column)

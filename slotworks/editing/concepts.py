@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from slotworks.evaluation.masks import inspecting
 from slotworks.files import replacing
 from slotworks.nn.clustering import kmeans
-from slotworks.types import Dataset, Method, UserError, VideoMethod, to_batch
+from slotworks.types import Dataset, Method, UserError, VideoMethod, all_finite, to_batch
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,9 @@ class ConceptLibrary:
             UserError: if it is no library of concepts.
         """
         try:
-            return cls(**load_file(Path(path)))
+            found = load_file(Path(path))
+            if broken := [name for name, value in found.items() if not all_finite(value)]:
+                raise TypeError(f"NaN or infinity in {broken[0]}")
+            return cls(**found)
         except (OSError, SafetensorError, TypeError) as error:
             raise UserError(f"{path} cannot be read as a library of concepts ({error}).") from error

@@ -118,8 +118,9 @@ def evaluate_under(
                 elif protocol.length is not None:
                     raise UserError(f"{protocol.name} scores the first frames of videos, and this data set has images.")
                 else:
-                    flat = {key: value.flatten(1) for key, value in {**truth, "pred": pred}.items()}
-                found.append(protocol.score(flat.pop("pred").long(), flat, num_slots=num_slots))
+                    flat = {**truth, "pred": pred}
+                    flat = {key: value.flatten(1, -2) if value.ndim > 3 else value for key, value in flat.items()}
+                found.append(protocol.score(flat.pop("pred"), flat, num_slots=num_slots))
     return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
 
 

@@ -12,7 +12,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 
-from slotworks.types import Batch, DecoderOutput, Decodes, Method, SlotOutput, VideoMethod, frames_of
+from slotworks.types import (
+    Batch,
+    DecoderOutput,
+    Decodes,
+    Method,
+    SlotOutput,
+    UserError,
+    VideoMethod,
+    all_finite,
+    frames_of,
+)
 
 PIECE = 6
 """Frames of a video that are encoded at once; more give the same slots in more memory."""
@@ -36,16 +46,46 @@ def inspecting(method: Method, *, seed: int) -> Iterator[torch.device]:
             module.training = mode
 
 
-def soft_masks(output: SlotOutput, decoded: DecoderOutput | None) -> Float[Tensor, "*b n h w"]:
-    """The decoder's masks, or the attention maps where nothing was decoded, at their own size."""
-    return output.attn_maps if decoded is None else decoded.masks
+class NotFinite(UserError):
+    """What a method made holds NaN or infinity, so that no score of it means anything."""
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Refuse to go on with numbers that are none.
+
+    Args:
+        values: with a row for each image of a batch.
+        name: of the tensor, in the plural, for the message.
+
+    Raises:
+        NotFinite: if there is NaN or infinity.
+    """
+    if not all_finite(values):
+        rows = values.flatten(1).isfinite().all(1).logical_not()
+        raise NotFinite(
+            f"The {name} hold NaN or infinity in {int(rows.sum())} of {len(rows)} images of a batch, so nothing is "
+            "scored; `slotworks doctor` says more about the run."
+        )
+
+
+def soft_masks(output: SlotOutput, decoded: DecoderOutput | None, *, checked: bool = True) -> Float[Tensor, "*b n h w"]:
+    """The decoder's masks, or the attention maps where nothing was decoded, at their own size.
+
+    Raises:
+        NotFinite: if slots or masks hold NaN or infinity; not with `checked` False.
+    """
+    masks = output.attn_maps if decoded is None else decoded.masks
+    if checked:
+        check_finite(output.slots, "slots")
+        check_finite(masks, "attention masks" if decoded is None else "decoder masks")
+    return masks
 
 
 def predicted_masks(
-    output: SlotOutput, decoded: DecoderOutput | None, *, size: tuple[int, int]
+    output: SlotOutput, decoded: DecoderOutput | None, *, size: tuple[int, int], checked: bool = True
 ) -> Float[Tensor, "*b n h w"]:
     """`soft_masks`, bilinear to `size` and still summing to one."""
-    masks = soft_masks(output, decoded).float()
+    masks = soft_masks(output, decoded, checked=checked).float()
     if masks.shape[-2:] == size:
         return masks
     flat = masks.reshape(-1, *masks.shape[-3:])

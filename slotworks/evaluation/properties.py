@@ -22,6 +22,7 @@ from slotworks.evaluation.discovery import Summary, available_masks, summarize
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.evaluation.records import make_record
 from slotworks.metrics import contingency, segmentation
+from slotworks.metrics.checks import check_floats, check_like
 from slotworks.metrics.contingency import objects_of
 from slotworks.metrics.overlap import iou_of_table, match
 from slotworks.protocols import MaskSource
@@ -326,11 +327,15 @@ def train_linear(
 
 def top1(logits: Float[Tensor, "o c"], labels: Int64[Tensor, " o"]) -> Float64[Tensor, " o"]:
     """1 where the largest output is the label, else 0."""
+    check_floats(logits, "logits", "objects classes")
+    check_like(labels, "labels", logits[:, 0], "logits[:, 0]")
     return (logits.argmax(1) == labels).double()
 
 
 def position_error(pred: Float[Tensor, "o 2"], true: Float[Tensor, "o 2"]) -> Float64[Tensor, " o"]:
     """Squared error of each object, mean over x and y."""
+    check_floats(pred, "pred", "objects 2")
+    check_like(true, "true", pred, "pred")
     return (pred - true).double().square().mean(1)
 
 

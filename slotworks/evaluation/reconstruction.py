@@ -126,7 +126,7 @@ def evaluate_reconstruction(
                 fake.update(inception(_eight_bits(pred)))
             if key == "video" and batch[key].shape[1] > 1:
                 changes = [x.unflatten(0, batch[key].shape[:2]).double().diff(dim=1) for x in (pred, true)]
-                scores["flicker"] = sum_squared_error(changes[0].flatten(0, 1), changes[1].flatten(0, 1))
+                scores["flicker"] = (changes[0] - changes[1]).square().flatten(0, 1).flatten(1).sum(1)
             for name, values in scores.items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}

@@ -1,6 +1,9 @@
-"""The evaluation file of a run folder: `RUN/eval/NAME.json`, one per data set and protocol."""
+"""The evaluation files of a run folder: `RUN/eval/NAME.json`, one per data set, protocol and way to measure."""
 
+import itertools
 import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,14 @@ from slotworks.errors import UserError
 from slotworks.files import finite, write_text
 
 KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "metrics", "per_image")
-"""Every record has exactly these."""
+"""Every record has these, and `settings`: what else decides about the numbers, such as the step of the checkpoint and
+the batch size. Records of older versions lack it."""
+
+SAME = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "settings")
+"""A record takes the place of another only if they agree in all of these."""
+
+MAX_SUFFIX = 80
+"""Characters that say in a file's name what sets it apart; a file's name may have 255 bytes."""
 
 
 def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol: str, rules: str) -> dict[str, Any]:
@@ -29,12 +39,15 @@ def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol
 def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Path:
     """Write `RUN/eval/NAME.json`, replacing an older one only when the new file is complete.
 
-    NaN and infinity, which JSON cannot hold, become null.
+    A record that was made with other settings is never replaced: the new one gets a name that says what sets it apart,
+    such as `NAME-8-images.json` or `NAME-seed-1.json`, or a number where words do not tell. NaN and infinity, which
+    JSON cannot hold, become null.
 
     Args:
         run_folder: must exist; `eval` is made.
         name: of the file, without a folder and without `.json`.
-        record: with exactly the keys of `KEYS`; `metrics` maps a name to `mean`, `sem` and `n`, `per_image` to a list.
+        record: with the keys of `KEYS` and, if they are known, `settings`; `metrics` maps a name to `mean`, `sem` and
+            `n`, `per_image` to a list.
 
     Returns:
         The file.
@@ -48,7 +61,53 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
         raise UserError(f"{folder} is not a run folder; give the folder that `slotworks train` made.")
     if name != Path(name).name or name in ("", ".", ".."):
         raise UserError(f"{name!r} is not a plain file name; give a name without slashes, such as test-oclf.")
-    if set(record) != set(KEYS):
+    if set(record) - {"settings"} != set(KEYS):
         raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
     text = json.dumps(finite(record), allow_nan=False, indent=1)
-    return write_text(folder / "eval" / f"{name}.json", text + "\n")
+    return write_text(_place(folder / "eval", name, json.loads(text)), text + "\n")
+
+
+def _place(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
+    """The first file that is not there yet, or holds a record made in the same way."""
+    first = folder / f"{name}.json"
+    suffix = _suffix(record, _stored(first)) if first.exists() else ""
+    words = [suffix] if suffix else []
+    for end in itertools.chain([""], words, (f"{suffix}-{number}" for number in itertools.count(2))):
+        path = folder / f"{name}{end}.json"
+        if not path.exists() or all(_stored(path).get(key) == record.get(key) for key in SAME):
+            return path
+    raise AssertionError("there is always one more number")
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What a record says; nothing of a damaged file, which so differs from all others and is kept."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _suffix(record: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What sets a record apart from another, for a file's name: `-8-images-seed-1`; empty if no short word does."""
+    parts = []
+    if record["num_images"] != other.get("num_images"):
+        parts.append(f"{record['num_images']}-images")
+    if record["seed"] != other.get("seed"):
+        parts.append(f"seed-{record['seed']}")
+    known = other.get("settings")
+    before = dict(_leaves(known)) if isinstance(known, Mapping) else None
+    for key, value in _leaves(record.get("settings") or {}):
+        if before is not None and before.get(key) != value:
+            parts.append(f"{key.rpartition('.')[2]}-{str(value).rstrip('/').rpartition('/')[2]}")
+    words = "".join("-" + re.sub(r"[^A-Za-z0-9.=+]+", "-", part).strip("-") for part in parts)
+    return words if len(words) <= MAX_SUFFIX else ""
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by dotted name."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

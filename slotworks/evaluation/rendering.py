@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slotworks.evaluation.masks import inspecting
+from slotworks.evaluation.masks import check_finite, inspecting
 from slotworks.machine import Precision
 from slotworks.training.numerics import mixed
 from slotworks.types import Decodes, Method, Samples, UserError
@@ -98,7 +98,7 @@ def render(
 
     Raises:
         UserError: if the method cannot render slots, renders features or flow instead of pictures, or has no steps or
-            guidance and is given some.
+            guidance and is given some; if there is NaN or infinity in a picture.
     """
     how = renderer_of(method, renderer)
     with inspecting(method, seed=seed) as device, mixed(precision, device):
@@ -110,6 +110,7 @@ def render(
             given = {"steps": steps, "cfg_scale": cfg_scale}
             settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
             image = method.sample(slots, generator=generator, **settings)
+            check_finite(image, "rendered pictures")  # the limits below would make white of infinity
             return Rendered(image.float().clamp(0, 1))
         assert isinstance(method, Decodes)
         decoded = method.decode(slots, *(() if features is None else (features.to(device),)))
@@ -121,4 +122,5 @@ def render(
             f"{type(method).__name__} renders {what} of {count} channels, no pictures; take a run whose method does, "
             "such as slot_attention."
         )
+    check_finite(decoded.recon, "rendered pictures")
     return Rendered(decoded.recon[..., colors, :, :].float().clamp(0, 1), decoded.masks.float())

@@ -201,7 +201,8 @@ def _shot(method: Method, batch: Batch) -> _Shot:
     output = method.encode_batch(batch)
     decoded = decode(method, output)
     shape = batch["mask" if "mask" in batch else "image"].shape  # masks may be larger than images
-    return _Shot(batch, output, decoded, predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(1))
+    masks = predicted_masks(output, decoded, size=(shape[-2], shape[-1]), checked=False)  # NaN is to be seen
+    return _Shot(batch, output, decoded, masks.argmax(1))
 
 
 def _generated(method: Method, shots: Sequence[_Shot], *, seed: int) -> list[_Shot]:
@@ -230,7 +231,7 @@ def _film(method: Method, batch: Batch) -> list[_Shot]:
     shots = []
     for where, output in pieces(method, batch):
         decoded = decode(method, output)
-        pred = predicted_masks(output, decoded, size=(shape[-2], shape[-1])).argmax(-3)
+        pred = predicted_masks(output, decoded, size=(shape[-2], shape[-1]), checked=False).argmax(-3)
         for t in sorted(chosen & set(range(where.start, where.stop))):
             k = t - where.start
             frame = {name: batch[name][:, t] for name in ("mask", "void") if name in batch}

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from slotworks.evaluation.discovery import Summary
-from slotworks.evaluation.masks import inspecting
+from slotworks.evaluation.masks import check_finite, inspecting
 from slotworks.evaluation.records import make_record
 from slotworks.metrics.sets import EXTENT, THRESHOLDS, average_precisions, recall
 from slotworks.types import Dataset, Method, PredictsSets, UserError, to_batch
@@ -119,6 +119,9 @@ def _predictions(
                     f"{width} (properties of {', '.join(map(str, categories))} classes); the properties differ."
                 )
             assert isinstance(method, PredictsSets)
-            pred.append(method.predict_set(method.encode_batch(batch).slots).float().cpu())
+            output = method.encode_batch(batch)
+            check_finite(output.slots, "slots")
+            pred.append(method.predict_set(output.slots).float().cpu())
+            check_finite(pred[-1], "predicted sets")
             true.append(batch["objects"].float().cpu())
     return torch.cat(pred), torch.cat(true)

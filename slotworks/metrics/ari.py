@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
+from slotworks.metrics.checks import check_table
 from slotworks.metrics.contingency import contingency
 
 
@@ -27,6 +28,9 @@ def ari(
 
     Returns:
         One score per image, at most 1. 1 where nothing can be compared: no valid pixel, or one slot and one object.
+
+    Raises:
+        ValueError: as `contingency`.
     """
     return ari_of_table(contingency(pred, true, valid=valid))
 
@@ -48,6 +52,7 @@ def ari_of_table(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:
     Counts are exact (int64); only their ratio is rounded. A clip of 24 frames has 1e12 pairs of pixels: too many for
     float32.
     """
+    check_table(table)
     pairs = _pairs(table).sum((1, 2))  # that agree: same slot, same object
     slot_pairs = _pairs(table.sum(2)).sum(1)
     object_pairs = _pairs(table.sum(1)).sum(1)

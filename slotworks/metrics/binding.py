@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from slotworks.metrics.ari import ari_of_table
-from slotworks.metrics.contingency import contingency
+from slotworks.metrics.checks import check_floats, check_ids, check_pair, check_table, check_where, found
+from slotworks.metrics.contingency import check_numbers, contingency
 
 MAX_COMPARED = 64
 """`stripes` compares at most this many images: 2016 pairs are plenty, and the work grows with the square."""
 DEAD_SHARE = 0.005
 """A slot that owns less than this share of an image is dead in it: 6 pixels of 35 x 35, 81 of 128 x 128."""
+SUM_TOLERANCE = 0.05
+"""How far the shares of a pixel may be from one together: rounding of bfloat16 adds up over the slots."""
 
 
 def stripes(pred: Integer[Tensor, "b h w"], *, where: Bool[Tensor, "b h w"] | None = None) -> Float64[Tensor, ""]:
@@ -40,7 +43,13 @@ def stripes(pred: Integer[Tensor, "b h w"], *, where: Bool[Tensor, "b h w"] | No
 
     Returns:
         At most 1; NaN when no pair can be compared (a single image, or one slot owns everything in each).
+
+    Raises:
+        ValueError: as `contingency`.
     """
+    pred = _ids(pred)
+    if where is not None:
+        check_where(where, "where", pred, "pred")
     pred, where = pred[:MAX_COMPARED], None if where is None else where[:MAX_COMPARED]
     own = one_hot(pred.flatten(1).long()).double()  # b p n; mixed precision leaves float64 alone: counts stay exact
     counted = own if where is None else own * where.flatten(1).unsqueeze(-1)
@@ -54,12 +63,13 @@ def truth_agreement(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:
 
     NaN, not 1, for an image with one object in one slot: it cannot tell objects from stripes.
     """
+    check_table(table)
     return _agreement(table[:, :, 1:])
 
 
 def largest_share(pred: Integer[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """Share of the pixels that the largest slot of each image owns, in (0, 1]."""
-    return one_hot(pred.flatten(1).long()).float().mean(1).amax(1)
+    return one_hot(_ids(pred).flatten(1).long()).float().mean(1).amax(1)
 
 
 def swallowed(table: Int64[Tensor, "b n m"]) -> Float[Tensor, " b"]:
@@ -68,6 +78,7 @@ def swallowed(table: Int64[Tensor, "b n m"]) -> Float[Tensor, " b"]:
     0 when each region has a slot of its own, 1 when one slot takes all, NaN for an image of one region. Unlike
     `largest_share` it does not grow when objects are small.
     """
+    check_table(table)
     image = torch.arange(len(table), device=table.device)
     region = table.sum(1).argmax(1)  # b
     inside = table[image, :, region]  # b n
@@ -82,13 +93,27 @@ def entropy(masks: Float[Tensor, "b n h w"], *, where: Bool[Tensor, "b h w"] | N
     Args:
         masks: soft masks or attention maps, sum to one over `n`.
         where: pixels that count; NaN for an image without any.
+
+    Raises:
+        ValueError: if `masks` are no shares of a pixel, or `where` has another shape.
     """
+    check_floats(masks, "masks", "images slots height width")
+    if bool((masks < 0).any() | ((masks.float().sum(1) - 1).abs() > SUM_TOLERANCE).any()):
+        raise ValueError("The masks are no shares of a pixel: they must be 0 or more and sum to one over the slots.")
+    if where is not None:
+        check_where(where, "where", masks[:, 0], "masks[:, 0]")
+    return _entropy(masks, where)
+
+
+def _entropy(masks: Float[Tensor, "b n h w"], where: Bool[Tensor, "b h w"] | None = None) -> Float[Tensor, " b"]:
+    """`entropy` of what a method made, NaN included."""
     spread = torch.special.entr(masks.float()).sum(1) / max(math.log(masks.shape[1]), 1e-12)  # b h w; 0 for one slot
     return spread.mean((1, 2)) if where is None else (spread * where).sum((1, 2)) / where.sum((1, 2))
 
 
 def dead_slots(pred: Integer[Tensor, "b h w"], *, num_slots: int) -> Float[Tensor, " b"]:
     """Share of the `num_slots` slots that own nearly nothing (less than `DEAD_SHARE`) of an image, in [0, 1]."""
+    pred = _ids(pred, num_slots)
     return (one_hot(pred.flatten(1).long(), num_slots).float().mean(1) < DEAD_SHARE).float().mean(1)
 
 
@@ -98,6 +123,7 @@ def background_slots(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:
     1 is one slot, 2 two equal halves, 1.4 a 90 to 10 split. FG-ARI does not see the background, mIoU and ARI do.
     NaN for an image without background.
     """
+    check_table(table)
     return _effective_number(table[:, :, :1].mT)
 
 
@@ -107,11 +133,13 @@ def slots_per_object(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:
 
     The conditional entropies of homogeneity and completeness (Rosenberg and Hirschberg 2007), as numbers of slots.
     """
+    check_table(table)
     return _effective_number(table[:, :, 1:].mT)
 
 
 def objects_per_slot(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:
     """Effective number of objects that share a slot, `exp H(object | slot)` over the foreground: above 1, merged."""
+    check_table(table)
     return _effective_number(table[:, :, 1:])
 
 
@@ -130,8 +158,11 @@ def binding_stats(
         valid: pixels whose true id is known.
 
     Raises:
-        ValueError: if `masks` and `true` differ in size.
+        ValueError: if `masks` and `true` differ in size, or are no masks and ids. Masks that hold NaN are not refused:
+            `finite` says so, and the doctor with it.
     """
+    if not isinstance(masks, Tensor) or masks.ndim != 4 or not masks.is_floating_point() or 0 in masks.shape[1:]:
+        raise ValueError(f"masks is {found(masks)}; expected floats of shape (images, slots, height, width).")
     pred = masks.argmax(1)
     stats = {
         "num_images": len(masks),
@@ -139,21 +170,29 @@ def binding_stats(
         "finite": masks.flatten(1).isfinite().all(1).float().mean(),  # share of images without a NaN
         "stripes": stripes(pred),
         "largest_share": largest_share(pred).mean(),
-        "entropy": entropy(masks).mean(),
+        "entropy": _entropy(masks).mean(),
         "dead_slots": dead_slots(pred, num_slots=masks.shape[1]).mean(),
     }
     if true is not None:
         if true.shape != pred.shape:
             sizes = f"{tuple(pred.shape)} and {tuple(true.shape)}"
             raise ValueError(f"masks and true are {sizes} (images, height, width); resize one of them.")
+        pred, true = check_pair(pred, true, valid)
         foreground = true > 0 if valid is None else (true > 0) & valid
         table = contingency(pred, true, valid=valid)
         stats["num_regions"] = (table.sum(1) > 0).sum(1).float().mean()
         stats["stripes_foreground"] = stripes(pred, where=foreground)
-        stats["entropy_foreground"] = entropy(masks, where=foreground).nanmean()
+        stats["entropy_foreground"] = _entropy(masks, foreground).nanmean()
         for statistic in (truth_agreement, swallowed, background_slots, slots_per_object, objects_per_slot):
             stats[statistic.__name__] = statistic(table).nanmean()
     return {name: float(value) for name, value in stats.items()}
+
+
+def _ids(pred: Integer[Tensor, "b h w"], num_slots: int | None = None) -> Integer[Tensor, "b h w"]:
+    """Slot ids, checked."""
+    pred = check_ids(pred, "pred")
+    check_numbers(pred, "slot", num_slots)
+    return pred
 
 
 def _agreement(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, " b"]:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
+from slotworks.metrics.checks import check_choice, check_share, check_table
 from slotworks.metrics.contingency import contingency
 from slotworks.metrics.overlap import iou_of_table
 
@@ -49,6 +50,9 @@ def coverage(
 
     Returns:
         `so`, `po`, `go` and `bg`, each in [0, 1]. An image without objects has `bg` 1.
+
+    Raises:
+        ValueError: as `contingency`, and for an unknown rule or a threshold outside (0, 1].
     """
     table = contingency(pred, true, valid=valid, num_slots=num_slots)
     return coverage_of_table(table, rule=rule, threshold=threshold)
@@ -58,6 +62,9 @@ def coverage_of_table(
     table: Int64[Tensor, "b n m"], *, rule: CoverageRule = "iou", threshold: float = 0.5
 ) -> dict[str, Float64[Tensor, " b"]]:
     """`coverage` from pixels by slot and true id; column 0 is the background and every row a slot."""
+    check_table(table)
+    check_choice(rule, "rule", CoverageRule)
+    check_share(threshold, "threshold")
     objects = table[:, :, 1:]
     iou = iou_of_table(table)[:, :, 1:]
     if rule == "iou":

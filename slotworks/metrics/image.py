@@ -1,9 +1,11 @@
 """How close pictures are: squared error, PSNR, SSIM, LPIPS for each image; FID for a set.
 
-Pictures have values in [0, 1] and are taken as they are: whoever measures reconstructions clamps them first. Everything
-is computed in float64, per image; only `FeatureMoments` adds up over batches.
+Pictures are floats in [0, 1] and are taken as they are: whoever measures reconstructions clamps them first. Others,
+such as 8-bit ones, are refused and not converted. Everything is computed in float64, per image; only `FeatureMoments`
+adds up over batches.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,6 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
+from slotworks.metrics.checks import check_choice, check_floats, check_pictures
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures in [0, 1] `b 3 h w` to a distance for each pair, `b`."""
@@ -31,10 +34,15 @@ def sum_squared_error(pred: Float[Tensor, "b c h w"], true: Float[Tensor, "..."]
 
     It grows with the number of pixels, so the size of the images belongs beside it.
 
+    Args:
+        pred: in [0, 1].
+        true: in the shape of `pred`.
+
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or either holds no pictures, values beyond [0, 1], NaN or integers.
     """
-    pred, true = _double(pred, true)
+    check_pictures(pred, true)
+    pred, true = pred.double(), true.double()
     return (pred - true).square().flatten(1).sum(1)
 
 
@@ -48,9 +56,9 @@ def psnr(pred: Float[Tensor, "b c h w"], true: Float[Tensor, "..."], *, pooled: 
             the values of single images is never lower.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: as `sum_squared_error`.
     """
-    error = sum_squared_error(pred, true) / true[0].numel()
+    error = sum_squared_error(pred, true) / math.prod(pred.shape[1:])
     return -10 * (error.mean().expand(len(pred)) if pooled else error).log10()
 
 
@@ -69,9 +77,11 @@ def ssim(
             differ in the second or third digit.
 
     Raises:
-        ValueError: if the shapes differ, or the images are smaller than the window.
+        ValueError: as `sum_squared_error`, and if the images are smaller than the window.
     """
-    pred, true = _double(pred, true)
+    check_pictures(pred, true)
+    check_choice(convention, "convention", SsimConvention)
+    pred, true = pred.double(), true.double()
     channels, height, width = pred.shape[1:]
     if min(height, width) < WINDOW:
         raise ValueError(f"The images have {height} x {width} pixels; the window of SSIM needs {WINDOW} x {WINDOW}.")
@@ -93,12 +103,6 @@ def ssim(
     return similarity.flatten(1).mean(1)
 
 
-def _double(pred: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    if pred.shape != true.shape:
-        raise ValueError(f"pred has shape {tuple(pred.shape)} and true {tuple(true.shape)}; give images of one size.")
-    return pred.double(), true.double()
-
-
 class FeatureMoments:
     """Mean and covariance of features, added up batch by batch in float64; how they are split does not matter.
 
@@ -115,11 +119,14 @@ class FeatureMoments:
         self._scatter: Tensor | None = None  # sum of outer products around the mean
 
     def update(self, features: Float[Tensor, "b f"]) -> None:
-        """Add a batch; merges the moments of two sets as Chan et al. 1979 do.
+        """Add a batch; merges the moments of two sets as Chan et al. 1979 do. An empty batch changes nothing.
 
         Raises:
-            ValueError: if features were of another width before.
+            ValueError: if they are no finite features, or were of another width before.
         """
+        check_floats(features, "features", "images channels")
+        if not len(features):
+            return
         features = features.detach().double().cpu()
         mean = features.mean(0)
         scatter = (features - mean).T @ (features - mean)

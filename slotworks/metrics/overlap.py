@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
+from slotworks.metrics.checks import check_like, check_table
 from slotworks.metrics.contingency import contingency, objects_of
 
 FOUND = 0.5
@@ -39,6 +40,9 @@ def mbo(
 
     Returns:
         One score per image in [0, 1]; NaN for an image without objects.
+
+    Raises:
+        ValueError: as `contingency`.
     """
     table = contingency(pred, true, valid=valid)
     return mean_best(iou_of_table(table), objects_of(table, count_background=count_background))
@@ -76,12 +80,14 @@ def object_recovery(
 
 def iou_of_table(table: Int64[Tensor, "b n m"]) -> Float64[Tensor, "b n m"]:
     """IoU of every slot with every true id; 0 where both are empty."""
+    check_table(table)
     union = table.sum(2, keepdim=True) + table.sum(1, keepdim=True) - table
     return table.double() / union.clamp(min=1)
 
 
 def mean_best(iou: Float64[Tensor, "b n m"], objects: Bool[Tensor, "b m"]) -> Float64[Tensor, " b"]:
     """Mean over objects of the best IoU (mBO)."""
+    check_like(objects, "objects", iou[:, 0], "iou[:, 0]")
     return _mean_over(iou.amax(1), objects)
 
 
@@ -98,6 +104,7 @@ def match(score: Float64[Tensor, "b n m"], objects: Bool[Tensor, "b m"]) -> Bool
     """
     from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
 
+    check_like(objects, "objects", score[:, 0], "score[:, 0]")
     chosen = np.zeros(score.shape, dtype=bool)
     for image, (scores, is_object) in enumerate(zip(score.cpu().numpy(), objects.cpu().numpy(), strict=True)):
         ids = is_object.nonzero()[0]

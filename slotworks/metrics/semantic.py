@@ -22,16 +22,19 @@ from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 from torch.nn.functional import pad
 
+from slotworks.metrics.checks import check_choice, check_pair, check_positive, check_table
 from slotworks.metrics.contingency import contingency
+
+Largest = Literal["iou", "pixels"]
 
 
 def class_tables(
-    pred: Integer[Tensor, "b *p"],
-    true: Integer[Tensor, "b *p"],
+    pred: Integer[Tensor, "b h w"],
+    true: Integer[Tensor, "b h w"],
     *,
     num_slots: int,
     num_classes: int,
-    valid: Bool[Tensor, "b *p"] | None = None,
+    valid: Bool[Tensor, "b h w"] | None = None,
 ) -> Int64[Tensor, "b n m"]:
     """How many pixels of class `m` slot `n` owns, for each image.
 
@@ -43,8 +46,10 @@ def class_tables(
         valid: pixels that count; void ones do not.
 
     Raises:
-        ValueError: for ids that are too large or negative.
+        ValueError: for ids that are too large or negative, and as `contingency`.
     """
+    pred, true = check_pair(pred, true, valid)
+    check_positive({"num_classes": num_classes})
     true = true if valid is None else true.masked_fill(~valid, 0)  # void is often stored as 255
     table = contingency(pred, true, valid=valid, num_slots=num_slots)
     if table.shape[2] > num_classes:
@@ -61,11 +66,12 @@ def by_label(tables: Int64[Tensor, "b n m"]) -> Int64[Tensor, "_ m"]:
     Returns:
         Pixels of predicted class (row) and true class (column); the last row holds pixels that got no class.
     """
+    check_table(tables)
     classes = tables.shape[2]
     return _assigned(tables.sum(0), torch.arange(tables.shape[1]).clamp(max=classes))
 
 
-def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Literal["iou", "pixels"] = "iou") -> Int64[Tensor, "_ m"]:
+def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Largest = "iou") -> Int64[Tensor, "_ m"]:
     """One assignment of slots to classes, one to one, for all images; slots left over are no class.
 
     Args:
@@ -77,6 +83,8 @@ def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Literal["iou", "pix
     """
     from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
 
+    check_table(tables)
+    check_choice(largest, "largest", Largest)
     total = tables.sum(0)
     score = total.double()
     if largest == "iou":
@@ -97,6 +105,7 @@ def by_image(tables: Int64[Tensor, "b n m"]) -> Int64[Tensor, "_ m"]:
     Returns:
         As `by_label`.
     """
+    check_table(tables)
     classes = tables.shape[2]
     result = torch.zeros(classes + 1, classes, dtype=torch.int64)
     for table in tables.cpu():
@@ -119,6 +128,9 @@ def class_iou(table: Int64[Tensor, "_ m"]) -> Float64[Tensor, " m"]:
     Args:
         table: predicted (row) and true class (column), as returned by the rules; rows after the classes are no class.
     """
+    check_table(table, axes=2)
+    if table.shape[0] < table.shape[1]:
+        raise ValueError(f"The table has {table.shape[0]} rows for {table.shape[1]} classes; every class needs a row.")
     right = table.diagonal()
     union = table[: table.shape[1]].sum(1) + table.sum(0) - right
     return (right.double() / union).where(union > 0, torch.nan)
@@ -126,6 +138,7 @@ def class_iou(table: Int64[Tensor, "_ m"]) -> Float64[Tensor, " m"]:
 
 def pixel_accuracy(table: Int64[Tensor, "_ m"]) -> float:
     """Share of the pixels whose class is right; NaN without pixels."""
+    check_table(table, axes=2)
     total = int(table.sum())
     return int(table.diagonal().sum()) / total if total else float("nan")
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from slotworks.metrics.checks import check_floats, check_positive, found
+
 THRESHOLDS = (math.inf, 1.0, 0.5, 0.25, 0.125)
 """Distances of the published tables, in units of CLEVR's floor, which is 6 wide."""
 EXTENT = 6.0
@@ -42,9 +44,14 @@ def average_precision(
         inclusive: count a distance equal to the threshold (the released code of DSPN), too; Slot Attention's does not.
 
     Returns:
-        A number in [0, 1]; NaN without any true object. Predictions of equal confidence rank in the order of images and
-        rows.
+        A number in [0, 1]; NaN without any true object, 0 without any prediction. Predictions of equal confidence rank
+        in the order of images and rows.
+
+    Raises:
+        ValueError: if the sets are not of the same images, rows are not as wide as the categories say, a number is NaN
+            or infinite, or the last number of a true row is neither 0 nor 1.
     """
+    check_positive({"threshold": threshold})
     nearest, distance, order = _matched(pred, true, categories, extent)
     return _average(nearest, distance, order, _count(true), threshold, inclusive)
 
@@ -59,6 +66,7 @@ def average_precisions(
     inclusive: bool = False,
 ) -> dict[float, float]:
     """`average_precision` at several distances, by distance; the pairs are compared once."""
+    check_positive({f"thresholds[{i}]": value for i, value in enumerate(thresholds)})
     nearest, distance, order = _matched(pred, true, categories, extent)
     return {t: _average(nearest, distance, order, _count(true), t, inclusive) for t in thresholds}
 
@@ -72,10 +80,11 @@ def recall(
     extent: float = EXTENT,
 ) -> Float[Tensor, " b"]:
     """Share of each image's objects that some prediction finds, whatever its confidence; NaN without objects."""
+    check_positive({"threshold": threshold})
     nearest, distance, _ = _matched(pred, true, categories, extent)
-    found = torch.zeros(true.shape[0] * true.shape[1], dtype=torch.bool, device=true.device)
-    found[nearest[_near(distance, threshold, False)]] = True
-    return found.view(true.shape[:2]).double().sum(1) / _present(true).double().sum(1)
+    hit = torch.zeros(true.shape[0] * true.shape[1], dtype=torch.bool, device=true.device)
+    hit[nearest[_near(distance, threshold, False)]] = True
+    return hit.view(true.shape[:2]).double().sum(1) / _present(true).double().sum(1)
 
 
 def _present(true: Float[Tensor, "b m c"]) -> Tensor:
@@ -98,13 +107,23 @@ def _matched(
 
     Infinite where there is none. Also the ranking by confidence.
     """
+    check_positive({"extent": extent, **{f"categories[{i}]": count for i, count in enumerate(categories)}})
+    for name, value, shape in (("pred", pred, "images rows numbers"), ("true", true, "images objects numbers")):
+        empty = isinstance(value, Tensor) and value.ndim == 3 and 0 in value.shape[:2]  # no row is no mistake
+        check_floats(value.new_zeros(1, 1, value.shape[2]) if empty else value, name, shape)
+    if len(pred) != len(true):
+        raise ValueError(f"pred is {found(pred)} and true {found(true)}; they must be of the same images.")
     width = 3 + sum(categories) + 1
     if pred.shape[-1] != width or true.shape[-1] != width:
         raise ValueError(
             f"pred and true have {pred.shape[-1]} and {true.shape[-1]} numbers for each object; with properties of "
             f"{', '.join(map(str, categories))} classes it must be {width}."
         )
+    if not bool(((true[..., -1] == 0) | (true[..., -1] == 1)).all()):
+        raise ValueError("The last number of a row of true must be 1 for an object or 0 for padding.")
     pred, true = pred.double(), true.double()
+    if not true.shape[1]:
+        true = true.new_zeros(len(true), 1, width)  # one row of padding in place of none
     distance = extent * (pred[:, :, None, :3] - true[:, None, :, :3]).square().sum(-1).sqrt()  # b n m
     agree, start = _present(true)[:, None, :].expand(distance.shape), 3
     for count in categories:
@@ -125,8 +144,8 @@ def _average(
     threshold: float,
     inclusive: bool,
 ) -> float:
-    if num_true == 0:
-        return math.nan
+    if num_true == 0 or not len(order):
+        return 0.0 if num_true else math.nan
     near, claimed = _near(distance, threshold, inclusive)[order], nearest[order]
     first = torch.full((int(nearest.max()) + 1,), len(order), device=order.device)  # rank of the first claim
     ranks = torch.arange(len(order), device=order.device)

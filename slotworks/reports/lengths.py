@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from slotworks.reports.curves import Chart, chart, picture
 from slotworks.reports.labels import label
 
 Series = dict[str, dict[str, dict[str, dict[int, float | None]]]]
-"""Data and split, metric, protocol, number of frames to mean."""
+"""Data and split, metric, line (a protocol, see `lines_of`), number of frames to mean."""
 
 
 def length_of(record: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -29,14 +29,46 @@ def length_of(record: Mapping[str, Any]) -> tuple[str, int] | None:
     return (found[1] + found[3], int(found[2])) if found else None
 
 
-def series_by_length(records: Iterable[Mapping[str, Any]]) -> Series:
+def lines_of(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int] | None]:
+    """Data and split, line and number of frames of each record; None for those of no length.
+
+    A line is named after its protocol. Where records of one protocol were measured in different ways (other videos,
+    seed, checkpoint, ...) each way is a line of its own, and its name says which.
+    """
+    ways: dict[tuple[str, str], list[str]] = {}
+    found = []
+    for record in records:
+        if (about := length_of(record)) is None:
+            found.append(None)
+            continue
+        way = json.dumps([record.get(key) for key in ("num_images", "seed", "checkpoint", "settings")], sort_keys=True)
+        key = (f"{record.get('data')}, {record.get('split')} split", about[0])
+        ways.setdefault(key, [])
+        if way not in ways[key]:
+            ways[key].append(way)
+        found.append((key, way, about[1], record))
+    lines: list[tuple[str, str, int] | None] = []
+    for one in found:
+        if one is None:
+            lines.append(None)
+            continue
+        (place, protocol), way, length, record = one
+        known = ways[place, protocol]
+        settings = record.get("settings")
+        step = settings.get("step", "?") if isinstance(settings, Mapping) else "?"
+        words = f"{record.get('num_images')} videos, seed {record.get('seed')}, step {step}, no. {known.index(way) + 1}"
+        lines.append((place, protocol if len(known) == 1 else f"{protocol} ({words})", length))
+    return lines
+
+
+def series_by_length(records: Sequence[Mapping[str, Any]]) -> Series:
     """Means by number of frames; what was measured at one length alone is no curve and is left out."""
     series: Series = {}
-    for record in records:
-        if (about := length_of(record)) is None or not isinstance(metrics := record.get("metrics"), Mapping):
+    for record, line in zip(records, lines_of(records), strict=True):
+        if line is None or not isinstance(metrics := record.get("metrics"), Mapping):
             continue
-        protocol, length = about
-        place = series.setdefault(f"{record.get('data')}, {record.get('split')} split", {})
+        where, protocol, length = line
+        place = series.setdefault(where, {})
         for name, value in metrics.items():
             mean = value.get("mean") if isinstance(value, Mapping) else None
             mean = float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else None

@@ -25,7 +25,7 @@ from slotworks.files import write_text
 from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
 from slotworks.reports.labels import label
-from slotworks.reports.lengths import length_charts, length_of, series_by_length
+from slotworks.reports.lengths import length_charts, lines_of, series_by_length
 
 WHOLE = {
     "input": "input",
@@ -69,10 +69,10 @@ def _content(folder: Path) -> dict[str, Any]:
     doctor = _mapping(_read(folder / "eval" / "doctor.json", json.loads, notes))
     evals = sorted(path for path in folder.glob("eval/*.json") if path.name != "doctor.json")
     read = [(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))]
-    lengths = series_by_length(record for _, record in read)
-    drawn = {
-        (place, protocol) for place, metrics in lengths.items() for lines in metrics.values() for protocol in lines
-    }
+    lengths = series_by_length([record for _, record in read])
+    drawn = {(place, line) for place, metrics in lengths.items() for lines in metrics.values() for line in lines}
+    places = lines_of([record for _, record in read])  # what a chart shows needs no card of its own
+    cards = [one for one, place in zip(read, places, strict=True) if place is None or place[:2] not in drawn]
     return {
         "name": folder.resolve().name,
         "facts": _facts(settings, rows),
@@ -82,7 +82,7 @@ def _content(folder: Path) -> dict[str, Any]:
             {key: str(_mapping(finding).get(key) or "") for key in ("name", "severity", "evidence", "fix")}
             for finding in _list(doctor.get("findings"))
         ],
-        "evals": [_evaluation(path, record) for path, record in read if not _in(record, drawn)],
+        "evals": [_evaluation(path, record) for path, record in cards],
         "lengths": length_charts(lengths),
         "samples": _samples(folder, notes),
         "sheets": _sheets(folder, notes),
@@ -211,7 +211,9 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         metrics.append({"name": name, "mean": mean, "spread": spread, "n": n, "protocol": str(rules or "not stated")})
     name, values = next(iter(_mapping(record.get("per_image")).items()), ("", []))
     scored = [(score, i) for i, value in enumerate(_list(values)) if (score := _number(value)) is not None]
-    about = ("data", "split", "num_images", "checkpoint", "seed")
+    settings = _mapping(record.get("settings"))
+    record = record | {key: settings[key] for key in ("step", "batch_size") if key in settings}
+    about = ("data", "split", "num_images", "checkpoint", "step", "seed", "batch_size")
     return {
         "title": path.stem,
         "about": [(key.replace("_", " "), str(record[key])) for key in about if record.get(key) is not None],
@@ -221,12 +223,6 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         "bars": _histogram([score for score, _ in scored]),
         "worst": sorted(scored, reverse=name in LOWER_IS_BETTER)[:WORST],
     }
-
-
-def _in(record: Mapping[str, Any], drawn: set[tuple[str, str]]) -> bool:
-    """Whether a chart against the length of videos shows this evaluation, so that it needs no card of its own."""
-    about = length_of(record)
-    return about is not None and (f"{record.get('data')}, {record.get('split')} split", about[0]) in drawn
 
 
 def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from slotworks.files import replacing
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
-from slotworks.types import Method, MethodConfig, UserError
+from slotworks.types import Method, MethodConfig, UserError, all_finite
 
 FORMAT = "slotworks-checkpoint"
 VERSION = 1
@@ -69,7 +69,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a whole checkpoint, to go on training.
 
     Raises:
-        UserError: if the file is missing, cut short, not a checkpoint, or of an unknown method or data set.
+        UserError: if the file is missing, cut short, not a checkpoint, or of an unknown method or data set; if a tensor
+            in it holds NaN or infinity.
     """
     path = _file(path)
     metadata, tensors = _read(path)
@@ -96,7 +97,8 @@ def load_weights(path: Path | str, *, ema: bool = True) -> tuple[MethodConfig, d
         ema: with the averaged weights where the run kept an average.
 
     Raises:
-        UserError: if the file is missing, cut short, not a checkpoint, or of an unknown method.
+        UserError: if the file is missing, cut short, not a checkpoint, or of an unknown method; if a weight is NaN or
+            infinite.
     """
     path = _file(path)
     metadata, tensors = _read(path, skip="optimizer." if ema else ("optimizer.", "ema."))
@@ -124,26 +126,55 @@ def load_method(path: Path | str, *, ema: bool = True, config: MethodConfig | No
     return method.eval()
 
 
-def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
-    """Put weights into a method after checking names and shapes; `source` is the file's name for messages.
+def checkpoint_step(path: Path | str) -> int:
+    """How many steps a checkpoint, or the last one of a run folder, has seen; its tensors are not read.
 
     Raises:
-        UserError: naming the first weight that is missing, unknown or of another shape.
+        UserError: if the file is missing, cut short or not a checkpoint.
     """
-    expected = {name: tuple(value.shape) for name, value in method.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
+    metadata, _ = _read(_file(path), skip="")  # every name begins with nothing
+    return int(metadata["step"])
+
+
+def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
+    """Put weights into a method after checking names, shapes and dtypes; `source` is the file's name for messages.
+
+    Raises:
+        UserError: naming the first weight that is missing, unknown or of another shape or dtype.
+    """
+    expected, given = method.state_dict(), weights
     kind = type(method).__name__
     for name in sorted(expected.keys() - given.keys()):
         raise UserError(f"{source} lacks the weight {name} of {kind}; it was written for other settings or code.")
     for name in sorted(given.keys() - expected.keys()):
         raise UserError(f"{source} has a weight {name} that {kind} lacks; it was written for other settings or code.")
-    for name, shape in expected.items():
-        if given[name] != shape:
+    for name, value in expected.items():
+        if given[name].shape != value.shape:
             raise UserError(
-                f"{source} holds {name} with shape {given[name]} but the settings of {kind} ask for {shape}; settings "
-                "and weights belong to different runs."
+                f"{source} holds {name} with shape {tuple(given[name].shape)} but the settings of {kind} ask for "
+                f"{tuple(value.shape)}; settings and weights belong to different runs."
+            )
+        if given[name].dtype != value.dtype:
+            own, wanted = (str(tensor.dtype).removeprefix("torch.") for tensor in (given[name], value))
+            raise UserError(
+                f"{source} holds {name} as {own} but {kind} has {wanted}; the file was changed after the training. Use "
+                "another checkpoint of the run."
             )
     method.load_state_dict(weights, strict=False)  # a method may leave frozen networks out of its state_dict
+
+
+def check_weights(weights: dict[str, Tensor], *, source: str) -> None:
+    """Refuse weights that are none; `source` is the file's name for messages.
+
+    Raises:
+        UserError: naming the first tensor that holds NaN or infinity.
+    """
+    for name, value in weights.items():
+        if not all_finite(value):
+            raise UserError(
+                f"{source} holds NaN or infinity in the tensor {name}: the training had diverged, or the file is "
+                "damaged. Use another checkpoint of the run."
+            )
 
 
 def optimizer_state(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -168,7 +199,8 @@ def restore_optimizer(
     names = {id(p): name for name, p in method.named_parameters()}
     parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
     for name, values in by_name.items():
-        if name not in parameters or any(v.ndim and v.shape != parameters[name].shape for v in values.values()):
+        wrong = [v for v in values.values() if v.ndim and not _fits(v, parameters.get(name))]
+        if name not in parameters or wrong:
             raise UserError(
                 f"The optimiser's state of {name} in {source} does not fit the method; the file belongs to another run."
             )
@@ -177,6 +209,10 @@ def restore_optimizer(
     state_dict = optimizer.state_dict()
     state_dict["state"] = {index: by_name[name] for index, name in enumerate(parameters) if name in by_name}
     optimizer.load_state_dict(state_dict)
+
+
+def _fits(value: Tensor, parameter: Tensor | None) -> bool:
+    return parameter is not None and value.shape == parameter.shape and value.dtype == parameter.dtype
 
 
 def _file(path: Path | str) -> Path:
@@ -201,4 +237,5 @@ def _read(path: Path, skip: str | tuple[str, ...] = ()) -> tuple[dict[str, str],
         raise UserError(
             f"{path} has checkpoint format {metadata['version']}; this slotworks reads {VERSION}. Install a newer one."
         )
+    check_weights(tensors, source=str(path))
     return metadata, tensors

@@ -45,9 +45,10 @@ class EMA:
         """Take an average from a checkpoint.
 
         Raises:
-            UserError: if its names or shapes are not those of the method.
+            UserError: if its names, shapes or dtypes are not those of the method.
         """
-        if {n: a.shape for n, a in average.items()} != {n: a.shape for n, a in self.average.items()}:
+        given, own = ({n: (a.shape, a.dtype) for n, a in one.items()} for one in (average, self.average))
+        if given != own:
             raise UserError(f"The moving average in {source} does not fit the method; the file belongs to another run.")
         with torch.no_grad():
             for name, value in average.items():

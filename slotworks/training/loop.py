@@ -38,7 +38,7 @@ from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder, loader
 from slotworks.training.run import Run
 from slotworks.training.seeds import seed_for, set_seed
-from slotworks.types import Method, RawBatch, UserError, to_batch
+from slotworks.types import Method, RawBatch, UserError, all_finite, to_batch
 
 Evaluator = Callable[[Method, int], dict[str, float]]
 """Takes the method in evaluation mode and the number of finished steps; returns metrics by name."""
@@ -165,6 +165,12 @@ def train(
             display.say(note)
 
         def save() -> None:
+            broken = [name for name, value in method.state_dict().items() if not all_finite(value)]
+            if broken:  # a finite gradient may still throw weights out; the last checkpoint must stay the last good one
+                raise Diverged(
+                    f"After step {done} the weight {broken[0]} is no longer finite. {_kept(folder)} Try a lower "
+                    "optimizer.lr, more warmup_steps or a max_grad_norm."
+                )
             if first:
                 state = Checkpoint(
                     run=run,
@@ -228,7 +234,7 @@ def train(
             grad_norm = clip(fabric, model, optimizer, run)
             if not math.isfinite(total_loss) or not (math.isfinite(grad_norm) or scale_adapts(fabric)):
                 batch = order.batch(step)
-                raise _diverged(folder if first else None, step, losses, grad_norm, batch, (folder / LAST).exists())
+                raise _diverged(folder, step, losses, grad_norm, batch, first)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if ema:
@@ -291,15 +297,18 @@ def _check_weights(run: Run, terms: dict[str, Tensor]) -> None:
 
 
 def _diverged(
-    folder: Path | None, step: int, losses: dict[str, float], grad_norm: float, batch: list[int], saved: bool
+    folder: Path, step: int, losses: dict[str, float], grad_norm: float, batch: list[int], first: bool
 ) -> Diverged:
-    """Write the samples of the fatal batch beside the run (`folder` is None outside the first process); the error."""
-    if folder:
+    """Write the samples of the fatal batch beside the run, in the first process; the error."""
+    if first:
         record = {"step": step, "indices": batch, "losses": {n: repr(v) for n, v in losses.items()}}
         write_text(folder / "nan_batch.json", json.dumps(record | {"grad_norm": repr(grad_norm)}) + "\n")
     found = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    kept = f"The last good state is in {LAST}." if saved else "Nothing had been saved yet."
     return Diverged(
         f"Step {step} gave a loss or gradient that is not finite ({found}, gradient norm {grad_norm:.4g}); its samples "
-        f"are in nan_batch.json. {kept} Try a lower optimizer.lr, more warmup_steps or a max_grad_norm."
+        f"are in nan_batch.json. {_kept(folder)} Try a lower optimizer.lr, more warmup_steps or a max_grad_norm."
     )
+
+
+def _kept(folder: Path) -> str:
+    return f"The last good state is in {LAST}." if (folder / LAST).exists() else "Nothing had been saved yet."

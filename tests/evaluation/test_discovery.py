@@ -82,9 +82,7 @@ def nearest_reader(dataset):
     """What the exact 4 x 4 masks score when they are resized bilinearly, from the protocol itself."""
     ids = torch.from_numpy(dataset.shown[..., ::4, ::4])
     soft = interpolate(one_hot(ids, NUM_SLOTS).movedim(-1, 1).float(), (SIZE, SIZE), mode="bilinear")
-    return PROTOCOLS["oclf"].score(
-        soft.argmax(1).flatten(1), {"mask": torch.from_numpy(dataset.true).flatten(1)}, num_slots=NUM_SLOTS
-    )
+    return PROTOCOLS["oclf"].score(soft.argmax(1), {"mask": torch.from_numpy(dataset.true)}, num_slots=NUM_SLOTS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -109,9 +107,7 @@ def test_decoder_masks_or_attention():
     assert decoder.protocol.name == "oclf"
     assert attention.protocol.name == "oclf[attention]"
     shown = torch.from_numpy(data.shown + 1) % NUM_SLOTS
-    exact = PROTOCOLS["oclf"].score(
-        shown.flatten(1), {"mask": torch.from_numpy(data.true).flatten(1)}, num_slots=NUM_SLOTS
-    )
+    exact = PROTOCOLS["oclf"].score(shown, {"mask": torch.from_numpy(data.true)}, num_slots=NUM_SLOTS)
     torch.testing.assert_close(decoder.per_image["miou_i"], exact["miou_i"].values, rtol=0, atol=0, equal_nan=True)
     blurred = nearest_reader(data)["miou_i"].values
     torch.testing.assert_close(attention.per_image["miou_i"], blurred, rtol=0, atol=0, equal_nan=True)
