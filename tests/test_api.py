@@ -20,6 +20,7 @@ from slotworks.data.movi import MOVi
 from slotworks.data.scenes import ShapeScenes, TetrominoScenes
 from slotworks.encoders import ViTConfig
 from slotworks.evaluation.resized import Resized
+from slotworks.reports import write_report
 from slotworks.training import Run
 from slotworks.training.serialize import save_run, to_yaml
 from slotworks.types import DataConfig, Method, MethodConfig, SlotOutput, UserError
@@ -122,6 +123,28 @@ def test_a_method_that_needs_no_training(folder):
     with pytest.raises(UserError, match="takes 5 steps of training; train it first"):
         api.untrained(replace(QUARTERS, steps=5), folder)
     assert api.examine(folder)[0].severity in ("ok", "note", "problem")
+
+
+def test_a_second_evaluation_keeps_the_record_of_the_first(folder):
+    """Fewer images, another seed, other images of the same name: each has a file, and the report shows them all."""
+    api.evaluate(folder, batch_size=2)
+    path = folder / "eval" / "shape_scenes_plain-test-oclf[attention].json"
+    before = path.read_bytes()
+    api.evaluate(folder, batch_size=2, num_images=3)
+    api.evaluate(folder, batch_size=2, num_images=3, seed=4)
+    api.evaluate(folder, batch_size=3)
+    api.evaluate(folder, batch_size=2, data=replace(SCENES, num_test=6, sizes=(0.2, 0.3)))
+    assert path.read_bytes() == before
+    names = {one.stem.removeprefix(path.stem) for one in path.parent.glob("shape*.json")}
+    assert len(names) == 5
+    assert {"", "-3-images", "-3-images-seed-4", "-batch-size-3"} < names
+    api.evaluate(folder, batch_size=2, num_images=3)  # the same again
+    assert len(list(path.parent.glob("shape*.json"))) == 5
+    page = write_report(folder).read_text(encoding="utf-8")
+    for name in names:
+        assert f"{path.stem}{name}<" in page
+    assert json.loads(before)["settings"]["step"] == 0
+    assert json.loads(before)["settings"]["data"]["sizes"] == [0.25, 0.3]
 
 
 def test_several_data_sets(folder):

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from slotworks.cli import VERBS, main
+from slotworks.cli.console import matrix_tables
 from slotworks.types import UserError
 
 SMALL = (
@@ -377,3 +378,15 @@ def test_demo_trains_measures_and_names_the_report(tmp_path, monkeypatch, capsys
     assert str(tmp_path / "demo" / "report.html") in text.replace(" ", "")
     both = json.loads((tmp_path / "demo" / "eval" / "tetromino_scenes-test-oclf.json").read_text())
     assert {"fg_ari", "ari", "mbo_i", "miou_i"} <= set(both["metrics"])
+
+
+def test_a_matrix_shows_data_sets_of_one_name_apart():
+    """The second would take the place of the first, as if both had its score."""
+    metric = {"mean": 0.5, "sem": 0.1, "n": 4}
+    records = [
+        {"run": "runs/a", "data": "clevr", "protocol": "oclf", "metrics": {"ari": metric | {"mean": mean}}}
+        for mean in (0.25, 0.75)
+    ]
+    [table] = matrix_tables(records)
+    assert [column.header for column in table.columns] == ["metric", "run", "clevr", "clevr (2)"]
+    assert [list(column.cells) for column in table.columns[2:]] == [["25.0 ± 10.0"], ["75.0 ± 10.0"]]

@@ -250,3 +250,36 @@ def test_several_protocols_share_one_pass():
         assert result.protocol == alone.protocol
         for metric, values in alone.per_image.items():
             torch.testing.assert_close(result.per_image[metric], values, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("slots", "The slots hold NaN or infinity in 1 of 7 images of a batch"),
+        ("attn", "The attention masks hold NaN or infinity in 1 of 7 images of a batch"),
+    ],
+)
+def test_numbers_that_are_none_are_not_scored(broken, words, value):
+    """One number of the last image; the first slot would win its pixel."""
+
+    class Broken(Reader):
+        def encode(self, image):
+            out = super().encode(image)
+            getattr(out, broken)[-1, 0, -1] = value
+            return out
+
+    with pytest.raises(UserError, match=words):
+        evaluate_discovery(Broken(), Blocks(), protocol="oclf")
+
+
+def test_decoder_masks_that_are_none_are_not_scored():
+    class Broken(Renderer):
+        def decode(self, slots):
+            found = super().decode(slots)
+            found.masks[2:4, 1, 0, 0] = math.nan
+            return found
+
+    with pytest.raises(UserError, match="The decoder masks hold NaN or infinity in 2 of 7 images"):
+        evaluate_discovery(Broken(), Blocks(), protocol="oclf")
+    assert evaluate_discovery(Broken(), Blocks(), protocol="oclf", masks="attention").metrics["ari"].n == 7

@@ -90,9 +90,7 @@ def test_the_border_is_left_out_in_one_convention():
 def test_images_that_cannot_be_compared():
     image = torch.zeros(1, 3, 16, 16)
     for metric in (sum_squared_error, psnr, ssim):
-        with pytest.raises(
-            ValueError, match=r"pred is float32 of shape \(1, 3, 16, 16\) and true float32 of shape \(1, 3, 16, 12\)"
-        ):
+        with pytest.raises(ValueError, match=r"\(1, 3, 16, 16\) and true float32 of shape \(1, 3, 16, 12\)"):
             metric(image, image[..., :12])
     with pytest.raises(ValueError, match="The images have 10 x 16 pixels; the window of SSIM needs 11 x 11"):
         ssim(image[:, :, :10], image[:, :, :10])

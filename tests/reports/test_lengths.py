@@ -7,7 +7,7 @@ from PIL import Image
 
 from slotworks.reports import write_lengths, write_report
 from slotworks.reports.curves import BOTTOM, COLORS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, picture
-from slotworks.reports.lengths import length_charts, length_of, series_by_length
+from slotworks.reports.lengths import length_charts, length_of, lines_of, series_by_length
 
 
 def record(protocol, fg_ari, **more):
@@ -50,6 +50,23 @@ def test_what_was_measured_at_several_lengths_is_a_line():
             "mbo_i": {"savi": {12: 0.5, 1: 0.5, 24: 0.5}, "savi-frames": {6: 0.5, 24: 0.5}},
         }
     }
+
+
+def test_lengths_that_were_measured_in_different_ways_are_lines_of_their_own():
+    """Eight videos do not take the places of 64 in a line."""
+    way = {"seed": 0, "checkpoint": "checkpoints/last.safetensors", "settings": {"step": 900}}
+    many = [record(f"savi@{n}", 0.9 - n / 100, num_images=64, **way) for n in (1, 6)]
+    few = [record(f"savi@{n}", 0.4 - n / 100, num_images=8, **way) for n in (1, 6)]
+    lines = series_by_length([*many, *few])["movi_e, test split"]["fg_ari"]
+    assert lines == {
+        "savi (64 videos, seed 0, step 900, no. 1)": {1: 0.89, 6: pytest.approx(0.84)},
+        "savi (8 videos, seed 0, step 900, no. 2)": {1: 0.39, 6: pytest.approx(0.34)},
+    }
+    assert lines_of([*many, record("savi", 0.1)]) == [
+        ("movi_e, test split", "savi", 1),
+        ("movi_e, test split", "savi", 6),
+        None,
+    ]
 
 
 def test_lines_run_from_short_to_long():

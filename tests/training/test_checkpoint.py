@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from training_toy import ToyConfig, toy_run
 
 from slotworks.training import load_method, load_weights, train
-from slotworks.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from slotworks.training.checkpoint import Checkpoint, checkpoint_step, load_checkpoint, save_checkpoint
 from slotworks.types import UserError
 
 
@@ -129,6 +129,39 @@ def test_weights_that_do_not_fit(checkpoint, tmp_path):
         load_method(path)
     save_checkpoint(replace(checkpoint, model=checkpoint.model | {"extra": torch.zeros(1)}), path)
     with pytest.raises(UserError, match="has a weight extra that Toy lacks"):
+        load_method(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("section", "name", "loads"),
+    [
+        ("model", "down.weight", (load_checkpoint, load_method)),
+        ("ema", "up.bias", (load_checkpoint, load_method)),
+        ("optimizer", "up.bias.exp_avg", (load_checkpoint,)),
+    ],
+)
+def test_tensors_that_hold_no_numbers(checkpoint, tmp_path, section, name, loads, value):
+    path = tmp_path / "a.safetensors"
+    tensors = {key: one.clone() for key, one in getattr(checkpoint, section).items()}
+    tensors[name].flatten()[-1] = value
+    save_checkpoint(replace(checkpoint, **{section: tensors}), path)
+    for load in loads:
+        with pytest.raises(UserError, match=rf"a.safetensors holds NaN or infinity in the tensor {section}.{name}: "):
+            load(path)
+    assert checkpoint_step(path) == 3  # the tensors are not read
+    if section == "optimizer":
+        load_method(path)  # which does not need it
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
+def test_tensors_of_another_dtype(checkpoint, tmp_path, dtype):
+    """The same bytes under another name, or digits that were cut off, would be copied without a word."""
+    path = tmp_path / "a.safetensors"
+    weights = checkpoint.model | {"up.bias": checkpoint.model["up.bias"].to(dtype)}
+    save_checkpoint(replace(checkpoint, model=weights, ema={}), path)
+    own = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=rf"a.safetensors holds up.bias as {own} but Toy has float32"):
         load_method(path)
 
 

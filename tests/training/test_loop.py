@@ -346,6 +346,16 @@ def test_a_gradient_that_is_not_finite(tmp_path):
         train(toy_run(method=config()), tmp_path)
 
 
+def test_weights_that_are_no_longer_finite_are_not_saved(tmp_path):
+    """A finite gradient and a learning rate beyond float32: the update itself throws the weights out."""
+    train(toy_run(steps=2), tmp_path, stop_after=1)
+    before = last(tmp_path)
+    with pytest.raises(Diverged, match=r"After step 1 the weight .* is no longer finite. Nothing had been saved yet"):
+        train(toy_run(steps=1, optimizer=Adam(lr=1e39)), tmp_path / "other")
+    assert before.step == 1
+    assert not (tmp_path / "other" / "checkpoints").exists()
+
+
 # ---- one batch, split in different ways ----------------------------------------------------------------------------
 
 
