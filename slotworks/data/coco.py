@@ -61,8 +61,9 @@ class AnnotatedPhotos(MaskedPhotos):
         return entry.file
 
     def read(self, split: str, entry: Entry) -> Image.Image:
-        """The picture of an entry, which must have the size its annotations state."""
-        return read_image(entry.file, needed=self.image_size, stated_size=entry.size if entry.size != (0, 0) else None)
+        """The picture of an entry as it is stored, or upright if only that has the size its annotations state."""
+        stated = entry.size if entry.size != (0, 0) else None
+        return read_image(entry.file, needed=self.image_size, stated_size=stated, upright=False)
 
     def entries(self, split: str) -> tuple[Sequence[Entry], list[str]]:
         """Images of the annotation file by id, or without masks the pictures of the folder by name."""

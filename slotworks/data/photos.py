@@ -28,7 +28,7 @@ from torch import Tensor
 from slotworks.data.prepared import Examined, OfficialData, PreparedData
 from slotworks.data.store import Row, Store
 from slotworks.files import write_text
-from slotworks.images import read_image
+from slotworks.images import open_picture, read_image, reading
 from slotworks.nn.noise import batch_uniform
 from slotworks.types import Batch, UserError
 
@@ -473,18 +473,12 @@ def read_labels(file: Path, *, palette: np.ndarray | None = None) -> UInt8[np.nd
     Raises:
         UserError: the file is missing, damaged, no such picture, or its colours say that its numbers mean other things.
     """
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            image.verify()  # the checksums, which decoding passes over
-        with Image.open(file, formats=["PNG"]) as image:
-            mode = image.mode
-            labels = np.array(image) if mode in ("P", "L") else None
-            colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3) if mode == "P" else None
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing.") from error
-    except Exception as error:  # Pillow answers a damaged file with a dozen kinds of exceptions
-        reason = " ".join(str(error).split()).replace(f" {str(file)!r}", "") or type(error).__name__
-        raise UserError(f"{file} cannot be read as a PNG picture ({reason}); unpack it again.") from error
+    if not file.is_file():
+        raise UserError(f"{file} is missing.")
+    with reading(file, otherwise="unpack it again"), open_picture(file, formats=["PNG"]) as image:
+        mode = image.mode
+        labels = np.array(image) if mode in ("P", "L") else None
+        colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3) if mode == "P" else None
     if labels is None:
         raise UserError(
             f"{file} is a {mode} image; expected a palette or grey image whose values are numbers. It was saved anew "

@@ -73,8 +73,8 @@ class VOC(MaskedPhotos):
         return self.year / "JPEGImages" / f"{entry}.jpg"
 
     def read(self, split: str, entry: Entry) -> Image.Image:
-        """The picture of a name, of the size of its masks."""
-        return read_image(self.file(entry))
+        """The picture of a name as it is stored: whatever orientation a camera noted, the masks are of these pixels."""
+        return read_image(self.file(entry), upright=False)
 
     def origin(self, file: Path) -> str:
         """The pages of VOC and SBD."""
