@@ -209,7 +209,7 @@ def _opened(source: Path | bytes, formats: Sequence[str]) -> "Image.Image":
     with _opening:  # Pillow's own limit, of pixels whatever their kind, gives way to that of bytes
         pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+            return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=list(formats))
         except UnidentifiedImageError:
             raise ValueError(f"it is none of {', '.join(formats)}, whatever its name") from None
         finally:

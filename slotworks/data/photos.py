@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Float, Int, Integer, UInt8
 from numpy.typing import DTypeLike
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
-from slotworks.data.prepared import Examined, OfficialData, PreparedData
+from slotworks.data.prepared import Examined, OfficialData, PreparedData, say
 from slotworks.data.store import Row, Store
 from slotworks.files import write_text
 from slotworks.images import open_picture, read_image, reading
@@ -126,6 +125,10 @@ class Photos(OfficialData):
     def lists(self, split: str) -> Sequence[Path]:
         """Files that the entries are read from; their content is part of what identifies a store."""
         return ()
+
+    def facts(self, split: str, entries: Sequence[Entry]) -> dict[str, Any]:
+        """What else tells one state of the official files from another; saved in the store."""
+        return {}
 
     def schema(self, split: str, entries: Sequence[Entry]) -> Schema:
         """What is known about a picture beside its pixels."""
@@ -269,13 +272,26 @@ class PhotoSplit(PreparedData):
     def source(self) -> dict[str, Any]:
         """Number and names of the pictures and the content of the lists; errors as `Photos.entries`."""
         names = "\n".join(self.photos.file(entry).name for entry in self.entries)
+        crc, facts = self._crc_of_lists(), self.photos.facts(self.split, self.entries)
+        known = {"name": self.name, "images": len(self.entries), "crc32c_of_names": google_crc32c.value(names.encode())}
+        return known | facts | ({"crc32c_of_lists": crc} if crc else {})
+
+    def same_source(self, noted: dict[str, Any]) -> dict[str, Any]:
+        """Where there are lists, they alone: they say which pictures there are, and parsing COCO's takes seconds."""
+        files = self.photos.lists(self.split)
+        if "crc32c_of_lists" in noted and files and all(file.is_file() for file in files):
+            found = {"crc32c_of_lists": self._crc_of_lists()}
+            if found.items() <= noted.items():
+                return found
+        return super().same_source(noted)
+
+    def _crc_of_lists(self) -> int:
         crc = 0
         for file in self.photos.lists(self.split):
             with file.open("rb") as opened:
                 while block := opened.read(1 << 24):
                     crc = google_crc32c.extend(crc, block)
-        known = {"name": self.name, "images": len(self.entries), "crc32c_of_names": google_crc32c.value(names.encode())}
-        return known | ({"crc32c_of_lists": crc} if crc else {})
+        return crc
 
     def split_rows(self, store: Store, split: str) -> np.ndarray:
         """All rows but those of damaged pictures."""
@@ -323,20 +339,22 @@ class PhotoSplit(PreparedData):
 
         A file `<store>.damaged.txt` beside the store names the damaged pictures.
         """
-        if self.store_path.exists():
-            return self.store_path
-        self.photos.before_preparing(self.split)
-        for note in self._listed[1]:
-            _say(note)
+        new = not self.store_path.exists()
+        if new:
+            self.photos.before_preparing(self.split)
+            for note in self._listed[1]:
+                say(note)
         path = super().prepare()
-        damaged = np.flatnonzero(np.asarray(Store(path).arrays["damaged"])).tolist()
-        if damaged:
+        store = Store(path)
+        damaged = np.flatnonzero(np.asarray(store.arrays["damaged"])).tolist()
+        if damaged and new:
             found = (self._try_decode(self.entries[i]) for i in damaged)
             lines = [str(row) if isinstance(row, UserError) else "readable again" for row in found]
             write_text(
                 self._damaged_file, "".join(f"row {i}: {line}\n" for i, line in zip(damaged, lines, strict=True))
             )
-            _say(f"{len(damaged):,} damaged of {len(self.entries):,} pictures are left out: {self._damaged_file}.")
+        if damaged:
+            say(f"{len(damaged):,} damaged of {len(store):,} pictures are left out: {self._damaged_file}.")
         return path
 
     @property
@@ -531,7 +549,3 @@ def square(images: Integer[Tensor, "b *c h w"] | Float[Tensor, "b *c h w"] | Ten
 
 def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(chosen.view(-1, *[1] * (no.ndim - 1)), yes, no)
-
-
-def _say(sentence: str) -> None:
-    Console(stderr=True, highlight=False).print(sentence, soft_wrap=True, markup=False)

@@ -58,7 +58,7 @@ class Store:
 
     def __init__(self, path: str | Path, rows: np.ndarray | None = None):
         self.path = Path(path)
-        self.index = _read_index(self.path)
+        self.index = read_index(self.path)
         if not self.index["complete"]:
             raise UserError(f"{self.path} is not complete; run `slotworks data prepare` again to finish it.")
         self.arrays = {
@@ -175,7 +175,7 @@ class _Writer:
     def _continued(self) -> dict[str, Any]:
         """What a killed preparation of the same thing noted, or nothing if there is none to go on from."""
         try:
-            saved = _read_index(self.work)
+            saved = read_index(self.work)
         except UserError:
             return {}
         same = all(saved.get(key) == self.index[key] for key in ("source", "settings"))
@@ -267,7 +267,7 @@ def _extend_crc(crc: int, values: np.ndarray) -> int:
     return google_crc32c.extend(crc, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
     """Read and check `index.json`: what it says about rows and fields can be relied on afterwards."""
     file = path / "index.json"
     if not path.is_dir():

@@ -126,6 +126,10 @@ class VOC(MaskedPhotos):
             return [file.stem for file in pictures_in(folder, ".png")], f"from {folder}"
         return [], ""
 
+    def facts(self, split: str, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Whether masks of objects are there for all pictures: they are once SBD's archive is."""
+        return {"object_masks": "mask" in self.schema(split, entries)} if self.has_masks(split) else {}
+
     def schema(self, split: str, entries: Sequence[Entry]) -> Schema:
         """`mask`, `class_mask`, `void`."""
         if not self.has_masks(split):
