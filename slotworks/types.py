@@ -256,6 +256,9 @@ class DataConfig:
         """A training batch on its device, randomly changed; random numbers come from `slotworks.nn.noise`."""
         return batch
 
+    def check_method(self, method: MethodConfig) -> None:
+        """Called before training; raises UserError if the samples were made for a method that is set otherwise."""
+
 
 def to_batch(raw: RawBatch, device: torch.device | str = "cpu") -> Batch:
     """Stored integers to a batch: images to float32 in [0, 1] `b 3 h w`, masks to int64; conversion on the device."""

@@ -369,6 +369,12 @@ class MOViSplit(PreparedData):
         side = self.data.official_size
         for key, expected in (("width", side), ("height", side), ("num_frames", NUM_FRAMES)):
             found = int(example.ints(f"metadata/{key}", (1,))[0])
+            if key == "num_frames" and found != expected:
+                raise UserError(
+                    f"{example.where} is a video of {found} frames, those of MOVi have {expected}: this is another "
+                    f"data set. To train on it, write one of your own (docs/data.md); for MOVi get {self.official} "
+                    "again."
+                )
             if found != expected:
                 raise UserError(
                     f"{example.where} has a {key} of {found}, expected {expected} as in {self.official}; get the files "
@@ -557,6 +563,6 @@ def _checked(example: Example, name: str, values: np.ndarray, largest: int) -> n
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); get it again.") from error

@@ -27,7 +27,7 @@ from torch import Tensor
 from slotworks.data.prepared import Examined, OfficialData, PreparedData, say
 from slotworks.data.store import Row, Store
 from slotworks.files import write_text
-from slotworks.images import open_picture, read_image, reading
+from slotworks.images import IMAGE_SUFFIXES, open_picture, read_image, reading
 from slotworks.nn.noise import batch_uniform
 from slotworks.types import Batch, UserError
 
@@ -113,6 +113,11 @@ class Photos(OfficialData):
     def file(self, entry: Entry) -> Path:
         """The picture of an entry."""
         return entry
+
+    @property
+    def skipping(self) -> str:
+        """How damaged pictures are left out: the end of a sentence."""
+        return f"set skip_damaged (`slotworks data prepare {self.name} --skip-damaged`)"
 
     def origin(self, file: Path) -> str:
         """What to do about a missing or damaged file: a part of a sentence that says where it comes from."""
@@ -305,10 +310,7 @@ class PhotoSplit(PreparedData):
         for row in self._decoded(self.entries[start:]):
             if isinstance(row, UserError):
                 if not self.photos.skip_damaged:
-                    raise UserError(
-                        f"{row} To leave such pictures out, set skip_damaged (`slotworks data prepare "
-                        f"{self.photos.name} --skip-damaged`)."
-                    )
+                    raise UserError(f"{row} To leave such pictures out, {self.photos.skipping}.")
                 row = self._fill({})
             yield row
 
@@ -517,25 +519,41 @@ def read_labels(file: Path, *, palette: np.ndarray | None = None) -> UInt8[np.nd
     return labels
 
 
-def names_in(file: Path, origin: str) -> list[str]:
-    """The lines of a list of images; raises UserError if it is missing or no text."""
+def names_in(file: Path, origin: str, *, files: bool = False) -> list[str]:
+    """The first words of the lines of a list of images.
+
+    Args:
+        file: the list.
+        origin: where it comes from, for messages.
+        files: whether the words may also be paths of pictures; then folders and the ending are left out.
+
+    Raises:
+        UserError: it is missing, no text, or names folders.
+    """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {origin}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as a list of images ({error}); {origin}.") from error
     names = [line.split()[0] for line in lines if line.split()]
+    if files:
+        names = [Path(name).stem if name.lower().endswith((*IMAGE_SUFFIXES, ".mat")) else name for name in names]
     if bad := next((name for name in names if "/" in name or "\\" in name or "\0" in name), None):
         raise UserError(f"{file} has the line {bad[:50]!r}, expected names without folders; {origin}.")
     return names
 
 
-def pictures_in(folder: Path, suffix: str = ".jpg") -> list[Path]:
-    """The files of a folder with this ending, by name; raises UserError if it cannot be read."""
+def pictures_in(folder: Path, suffix: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files of a folder with one of these endings, by name, without the `._` files of macOS.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with os.scandir(folder) as found:
-            return [folder / name for name in sorted(item.name for item in found if item.name.endswith(suffix))]
+            names = [item.name for item in found if item.name.lower().endswith(suffix)]
+            return [folder / name for name in sorted(names) if not name.startswith("._")]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}.") from error
 

@@ -54,6 +54,11 @@ class Pictures(Photos):
         """The folder itself."""
         return Path(self.root)
 
+    @property
+    def skipping(self) -> str:
+        """Own pictures are prepared when training begins."""
+        return "set skip_damaged (`slotworks train ... --data.skip-damaged`)"
+
     def origin(self, file: Path) -> str:
         """The user's own."""
         return "put your pictures there"

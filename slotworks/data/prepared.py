@@ -142,6 +142,8 @@ class PreparedData(OfficialData):
             UserError: says what is different and what to do.
         """
         noted = read_index(self.store_path)["source"]
+        if not self.official.exists():
+            return
         try:
             found = self.same_source(noted)
         except UserError:  # deleted after preparing, as one may
@@ -149,8 +151,9 @@ class PreparedData(OfficialData):
         if changed := [name for name, value in found.items() if name in noted and noted[name] != value]:
             what = "; ".join(f"{name.replace('_', ' ')}: {noted[name]} then, {found[name]} now" for name in changed[:4])
             raise UserError(
-                f"{self.store_path} was made from other files than those that lie in {self.official} now ({what[:300]}). "
-                "Delete or rename this folder to prepare it anew, or put the files back that it was made from."
+                f"{self.store_path} was made from other files than those that lie in {self.official} now "
+                f"({what[:300]}). Delete or rename this folder to prepare it anew, or put the files back that it was "
+                "made from."
             )
 
     def same_source(self, noted: dict[str, Any]) -> dict[str, Any]:
