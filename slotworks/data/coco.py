@@ -106,7 +106,7 @@ class AnnotatedPhotos(MaskedPhotos):
             raise UserError(f"{file} is damaged or not in COCO's format ({error!r}); {self.origin(file)}.") from error
 
     def _check_annotation(
-        self, annotation: dict[str, Any], file: Path, images: Container[int], categories: Container[int]
+        self, annotation: dict[str, Any], file: Path, images: Container[Any], categories: Container[Any]
     ) -> None:
         number, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
         if category == 0:
