@@ -396,7 +396,7 @@ def segment(
     For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
     method of videos sees a picture as a video of one frame.
     """
-    paths = find_images([Path(file) for file in files])
+    paths = find_images([Path(file) for file in files])[0]
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     pictures = [path for path in paths if path not in videos]
     run, method = load(run_folder, device=device)

@@ -1,90 +1,265 @@
 """Pictures of any kind from files: found in folders, decoded upright, and never a surprise from a damaged one."""
 
+import os
+import struct
 import threading
-import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slotworks.errors import UserError
+from slotworks.errors import UserError, needs_extra
+from slotworks.limits import check_decoded
 
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read by the optional library pillow-heif, the extra `heif`
+FORMATS = {  # the only decoders that a file reaches, whatever it is called; their names in Pillow
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "HEIF": HEIF_SUFFIXES,
+    "TIFF": (".tif", ".tiff"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TGA": (".tga",),  # has no mark to be known by, so it is tried for files called so alone
+}
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError)
+DAMAGE += (AssertionError, RuntimeError, ZeroDivisionError, MemoryError, struct.error, zlib.error)
+"""What Pillow raises for a damaged file; not `Exception`, of which errors of this package derive."""
+
+_ORIENTATION = 0x0112
 _SIDEWAYS = ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-_opening = threading.Lock()  # filters of warnings belong to the whole process
+_opening = threading.Lock()  # Pillow's own limit belongs to the whole process
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # bytes of a pixel; of others 4
+_WORKSPACE = {"AVIF": 8, "HEIF": 8, "WEBP": 8, "JPEG2000": 16}  # bytes of a pixel beside the decoded one
+_STRIP = 1 << 22  # pixels that are scaled at once
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and every picture below the folders given, in order of name.
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Files as given, and every picture below the folders given, in order of name; and what was left out there.
+
+    Folders behind symbolic links are searched as well, each once. Left out are files of other endings, HEIF pictures
+    where `pillow-heif` is not installed, and the `._` files that macOS leaves beside pictures.
+
+    Returns:
+        The files, and for each folder in which something was left out a sentence that counts and names it.
 
     Raises:
         UserError: if a path does not exist or nothing was found.
     """
     found: list[Path] = []
+    notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside, left_out = _look_through(path)
+            found += inside
+            if left_out:
+                named = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common(6))
+                rest = sum(left_out.values()) - sum(count for _, count in left_out.most_common(6))
+                notes.append(f"Left out below {path}: {named}{f', {rest:,} others' if rest else ''}.")
         elif path.exists():
             found.append(path)
         else:
             raise UserError(f"{path} does not exist; give picture files or folders of pictures.")
     if not found:
         raise UserError(
-            f"No picture found below {', '.join(map(str, paths))}; known endings: {' '.join(IMAGE_SUFFIXES)}."
+            f"No picture found below {', '.join(map(str, paths))}; known endings: {' '.join(IMAGE_SUFFIXES)}. "
+            + " ".join(notes)
         )
-    return found
+    return found, notes
 
 
-def read_image(path: Path, *, needed: int | None = None, stated_size: tuple[int, int] | None = None) -> "Image.Image":
+def _look_through(root: Path) -> tuple[list[Path], Counter[str]]:
+    """Pictures below a folder in order of name, and how many files of which kind are none."""
+    found, left_out, seen = [], Counter(), set()
+    for folder, inside, names in os.walk(root, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:  # a link to a folder above
+            inside.clear()
+            continue
+        seen.add(place)
+        if Path(folder) == root and "prepared" in inside:  # stores that were made of these pictures
+            inside.remove("prepared")
+        for name in names:
+            file = Path(folder) / name
+            suffix = file.suffix.lower()
+            if name.startswith("._"):
+                left_out["._ files of macOS"] += 1
+            elif suffix in HEIF_SUFFIXES and not _reads_heif():
+                left_out[f"{suffix} (they need `pip install 'slotworks[heif]'`)"] += 1
+            elif suffix in IMAGE_SUFFIXES and file.is_file():
+                found.append(file)
+            elif not name.startswith("."):
+                left_out[suffix or "without an ending"] += 1
+    return sorted(found), left_out
+
+
+def read_image(
+    path: Path, *, needed: int | None = None, stated_size: tuple[int, int] | None = None, upright: bool = True
+) -> "Image.Image":
     """A picture of any size and mode as upright RGB; what is transparent becomes white.
 
     Of an animation it is the first frame; 16 and 32 bits are scaled to 8; an orientation noted by a camera is applied.
 
     Args:
-        path: the file.
+        path: the file. What it is follows from its content, not its name; the formats are those of `FORMATS`.
         needed: pixels of the short side that will be used. A JPEG file at least four times as large is then decoded at
             a half, quarter or eighth of its size, never below twice what is needed: faster and in little memory, with
             pixels that differ slightly from those of the whole picture made small. Others are decoded whole.
-        stated_size: width and height that an annotation states. If only the picture as stored has this size, the
-            noted orientation is not applied: the annotation was made without it.
+        stated_size: width and height that an annotation states. The noted orientation is then applied only if the
+            picture as stored has another size than stated and the upright one has it: annotations are of the stored
+            pixels unless they show that they are not.
+        upright: False for the pixels as stored, whatever orientation is noted.
 
     Raises:
-        UserError: if the file is no picture, is damaged, has neither way round the stated size, or has more than 178
-            million pixels. Damage inside a JPEG file, which has no checksums, can go unnoticed.
+        UserError: if the file is no picture, is damaged, holds NaN or infinite values, has neither way round the stated
+            size, or would take more memory than `slotworks.limits` allows. Checksums, which only PNG has, are verified;
+            damage inside other files can go unnoticed.
     """
+    with reading(path), open_picture(path) as image:
+        size = image.size
+        of_tiff = image.format == "TIFF"  # Pillow turns these upright while it decodes them
+        noted = _turn(image.tag_v2.get(_ORIENTATION, 1)) if of_tiff else None  # type: ignore[attr-defined]
+        if needed and image.format == "JPEG":
+            image.draft(None, (2 * needed, 2 * needed))  # type: ignore[arg-type]
+        image.load()
+        noted = noted if of_tiff else _noted(image)
+        sideways = noted is not None and noted.name in _SIDEWAYS
+        whole = image.size if of_tiff else size[::-1] if sideways else size
+        stored = whole[::-1] if sideways else whole
+        if stated_size is not None:
+            if stated_size not in (stored, whole):
+                raise UserError(
+                    f"{path} has {whole[0]} x {whole[1]} pixels, its annotation states {stated_size[0]} x "
+                    f"{stated_size[1]}; they do not belong together."
+                )
+            upright = stated_size != stored
+        rgb = _to_rgb(image)
+        if noted is None or upright == of_tiff:
+            return rgb
+        return rgb.transpose(noted if upright else _undoing(noted))
+
+
+@contextmanager
+def reading(name: object, *, otherwise: str = "leave it out or save it anew") -> Iterator[None]:
+    """Around all that Pillow does with a file: what it raises for a damaged one becomes one sentence.
+
+    Args:
+        name: the file, or the place in it.
+        otherwise: what to do: the end of the sentence.
+
+    Raises:
+        UserError: in place of what Pillow raised.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()).replace(f" {str(name)!r}", "")[:200] or type(error).__name__
+        raise UserError(f"{name} cannot be read as a picture ({reason}); {otherwise}.") from None
+
+
+def open_picture(
+    source: Path | bytes, *, name: object = None, formats: Sequence[str] = (), verify: bool = True
+) -> "Image.Image":
+    """A picture whose header is read: of a known format, not too large to be decoded, and of PNG with right checksums.
+
+    Errors of Pillow go through: use it within `reading`.
+
+    Args:
+        source: a file, or the content of one.
+        name: of a content, for messages.
+        formats: the only ones it may have, as Pillow calls them; those of `FORMATS` by default.
+        verify: False where the checksums of PNG are known to be right.
+
+    Raises:
+        UserError: if decoding would take more memory than `slotworks.limits` allows.
+    """
+    chosen = tuple(formats) or _formats_for(source)
+    image = _opened(source, chosen)
+    try:
+        width, height = image.size
+        if min(width, height) < 1:
+            raise ValueError(f"it states {width} x {height} pixels")
+        needed = width * height * _bytes_per_pixel(image)
+        check_decoded(needed, name or source, f"{width:,} x {height:,} pixels of the kind {image.mode}")
+        if image.format == "PNG" and verify:
+            image.verify()  # reads all checksums, which decoding passes over, and closes the file
+            return _opened(source, chosen)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def _opened(source: Path | bytes, formats: Sequence[str]) -> "Image.Image":
+    from PIL import Image, UnidentifiedImageError
+
+    with _opening:  # Pillow's own limit, of pixels whatever their kind, gives way to that of bytes
+        pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=list(formats))
+        except UnidentifiedImageError:
+            raise ValueError(f"it is none of {', '.join(formats)}, whatever its name") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = pixels
+
+
+def _formats_for(source: Path | bytes) -> tuple[str, ...]:
+    """The formats of `FORMATS` that Pillow reads here and that this file can have."""
     from PIL import Image
 
+    if isinstance(source, bytes):
+        start, suffix = source[:12], ""
+    else:
+        suffix = source.suffix.lower()
+        with source.open("rb") as file:
+            start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+        with needs_extra("heif"):
+            import pillow_heif  # type: ignore[import-not-found]
+        pillow_heif.register_heif_opener()
+        return ("HEIF",)
+    Image.init()
+    unmarked = ("TGA",) if suffix in FORMATS["TGA"] else ()
+    return tuple(name for name in FORMATS if name in Image.OPEN and name not in ("HEIF", "TGA")) + unmarked
+
+
+def _reads_heif() -> bool:
+    return find_spec("pillow_heif") is not None
+
+
+def _bytes_per_pixel(image: "Image.Image") -> int:
+    """Memory that a picture takes at most while it becomes upright RGB: Pillow keeps colours in four bytes."""
+    decoded = _STORED.get(image.mode, 4) + _WORKSPACE.get(str(image.format), 0)
+    progressive = 6 if image.info.get("progressive") else 0  # coefficients of JPEG
+    transparent = 12 if _is_transparent(image) else 0
+    other = 0 if image.mode == "RGB" else 5  # grey of 8 bits on the way
+    turned = 4
+    return decoded + progressive + transparent + other + turned
+
+
+def _is_transparent(image: "Image.Image") -> bool:
+    return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+
+
+def _noted(image: "Image.Image") -> "Image.Transpose | None":
+    """What turns a decoded picture upright. A damaged note leaves a sound picture: its pixels were decoded before."""
     try:
-        with _opening, warnings.catch_warnings():  # at half the size that Pillow refuses it warns
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened as image:
-            size, turn = image.size, None
-            with suppress(Exception):  # a damaged note about the orientation leaves a sound picture
-                turn = _turn(image.getexif().get(0x0112, 1))
-            upright = size[::-1] if turn is not None and turn.name in _SIDEWAYS else size
-            if stated_size is not None and upright != stated_size:
-                turn = None
-                if size != stated_size:
-                    raise UserError(
-                        f"{path} has {upright[0]} x {upright[1]} pixels, its annotation states {stated_size[0]} x "
-                        f"{stated_size[1]}; they do not belong together."
-                    )
-            if needed and image.format == "JPEG":
-                image.draft(None, (2 * needed, 2 * needed))  # type: ignore[arg-type]
-            rgb = _to_rgb(image)
-            return rgb if turn is None else rgb.transpose(turn)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow answers a damaged file with a dozen kinds of exceptions
-        reason = " ".join(str(error).split()).replace(f" {str(path)!r}", "") or type(error).__name__
-        raise UserError(f"{path} cannot be read as a picture ({reason}); leave it out or save it anew.") from None
+        return _turn(image.getexif().get(_ORIENTATION, 1))
+    except DAMAGE:
+        return None
 
 
 def _turn(orientation: int) -> "Image.Transpose | None":
@@ -102,14 +277,44 @@ def _turn(orientation: int) -> "Image.Transpose | None":
     }.get(orientation)
 
 
+def _undoing(turn: "Image.Transpose") -> "Image.Transpose":
+    """What takes a turn back: for all but two it is itself."""
+    from PIL.Image import Transpose
+
+    return {Transpose.ROTATE_90: Transpose.ROTATE_270, Transpose.ROTATE_270: Transpose.ROTATE_90}.get(turn, turn)
+
+
 def _to_rgb(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):  # convert("RGB") would clip these instead of scaling
-        values = np.asarray(image, dtype=np.float64)
-        high = values.max() if image.mode in ("I", "F") else 65535
-        image = Image.fromarray((255 * values / max(high, 1)).clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):  # convert("RGB") clips these instead of scaling
+        image = _scaled(image)
+    if _is_transparent(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scaled(image: "Image.Image") -> "Image.Image":
+    """16 or 32 bits as 8, a strip at a time. 16 bits span their range; of 32 the largest value, at least 1, is white.
+
+    Some versions of Pillow keep the 16 bits of PNG and PPM in 32.
+    """
+    from PIL import Image
+
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    strips = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    high = 65535.0
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        high = 1.0
+        for strip in strips:
+            values = np.asarray(image.crop(strip))
+            if not np.isfinite(values).all():
+                raise ValueError("it holds NaN or infinite values")
+            high = max(high, float(values.max()))
+    grey = Image.new("L", image.size)
+    for strip in strips:
+        values = 255 * np.asarray(image.crop(strip), dtype=np.float64) / high
+        grey.paste(Image.fromarray(values.clip(0, 255).astype(np.uint8)), strip)
+    return grey

@@ -256,6 +256,9 @@ class DataConfig:
         """A training batch on its device, randomly changed; random numbers come from `slotworks.nn.noise`."""
         return batch
 
+    def check_method(self, method: MethodConfig) -> None:
+        """Called before training; raises UserError if the samples were made for a method that is set otherwise."""
+
 
 def all_finite(values: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity; integers never do. One pass and no copy where all is well."""

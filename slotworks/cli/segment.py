@@ -60,7 +60,9 @@ def segment(
 
     if module:
         import_file(module)
-    files = find_images(images)
+    files, notes = find_images(images)
+    for note in notes:
+        err.print(note, soft_wrap=True, markup=False)
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]

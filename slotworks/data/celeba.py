@@ -119,7 +119,7 @@ class CelebA(Photos):
 
     def _lines(self, file: Path) -> list[list[str]]:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except FileNotFoundError as error:
             raise UserError(f"{file} is missing; {self.origin(file)}.") from error
         except (OSError, UnicodeDecodeError) as error:

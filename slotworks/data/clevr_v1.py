@@ -3,18 +3,17 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from slotworks.data.clevr_with_masks import resize
 from slotworks.data.prepared import PreparedData, fingerprint, take
 from slotworks.data.sets import encode_objects
 from slotworks.data.store import Row, Store
+from slotworks.images import open_picture, reading
 from slotworks.types import RawBatch, UserError
 
 PAGE = "https://cs.stanford.edu/people/jcjohns/clevr/"
@@ -192,15 +191,10 @@ def _properties(scene: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _open_image(file: Path) -> np.ndarray:
     """Decode a picture, which must have the size of the official ones."""
-    try:
-        data = file.read_bytes()
-        Image.open(BytesIO(data), formats=["PNG"]).verify()  # the checksums, which decoding passes over
-        image = Image.open(BytesIO(data), formats=["PNG"])
+    if not file.is_file():
+        raise UserError(f"{file} is missing; unpack CLEVR_v1.0.zip of {PAGE} again.")
+    with reading(file, otherwise="unpack it again"), open_picture(file, formats=["PNG"]) as image:
         pixels = np.asarray(image.convert("RGB")) if image.size == (WIDTH, HEIGHT) else None
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; unpack CLEVR_v1.0.zip of {PAGE} again.") from error
-    except Exception as error:  # Pillow answers a damaged file with a dozen kinds of exceptions
-        raise UserError(f"{file} cannot be read as a picture ({error}); unpack it again.") from error
     if pixels is None:
         raise UserError(
             f"{file} has {image.width} x {image.height} pixels, expected {WIDTH} x {HEIGHT}; unpack it again."

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from PIL import Image
 from slotworks.data.multi_object_datasets import count_objects
 from slotworks.data.prepared import PreparedData, take
 from slotworks.data.store import Row, Store
+from slotworks.images import open_picture, reading
 from slotworks.types import UserError
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/clevrtex/"
@@ -190,14 +190,11 @@ def _properties(file: Path, *, with_color: bool) -> Row:
 def _open_image(file: Path, modes: tuple[str, ...]) -> Image.Image:
     """Decode a picture, which must have the size and one of the modes of the official ones."""
     data = _read(file)
-    try:
-        Image.open(BytesIO(data), formats=["PNG"]).verify()  # the checksums, which decoding passes over
-        image = Image.open(BytesIO(data), formats=["PNG"])
+    with reading(file, otherwise="unpack it again"):
+        image = open_picture(data, name=file, formats=["PNG"])
         fits = image.size == (WIDTH, HEIGHT) and image.mode in modes
         if fits:
             image.load()
-    except Exception as error:  # Pillow answers a damaged file with a dozen kinds of exceptions
-        raise UserError(f"{file} cannot be read as a picture ({error}); unpack it again.") from error
     if not fits:
         raise UserError(
             f"{file} is a {image.mode} image of {image.width} x {image.height} pixels, expected "

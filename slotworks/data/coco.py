@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,10 +14,12 @@ from PIL import Image
 from slotworks.data.photos import Entry, MaskedPhotos, Schema, pictures_in
 from slotworks.data.store import Row
 from slotworks.images import read_image
+from slotworks.limits import check_decoded
 from slotworks.types import UserError
 from slotworks.vocabulary import COCO_CLASSES
 
 PAGE = "https://cocodataset.org/#download"
+POINT_BYTES = 24  # of memory for each point of an outline while pycocotools fills it
 OFFICIAL_IMAGES = {"train2017": 118_287, "val2017": 5_000}
 
 
@@ -61,8 +63,9 @@ class AnnotatedPhotos(MaskedPhotos):
         return entry.file
 
     def read(self, split: str, entry: Entry) -> Image.Image:
-        """The picture of an entry, which must have the size its annotations state."""
-        return read_image(entry.file, needed=self.image_size, stated_size=entry.size if entry.size != (0, 0) else None)
+        """The picture of an entry as it is stored, or upright if only that has the size its annotations state."""
+        stated = entry.size if entry.size != (0, 0) else None
+        return read_image(entry.file, needed=self.image_size, stated_size=stated, upright=False)
 
     def entries(self, split: str) -> tuple[Sequence[Entry], list[str]]:
         """Images of the annotation file by id, or without masks the pictures of the folder by name."""
@@ -81,12 +84,12 @@ class AnnotatedPhotos(MaskedPhotos):
         try:
             content = json.loads(file.read_bytes())
             known = {int(image["id"]): image for image in content["images"]}
+            categories = {category["id"] for category in content.get("categories") or ()}
             if any(min(int(image["width"]), int(image["height"])) < 1 for image in known.values()):
                 raise ValueError("an image of no pixels")
             found: dict[int, list[dict]] = {number: [] for number in known}
             for annotation in content["annotations"]:
-                if not isinstance(annotation["category_id"], int) or not 0 < annotation["category_id"] < 1 << 12:
-                    raise ValueError(f"category_id {annotation['category_id']!r}")
+                self._check_annotation(annotation, file, known, categories)
                 if self.keeps(annotation):
                     found[annotation["image_id"]].append(annotation)
             return [
@@ -101,6 +104,28 @@ class AnnotatedPhotos(MaskedPhotos):
             raise UserError(f"{file} is missing; {self.origin(file)}.") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise UserError(f"{file} is damaged or not in COCO's format ({error!r}); {self.origin(file)}.") from error
+
+    def _check_annotation(
+        self, annotation: dict[str, Any], file: Path, images: Container[Any], categories: Container[Any]
+    ) -> None:
+        number, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
+        if category == 0:
+            raise UserError(
+                f"{file}: annotation {number} has the category 0, which means background here, as files of Roboflow "
+                "do; add 1 to every `id` of `categories` and every `category_id` of `annotations`."
+            )
+        if not isinstance(category, int) or not 0 < category < 1 << 12:
+            raise ValueError(f"category_id {category!r}")
+        if categories and category not in categories:
+            raise UserError(
+                f"{file}: annotation {number} has the category {category}, which `categories` does not list; add it "
+                "there or take the annotation out."
+            )
+        if image not in images:
+            raise UserError(
+                f"{file}: annotation {number} belongs to the image {image!r}, which `images` does not list; add it "
+                "there or take the annotation out."
+            )
 
     def schema(self, split: str, entries: Sequence[Entry]) -> Schema:
         """Maps, and a row of categories as long as the most annotated image needs."""
@@ -175,12 +200,16 @@ class COCO(AnnotatedPhotos):
 
     def annotation_file(self, split: str) -> Path:
         """`annotations/instances_val2017.json`, and so on."""
-        return Path(self.root) / "annotations" / f"instances_{split}.json"
+        name, root = f"instances_{split}.json", Path(self.root)
+        places = [root / place / name for place in ("annotations", "annotations/annotations", ".")]
+        places.append(root / "annotations_trainval2017" / "annotations" / name)
+        return next((place for place in places if place.is_file()), places[0])
 
     def folder(self, split: str) -> Path:
-        """`val2017` or `images/val2017`, and so on."""
+        """`val2017` or `images/val2017`, and so on; unpacked into a folder of its own also `val2017/val2017`."""
         places = (Path(self.root) / split, Path(self.root) / "images" / split)
-        return next((place for place in places if place.is_dir()), places[0])
+        place = next((place for place in places if place.is_dir()), places[0])
+        return inner if (inner := place / split).is_dir() else place
 
     def count_officially(self, split: str) -> int | None:
         """118,287 and 5,000."""
@@ -206,12 +235,17 @@ def unpack(annotation: dict[str, Any], size: tuple[int, int], source: Path) -> U
 
     width, height = size
     shape = annotation.get("segmentation")
+    where = f"{source}: the shape of annotation {annotation.get('id')!r}"
+    check_decoded(3 * width * height, where, f"{width:,} x {height:,} pixels")
     try:
         if isinstance(shape, list):
             polygons: list[Any] = [_checked_polygon(polygon, size) for polygon in shape]
             polygons = [polygon for polygon in polygons if len(polygon) >= 6]
             if not polygons:
                 return np.zeros((height, width), np.uint8)
+            points = sum(map(_outline, polygons))
+            what = f"{sum(map(len, polygons)) // 2:,} corners with an outline of {points:,} points"
+            check_decoded(POINT_BYTES * points, where, what)
             runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         elif isinstance(shape, dict) and shape["size"] == [height, width]:
             counts = shape["counts"]
@@ -224,10 +258,7 @@ def unpack(annotation: dict[str, Any], size: tuple[int, int], source: Path) -> U
             raise ValueError(f"it is neither a list of polygons nor run lengths of {width} x {height} pixels")
         return coco_mask.decode(runs)
     except (ValueError, TypeError, KeyError, OverflowError, IndexError) as error:
-        number = annotation.get("id")
-        raise UserError(
-            f"{source}: the shape of annotation {number!r} is damaged ({error}); unpack it again."
-        ) from error
+        raise UserError(f"{where} is damaged ({error}); unpack it again.") from error
 
 
 def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
@@ -236,6 +267,13 @@ def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
     if len(numbers) % 2 or not all(math.isfinite(value) and abs(value) <= reach for value in numbers):
         raise ValueError("a polygon has an odd number of coordinates, or some far outside of the picture")
     return numbers
+
+
+def _outline(polygon: list[float]) -> int:
+    """Points that pycocotools lays along a polygon: five for each pixel of its sides."""
+    corners = np.asarray(polygon).reshape(-1, 2)
+    sides = np.abs(corners - np.roll(corners, -1, 0)).max(1)
+    return int(np.ceil(5 * sides).sum()) + len(corners)
 
 
 def _run_lengths(text: str) -> list[int]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from slotworks.data.store import Row, Store, write_store
 from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
 from slotworks.nn.resize import resize
-from slotworks.types import Batch, DataConfig, Dataset, UserError, to_batch
+from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, UserError, to_batch
 
 VERSION = 1  # part of the key: raised when the same settings give other features
 PROBES = 32  # images whose pixels enter the key
@@ -83,6 +83,24 @@ class CachedFeatures(DataConfig):
     def max_objects(self) -> int | None:
         """That of the images."""
         return self.images.max_objects
+
+    def check_method(self, method: MethodConfig) -> None:
+        """The method's encoder must be the one that the features are of, wherever its weights lie.
+
+        Raises:
+            UserError: names the settings that differ.
+        """
+        wanted = getattr(method, "encoder", None)
+        if not isinstance(wanted, ViTConfig) or wanted == self.encoder:
+            return
+        ours, cached = asdict(wanted), asdict(self.encoder)
+        differing = [name for name in ours if ours[name] != cached[name]]
+        if differing == ["model"] and weights_hash(wanted) == weights_hash(self.encoder):
+            return
+        said = " and ".join(
+            f"method.encoder.{name} is {ours[name]!r} but data.encoder.{name} {cached[name]!r}" for name in differing
+        )
+        raise UserError(f"{said}: the features would be of another encoder than the method's; set both alike.")
 
     def open(self, split: str = "train") -> Dataset:
         """`train`: features, computed first if they are not there. Other splits: the images.

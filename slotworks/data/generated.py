@@ -10,18 +10,17 @@ schema's metadata under `slotworks`, as JSON.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
-from PIL import Image
 
 from slotworks.data.photos import WORKERS, in_order, nearest, shrink
 from slotworks.data.prepared import PreparedData
 from slotworks.data.store import Row, Store
 from slotworks.errors import needs_extra
+from slotworks.images import open_picture, reading
 from slotworks.types import DataConfig, Dataset, RawBatch, UserError
 
 VERSION = 1
@@ -137,15 +136,11 @@ class Generated(PreparedData):
             yield from read_rows(file, columns)
 
     def _decode(self, row: dict[str, Any], file: Path) -> Row:
-        try:
-            picture = Image.open(BytesIO(row["image"]), formats=["PNG"]).convert("RGB")
-            mask = np.asarray(Image.open(BytesIO(row["mask"]), formats=["PNG"]))
+        with reading(f"A row of {file}", otherwise="delete the file and synthesize again"):
+            picture = open_picture(row["image"], name=file, formats=["PNG"]).convert("RGB")
+            mask = np.asarray(open_picture(row["mask"], name=file, formats=["PNG"]))
             if mask.dtype != np.uint8 or mask.ndim != 2:
                 raise ValueError(f"a mask of {mask.dtype} {mask.shape}")
-        except Exception as error:  # Pillow answers a damaged picture with a dozen kinds of exceptions
-            raise UserError(
-                f"{file} holds a damaged picture ({error}); delete the file and synthesize again."
-            ) from None
         small = nearest((mask.shape[1], mask.shape[0]), self.mask_size, "whole")(mask)
         return {
             "image": shrink(picture, self.image_size, "whole", "bicubic")["image"],

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from slotworks.data.prepared import SPLITS, OfficialData, PreparedData, fingerpr
 from slotworks.data.scenes.random import scene_keys, uniform
 from slotworks.data.store import Row, Store
 from slotworks.data.tfrecord import Example, count_records, read_examples
+from slotworks.images import open_picture, reading
 from slotworks.types import RawBatch, UserError
 
 BUCKET = "gs://kubric-public/tfds"
@@ -369,6 +369,12 @@ class MOViSplit(PreparedData):
         side = self.data.official_size
         for key, expected in (("width", side), ("height", side), ("num_frames", NUM_FRAMES)):
             found = int(example.ints(f"metadata/{key}", (1,))[0])
+            if key == "num_frames" and found != expected:
+                raise UserError(
+                    f"{example.where} is a video of {found} frames, those of MOVi have {expected}: this is another "
+                    f"data set. To train on it, write one of your own (docs/data.md); for MOVi get {self.official} "
+                    "again."
+                )
             if found != expected:
                 raise UserError(
                     f"{example.where} has a {key} of {found}, expected {expected} as in {self.official}; get the files "
@@ -504,19 +510,17 @@ def _pictures(example: Example, name: str, side: int) -> Iterator[Image.Image]:
             "is this the right file?"
         )
     for number, string in enumerate(strings):
-        try:  # checksums inside PNG are not asked for: the record's own covers them
-            picture = Image.open(BytesIO(string), formats=["PNG"])
+        where = f"{example.where}: frame {number} of {name!r}"
+        with reading(where, otherwise="get the file again"):
+            # checksums inside PNG are not asked for: the record's own covers them
+            picture = open_picture(string, name=where, formats=["PNG"], verify=False)
             fits = picture.size == (side, side) and picture.mode == MODES[name]
             if fits:
                 picture.load()
-        except Exception as error:  # Pillow answers damage with a dozen kinds of exceptions
-            raise UserError(
-                f"{example.where}: frame {number} of {name!r} cannot be read ({error}); get the file again."
-            ) from error
         if not fits:
             raise UserError(
-                f"{example.where}: frame {number} of {name!r} is a {picture.mode} picture of {picture.width} x "
-                f"{picture.height} pixels, expected {MODES[name]} of {side} x {side}; is this the right file?"
+                f"{where} is a {picture.mode} picture of {picture.width} x {picture.height} pixels, expected "
+                f"{MODES[name]} of {side} x {side}; is this the right file?"
             )
         yield picture
 
@@ -559,6 +563,6 @@ def _checked(example: Example, name: str, values: np.ndarray, largest: int) -> n
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); get it again.") from error

@@ -22,13 +22,12 @@ import torch
 from jaxtyping import Float, Int, Integer, UInt8
 from numpy.typing import DTypeLike
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
-from slotworks.data.prepared import Examined, OfficialData, PreparedData
+from slotworks.data.prepared import Examined, OfficialData, PreparedData, say
 from slotworks.data.store import Row, Store
 from slotworks.files import write_text
-from slotworks.images import read_image
+from slotworks.images import IMAGE_SUFFIXES, open_picture, read_image, reading
 from slotworks.nn.noise import batch_uniform
 from slotworks.types import Batch, UserError
 
@@ -115,6 +114,11 @@ class Photos(OfficialData):
         """The picture of an entry."""
         return entry
 
+    @property
+    def skipping(self) -> str:
+        """How damaged pictures are left out: the end of a sentence."""
+        return f"set skip_damaged (`slotworks data prepare {self.name} --skip-damaged`)"
+
     def origin(self, file: Path) -> str:
         """What to do about a missing or damaged file: a part of a sentence that says where it comes from."""
         raise NotImplementedError
@@ -126,6 +130,10 @@ class Photos(OfficialData):
     def lists(self, split: str) -> Sequence[Path]:
         """Files that the entries are read from; their content is part of what identifies a store."""
         return ()
+
+    def facts(self, split: str, entries: Sequence[Entry]) -> dict[str, Any]:
+        """What else tells one state of the official files from another; saved in the store."""
+        return {}
 
     def schema(self, split: str, entries: Sequence[Entry]) -> Schema:
         """What is known about a picture beside its pixels."""
@@ -269,13 +277,26 @@ class PhotoSplit(PreparedData):
     def source(self) -> dict[str, Any]:
         """Number and names of the pictures and the content of the lists; errors as `Photos.entries`."""
         names = "\n".join(self.photos.file(entry).name for entry in self.entries)
+        crc, facts = self._crc_of_lists(), self.photos.facts(self.split, self.entries)
+        known = {"name": self.name, "images": len(self.entries), "crc32c_of_names": google_crc32c.value(names.encode())}
+        return known | facts | ({"crc32c_of_lists": crc} if crc else {})
+
+    def same_source(self, noted: dict[str, Any]) -> dict[str, Any]:
+        """Where there are lists, they alone: they say which pictures there are, and parsing COCO's takes seconds."""
+        files = self.photos.lists(self.split)
+        if "crc32c_of_lists" in noted and files and all(file.is_file() for file in files):
+            found = {"crc32c_of_lists": self._crc_of_lists()}
+            if found.items() <= noted.items():
+                return found
+        return super().same_source(noted)
+
+    def _crc_of_lists(self) -> int:
         crc = 0
         for file in self.photos.lists(self.split):
             with file.open("rb") as opened:
                 while block := opened.read(1 << 24):
                     crc = google_crc32c.extend(crc, block)
-        known = {"name": self.name, "images": len(self.entries), "crc32c_of_names": google_crc32c.value(names.encode())}
-        return known | ({"crc32c_of_lists": crc} if crc else {})
+        return crc
 
     def split_rows(self, store: Store, split: str) -> np.ndarray:
         """All rows but those of damaged pictures."""
@@ -289,10 +310,7 @@ class PhotoSplit(PreparedData):
         for row in self._decoded(self.entries[start:]):
             if isinstance(row, UserError):
                 if not self.photos.skip_damaged:
-                    raise UserError(
-                        f"{row} To leave such pictures out, set skip_damaged (`slotworks data prepare "
-                        f"{self.photos.name} --skip-damaged`)."
-                    )
+                    raise UserError(f"{row} To leave such pictures out, {self.photos.skipping}.")
                 row = self._fill({})
             yield row
 
@@ -323,20 +341,22 @@ class PhotoSplit(PreparedData):
 
         A file `<store>.damaged.txt` beside the store names the damaged pictures.
         """
-        if self.store_path.exists():
-            return self.store_path
-        self.photos.before_preparing(self.split)
-        for note in self._listed[1]:
-            _say(note)
+        new = not self.store_path.exists()
+        if new:
+            self.photos.before_preparing(self.split)
+            for note in self._listed[1]:
+                say(note)
         path = super().prepare()
-        damaged = np.flatnonzero(np.asarray(Store(path).arrays["damaged"])).tolist()
-        if damaged:
+        store = Store(path)
+        damaged = np.flatnonzero(np.asarray(store.arrays["damaged"])).tolist()
+        if damaged and new:
             found = (self._try_decode(self.entries[i]) for i in damaged)
             lines = [str(row) if isinstance(row, UserError) else "readable again" for row in found]
             write_text(
                 self._damaged_file, "".join(f"row {i}: {line}\n" for i, line in zip(damaged, lines, strict=True))
             )
-            _say(f"{len(damaged):,} damaged of {len(self.entries):,} pictures are left out: {self._damaged_file}.")
+        if damaged:
+            say(f"{len(damaged):,} damaged of {len(store):,} pictures are left out: {self._damaged_file}.")
         return path
 
     @property
@@ -473,18 +493,12 @@ def read_labels(file: Path, *, palette: np.ndarray | None = None) -> UInt8[np.nd
     Raises:
         UserError: the file is missing, damaged, no such picture, or its colours say that its numbers mean other things.
     """
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            image.verify()  # the checksums, which decoding passes over
-        with Image.open(file, formats=["PNG"]) as image:
-            mode = image.mode
-            labels = np.array(image) if mode in ("P", "L") else None
-            colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3) if mode == "P" else None
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing.") from error
-    except Exception as error:  # Pillow answers a damaged file with a dozen kinds of exceptions
-        reason = " ".join(str(error).split()).replace(f" {str(file)!r}", "") or type(error).__name__
-        raise UserError(f"{file} cannot be read as a PNG picture ({reason}); unpack it again.") from error
+    if not file.is_file():
+        raise UserError(f"{file} is missing.")
+    with reading(file, otherwise="unpack it again"), open_picture(file, formats=["PNG"]) as image:
+        mode = image.mode
+        labels = np.array(image) if mode in ("P", "L") else None
+        colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3) if mode == "P" else None
     if labels is None:
         raise UserError(
             f"{file} is a {mode} image; expected a palette or grey image whose values are numbers. It was saved anew "
@@ -505,25 +519,41 @@ def read_labels(file: Path, *, palette: np.ndarray | None = None) -> UInt8[np.nd
     return labels
 
 
-def names_in(file: Path, origin: str) -> list[str]:
-    """The lines of a list of images; raises UserError if it is missing or no text."""
+def names_in(file: Path, origin: str, *, files: bool = False) -> list[str]:
+    """The first words of the lines of a list of images.
+
+    Args:
+        file: the list.
+        origin: where it comes from, for messages.
+        files: whether the words may also be paths of pictures; then folders and the ending are left out.
+
+    Raises:
+        UserError: it is missing, no text, or names folders.
+    """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {origin}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as a list of images ({error}); {origin}.") from error
     names = [line.split()[0] for line in lines if line.split()]
+    if files:
+        names = [Path(name).stem if name.lower().endswith((*IMAGE_SUFFIXES, ".mat")) else name for name in names]
     if bad := next((name for name in names if "/" in name or "\\" in name or "\0" in name), None):
         raise UserError(f"{file} has the line {bad[:50]!r}, expected names without folders; {origin}.")
     return names
 
 
-def pictures_in(folder: Path, suffix: str = ".jpg") -> list[Path]:
-    """The files of a folder with this ending, by name; raises UserError if it cannot be read."""
+def pictures_in(folder: Path, suffix: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files of a folder with one of these endings, by name, without the `._` files of macOS.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with os.scandir(folder) as found:
-            return [folder / name for name in sorted(item.name for item in found if item.name.endswith(suffix))]
+            names = [item.name for item in found if item.name.lower().endswith(suffix)]
+            return [folder / name for name in sorted(names) if not name.startswith("._")]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
@@ -537,7 +567,3 @@ def square(images: Integer[Tensor, "b *c h w"] | Float[Tensor, "b *c h w"] | Ten
 
 def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(chosen.view(-1, *[1] * (no.ndim - 1)), yes, no)
-
-
-def _say(sentence: str) -> None:
-    Console(stderr=True, highlight=False).print(sentence, soft_wrap=True, markup=False)

@@ -54,6 +54,11 @@ class Pictures(Photos):
         """The folder itself."""
         return Path(self.root)
 
+    @property
+    def skipping(self) -> str:
+        """Own pictures are prepared when training begins."""
+        return "set skip_damaged (`slotworks train ... --data.skip-damaged`)"
+
     def origin(self, file: Path) -> str:
         """The user's own."""
         return "put your pictures there"
@@ -62,7 +67,7 @@ class Pictures(Photos):
         """The pictures of a split, by name."""
         if not Path(self.root).is_dir():
             raise UserError(f"{self.root} is not a folder; give one with pictures.")
-        found = find_images([Path(self.root)])
+        found, notes = find_images([Path(self.root)])
         order = sorted(found, key=self._lot)
         most = max(0, len(found) - 1) // 2  # val and test may take this many each
         val, test = (
@@ -75,7 +80,7 @@ class Pictures(Photos):
                 f"{self.root} holds {len(found)} pictures, of which none goes to the split {split!r}; add pictures, or "
                 f"raise {split}_fraction."
             )
-        return sorted(chosen), []
+        return sorted(chosen), notes
 
     def _lot(self, file: Path) -> tuple[int, Path]:
         return google_crc32c.value(str(file.relative_to(self.root)).encode("utf-8", "surrogateescape")), file

@@ -1,14 +1,17 @@
 """Data sets that come as official files and are prepared once into a store."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
+from rich.console import Console
 
-from slotworks.data.store import Row, Store, write_store
+from slotworks.data.store import Row, Store, read_index, write_store
 from slotworks.types import DataConfig, UserError
 
 SPLITS = ("train", "val", "test")
@@ -59,7 +62,8 @@ class PreparedData(OfficialData):
     """One prepared store, which for most data sets holds all splits.
 
     A data set says what its store is called, how the official files are read and which rows belong to a split. Once
-    the store is complete, the official files are not needed any more.
+    the store is complete, the official files are not needed any more. While they are there, a store that was made from
+    others is not opened.
     """
 
     def parts(self) -> "Sequence[PreparedData]":
@@ -122,9 +126,39 @@ class PreparedData(OfficialData):
         Raises:
             UserError: official files are missing or damaged, or the disk is full.
         """
-        if not self.store_path.exists():
+        if self.store_path.exists():
+            self.check_current()
+        else:
             write_store(self.store_path, self.rows, source=self.source(), settings=self.settings, total=self.num_images)
+        rows, complete = read_index(self.store_path)["rows"], self.official_images
+        if complete is not None and rows != complete:
+            say(f"{self.store_path} holds {rows:,} images; the complete official files have {complete:,}.")
         return self.store_path
+
+    def check_current(self) -> None:
+        """Whether the store was made from the official files that lie there now; gone, they are not asked for.
+
+        Raises:
+            UserError: says what is different and what to do.
+        """
+        noted = read_index(self.store_path)["source"]
+        if not self.official.exists():
+            return
+        try:
+            found = self.same_source(noted)
+        except UserError:  # deleted after preparing, as one may
+            return
+        if changed := [name for name, value in found.items() if name in noted and noted[name] != value]:
+            what = "; ".join(f"{name.replace('_', ' ')}: {noted[name]} then, {found[name]} now" for name in changed[:4])
+            raise UserError(
+                f"{self.store_path} was made from other files than those that lie in {self.official} now "
+                f"({what[:300]}). Delete or rename this folder to prepare it anew, or put the files back that it was "
+                "made from."
+            )
+
+    def same_source(self, noted: dict[str, Any]) -> dict[str, Any]:
+        """`source`, or as much of it as tells whether what was `noted` still holds; as JSON gives it back."""
+        return json.loads(json.dumps(self.source()))
 
     def examine(self) -> "Examined":
         """Read and decode all official files; does not change anything.
@@ -145,6 +179,12 @@ class Examined:
     num_images: int  # that could be read
     faults: Sequence[tuple[Path, str]] = ()  # files that could not, each with a sentence
     notes: Sequence[str] = ()  # what is unusual but not wrong
+
+
+@cache
+def say(sentence: str) -> None:
+    """Print a sentence to standard error, once in a process."""
+    Console(stderr=True, highlight=False).print(sentence, soft_wrap=True, markup=False)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """3D Shapes (Burgess & Kim 2018): 480,000 rendered rooms with one object, every combination of six factors once."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from slotworks.data.prepared import PreparedData, fingerprint, take
 from slotworks.data.store import Row, Store
 from slotworks.errors import needs_extra
+from slotworks.limits import check_decoded
 from slotworks.types import UserError
 
 PAGE = "https://github.com/google-deepmind/3d-shapes"
@@ -88,6 +90,12 @@ class Shapes3D(PreparedData):
                         f"{self.official} holds images {found} of {images.dtype} with labels {tuple(labels.shape)}, "
                         f"expected {wanted} of uint8 with six labels each; is this the right file?"
                     )
+                if labels.dtype.kind not in "fiu":
+                    raise UserError(f"{self.official} has labels of {labels.dtype}, expected numbers; get it again.")
+                for values in (images, labels):  # a packed chunk is unpacked as a whole
+                    chunk = values.chunks or (1,)
+                    what = f"chunks of {' x '.join(f'{n:,}' for n in chunk)} values"
+                    check_decoded(2 * math.prod(chunk) * values.dtype.itemsize, self.official, what)
                 for first in range(start, min(stop, found[0]), _BLOCK):
                     block = slice(first, min(first + _BLOCK, stop, found[0]))
                     for image, label in zip(images[block], labels[block], strict=True):

@@ -12,7 +12,7 @@ from PIL import Image
 from slotworks.data.multi_object_datasets import count_objects
 from slotworks.data.photos import Crop, Entry, Interpolation, MaskedPhotos, Schema, names_in, pictures_in
 from slotworks.data.store import Row
-from slotworks.images import read_image
+from slotworks.images import open_picture, read_image, reading
 from slotworks.types import UserError
 
 PAGE = "https://shapestacks.robots.ox.ac.uk"
@@ -99,7 +99,7 @@ class ShapeStacks(MaskedPhotos):
 
     def read(self, split: str, entry: Entry) -> Image.Image:
         """The middle of a picture."""
-        return _middle(read_image(entry.file), entry.file)
+        return _middle(read_image(entry.file, upright=False), entry.file)
 
     def schema(self, split: str, entries: Sequence[Entry]) -> Schema:
         """`mask` and `num_objects`, where there are masks."""
@@ -111,15 +111,11 @@ class ShapeStacks(MaskedPhotos):
         """The objects of a view."""
         if not self.has_masks(split):
             return {}
-        try:
-            with Image.open(entry.objects) as opened:
-                values = np.asarray(_middle(opened, entry.objects))
-        except FileNotFoundError as error:
-            raise UserError(f"{entry.objects} is missing; {self.origin(entry.objects)}.") from error
-        except UserError:
-            raise
-        except Exception as error:  # Pillow answers a damaged file with a dozen kinds of exceptions
-            raise UserError(f"{entry.objects} cannot be read as a picture ({error}); unpack it again.") from error
+        if not entry.objects.is_file():
+            raise UserError(f"{entry.objects} is missing; {self.origin(entry.objects)}.")
+        file = entry.objects
+        with reading(file, otherwise="unpack it again"), open_picture(file, formats=["PNG"]) as opened:
+            values = np.asarray(_middle(opened, file))
         values = values if values.ndim == 2 else values[..., 0]
         if values.dtype != np.uint8 or (values % LABEL_STEP).any() or values.max() > MAX_OBJECTS * LABEL_STEP:
             raise UserError(

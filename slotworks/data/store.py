@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -34,6 +35,8 @@ from slotworks.types import RawBatch, UserError
 FORMAT = "slotworks-store"
 VERSION = 1
 CHUNK_BYTES = 16 << 20
+HEADER_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError, EOFError)
+HEADER_DAMAGE += (OverflowError, RecursionError, MemoryError, TokenError)  # what NumPy raises for a damaged header
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Row = dict[str, np.ndarray]
@@ -58,7 +61,7 @@ class Store:
 
     def __init__(self, path: str | Path, rows: np.ndarray | None = None):
         self.path = Path(path)
-        self.index = _read_index(self.path)
+        self.index = read_index(self.path)
         if not self.index["complete"]:
             raise UserError(f"{self.path} is not complete; run `slotworks data prepare` again to finish it.")
         self.arrays = {
@@ -175,7 +178,7 @@ class _Writer:
     def _continued(self) -> dict[str, Any]:
         """What a killed preparation of the same thing noted, or nothing if there is none to go on from."""
         try:
-            saved = _read_index(self.work)
+            saved = read_index(self.work)
         except UserError:
             return {}
         same = all(saved.get(key) == self.index[key] for key in ("source", "settings"))
@@ -267,7 +270,7 @@ def _extend_crc(crc: int, values: np.ndarray) -> int:
     return google_crc32c.extend(crc, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
     """Read and check `index.json`: what it says about rows and fields can be relied on afterwards."""
     file = path / "index.json"
     if not path.is_dir():
@@ -308,12 +311,10 @@ def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.n
         size = file.stat().st_size
         if size != _file_bytes(field, rows):
             raise UserError(f"{file} has {size:,} bytes, expected {_file_bytes(field, rows):,}; {again}")
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except UserError:
-        raise
+        array = np.lib.format.open_memmap(file, mode="r")  # takes no more memory than the file is long
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {again}") from error
-    except Exception as error:  # NumPy answers a damaged header with half a dozen kinds of exceptions
+    except HEADER_DAMAGE as error:
         raise UserError(f"{file} is damaged ({error}); {again}") from error
     if array.dtype != np.dtype(field["dtype"]) or array.shape != (rows, *field["shape"]):
         raise UserError(f"{file} is damaged: it holds {array.dtype} {array.shape}, not what index.json says; {again}")

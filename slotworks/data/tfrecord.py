@@ -22,6 +22,7 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from slotworks.limits import check_decoded
 from slotworks.types import UserError
 
 MAX_RECORD_BYTES = 1 << 30  # far above any record of the field; a longer one is a damaged length
@@ -232,6 +233,7 @@ def _read_length(file: BufferedIOBase, *, where: str) -> int | None:
     length = int.from_bytes(header[:8], "little")
     if length > MAX_RECORD_BYTES:
         raise UserError(f"{where}: a length of {length:,} bytes cannot be right; get the file again.")
+    check_decoded(2 * length, where, f"a length of {length:,} bytes")  # its parts, and joined
     return length
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from slotworks.data.photos import Entry, MaskedPhotos, Schema, names_in, pictures_in, read_labels
 from slotworks.data.store import Row
-from slotworks.images import read_image
+from slotworks.images import DAMAGE, read_image
+from slotworks.limits import check_decoded
 from slotworks.types import UserError
 from slotworks.vocabulary import VOC_CLASSES
 
@@ -18,6 +20,7 @@ VOC_PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 SBD_PAGE = "http://home.bharathh.info/pubs/codes/SBD/download.html"
 OFFICIAL_IMAGES = {"trainaug": 10_582, "val": 1_449}
 VOID = 255
+MATLAB_RATIO = 1032  # what zlib can make of a byte at most
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,20 @@ class VOC(MaskedPhotos):
 
     @property
     def year(self) -> Path:
-        """The folder `VOC2012`: in `root`, in a `VOCdevkit` below it, or `root` itself."""
+        """The folder `VOC2012`: in `root`, in a `VOCdevkit` below it, `root` itself, or up to three folders deeper."""
         root = Path(self.root)
-        places = (root / "VOC2012", root / "VOCdevkit" / "VOC2012", root)
+        places = [root / "VOC2012", root / "VOCdevkit" / "VOC2012", root]
+        if not any((place / "JPEGImages").is_dir() for place in places):  # unpacked into a folder of its own
+            deeper = [path.parent for depth in ("*", "*/*", "*/*/*") for path in root.glob(f"{depth}/JPEGImages")]
+            places += sorted(path for path in deeper if "2012" in str(path.relative_to(root)))
         return next((place for place in places if (place / "JPEGImages").is_dir()), places[0])
 
     @property
     def sbd(self) -> Path | None:
         """The folder `dataset` of SBD's archive, if it is there."""
         root, year = Path(self.root), self.year
-        places = [above / "benchmark_RELEASE" / "dataset" for above in (root, year, year.parent, year.parent.parent)]
+        above = (root, year, year.parent, year.parent.parent, root / "benchmark")
+        places = [place / "benchmark_RELEASE" / "dataset" for place in above]
         return next((place for place in places if place.is_dir()), None)
 
     def folder(self, split: str) -> Path:
@@ -69,12 +76,17 @@ class VOC(MaskedPhotos):
         return self.year / "JPEGImages"
 
     def file(self, entry: Entry) -> Path:
-        """The picture of a name."""
-        return self.year / "JPEGImages" / f"{entry}.jpg"
+        """The picture of a name, whose ending may also be `.JPG` or `.jpeg`."""
+        files = [self._pictures / f"{entry}{suffix}" for suffix in (".jpg", ".JPG", ".jpeg", ".JPEG")]
+        return next((file for file in files if file.is_file()), files[0])
+
+    @cached_property
+    def _pictures(self) -> Path:
+        return self.folder("")
 
     def read(self, split: str, entry: Entry) -> Image.Image:
-        """The picture of a name, of the size of its masks."""
-        return read_image(self.file(entry))
+        """The picture of a name as it is stored: whatever orientation a camera noted, the masks are of these pixels."""
+        return read_image(self.file(entry), upright=False)
 
     def origin(self, file: Path) -> str:
         """The pages of VOC and SBD."""
@@ -89,13 +101,13 @@ class VOC(MaskedPhotos):
     def entries(self, split: str) -> tuple[Sequence[Entry], list[str]]:
         """Names of images; trainaug: VOC's train in its order, then what SBD adds, sorted."""
         lists = self.year / "ImageSets" / "Segmentation"
-        val = names_in(lists / "val.txt", self.origin(lists))
+        val = names_in(lists / "val.txt", self.origin(lists), files=True)
         if split == "val":
             names, notes = val, []
         else:
-            train = names_in(lists / "train.txt", self.origin(lists))
+            train = names_in(lists / "train.txt", self.origin(lists), files=True)
             shared = lists / "trainaug.txt"
-            shared_names = names_in(shared, self.origin(shared)) if shared.is_file() else []
+            shared_names = names_in(shared, self.origin(shared), files=True) if shared.is_file() else []
             added, where = self._sbd_names()
             names = [*train, *sorted(set(added or shared_names) - set(train) - set(val))]
             notes = []
@@ -120,11 +132,17 @@ class VOC(MaskedPhotos):
         """Every image of SBD (the shared folder also holds VOC's own), and where that is known from."""
         if self.sbd is not None:
             lists = [self.sbd / "train.txt", self.sbd / "val.txt"]
-            return [name for file in lists for name in names_in(file, self.origin(file))], f"from {self.sbd}"
+            return [
+                name for file in lists for name in names_in(file, self.origin(file), files=True)
+            ], f"from {self.sbd}"
         folder = self.year / "SegmentationClassAug"
         if folder.is_dir():
             return [file.stem for file in pictures_in(folder, ".png")], f"from {folder}"
         return [], ""
+
+    def facts(self, split: str, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Whether masks of objects are there for all pictures: they are once SBD's archive is."""
+        return {"object_masks": "mask" in self.schema(split, entries)} if self.has_masks(split) else {}
 
     def schema(self, split: str, entries: Sequence[Entry]) -> Schema:
         """`mask`, `class_mask`, `void`."""
@@ -197,8 +215,11 @@ def _read(file: Path, size: tuple[int, int], matlab_name: str) -> np.ndarray:
 def _read_matlab(file: Path, name: str) -> np.ndarray:
     """The field `Segmentation` of one of SBD's files."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
+        size = file.stat().st_size
+        check_decoded(MATLAB_RATIO * size, file, f"{size:,} bytes that may be packed a thousandfold")
         content: Any = loadmat(file, variable_names=[name])[name]
         labels = np.asarray(content["Segmentation"][0, 0])
         if (
@@ -208,7 +229,7 @@ def _read_matlab(file: Path, name: str) -> np.ndarray:
             or labels.min(initial=0) < 0
         ):
             raise ValueError(f"Segmentation is {labels.dtype} {labels.shape}")
-    except Exception as error:  # SciPy answers a damaged file with a dozen kinds of exceptions
+    except (*DAMAGE, MatReadError, NotImplementedError) as error:  # SciPy raises much the same kinds as Pillow
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{file} cannot be read as a file of SBD ({reason}); unpack it again.") from error
     return labels.astype(np.uint8)

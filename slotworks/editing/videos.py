@@ -91,7 +91,7 @@ def edit_video(
         answer |= {**settings, "noise_seeds": [noise_seed]}
     file, out = Path(file), Path(out)
     video = open_video(file)
-    pictures = video.frames()
+    pictures = video.frames(kept=frames)
     first = next(pictures)
     names = [out / f"{file.stem}_{kind}.mp4" for kind in ("original", "recon", "edited")]
     options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slotworks.encoders.vit import package_folder
+from slotworks.encoders.vit import loading_errors, package_folder
 from slotworks.types import UserError
 
 MIRRORS = {
@@ -62,7 +62,7 @@ def load_part(load: Callable[..., Any], model: str, part: str = "", **options: A
             # Weights that a checkpoint lacks would be drawn at random: loading late must not disturb the run.
             with torch.inference_mode(False), torch.random.fork_rng(devices=[]), _no_bars() if local else nullcontext():
                 loaded = load(name, local_files_only=local, **({"subfolder": part} if part else {}), **options)
-        except Exception as error:  # transformers, diffusers and the hub's client raise many kinds
+        except loading_errors() as error:
             errors.append(error)
         else:
             return loaded.eval().requires_grad_(False) if isinstance(loaded, torch.nn.Module) else loaded

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _first_line, _quiet, find_files
+from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _first_line, _quiet, find_files, loading_errors
 from slotworks.errors import needs_extra
 from slotworks.types import UserError
 
@@ -270,7 +270,7 @@ def _load(model: str) -> Any:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except Exception as error:  # files of all kinds of origin: transformers answers with many kinds of exceptions
+        except loading_errors() as error:
             raise UserError(
                 f"The network {model} cannot be read ({_first_line(error)}); it should be a SAM 2 in the format of "
                 f"transformers, such as {Sam2Config.model}."

@@ -280,6 +280,22 @@ def _complete(folder: Path) -> list[Path]:
     return []
 
 
+def loading_errors() -> tuple[type[Exception], ...]:
+    """What transformers, diffusers and the hub's client raise for files and connections that are no good."""
+    from pickle import UnpicklingError
+    from zipfile import BadZipFile
+
+    from safetensors import SafetensorError
+
+    files = (OSError, EOFError, UnpicklingError, BadZipFile, SafetensorError, ImportError, MemoryError)
+    contents = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ArithmeticError)
+    try:
+        import httpx  # the transport of newer clients; that of older ones raises OSError
+    except ImportError:
+        return (*files, *contents)
+    return (*files, *contents, httpx.HTTPError, httpx.InvalidURL)
+
+
 def _download(model: str) -> list[Path]:
     """The files of a hub id: from the local cache without asking the network if they are there."""
     with needs_extra("vision"):
@@ -287,7 +303,7 @@ def _download(model: str) -> list[Path]:
     for patterns, local in (((*_SAFE, *_BIN), True), (_SAFE, False), (_BIN, False)):
         try:
             folder = snapshot_download(model, allow_patterns=[_CONFIG, *patterns], local_files_only=local)
-        except Exception as error:  # the hub's client has a dozen kinds, its transport has more
+        except loading_errors() as error:
             if local and isinstance(error, FileNotFoundError):
                 continue
             raise UserError(
@@ -323,7 +339,7 @@ def load_network(config: ViTConfig) -> tuple[Any, nn.ModuleList]:
             options |= {"use_safetensors": safe, "dtype": torch.float32}
             options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # said below, in one sentence
             network, report = AutoModel.from_pretrained(folder, config=settings, **options)
-        except Exception as error:  # files of all kinds of origin: transformers answers with many kinds of exceptions
+        except loading_errors() as error:
             raise UserError(
                 f"The network {config.model} cannot be read ({_first_line(error)}); it should be a vision transformer "
                 "saved by `save_pretrained`."

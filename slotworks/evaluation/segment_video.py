@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.files import replacing
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
 from slotworks.videos import VideoWriter, open_video
+
+T = TypeVar("T")
 
 
 def segment_video(
@@ -60,8 +62,8 @@ def segment_video(
     video = open_video(file)
     out.mkdir(parents=True, exist_ok=True)
     names = [out / f"{file.stem}_{kind}" for kind in ("masks", "overlay.mp4", "tracks.jsonl", "slots.npy")]
-    pictures = video.frames()
-    first = next(pictures)  # whatever is wrong with the file is said before anything is written
+    pictures = video.timed_frames(kept=frames)
+    begin, first = next(pictures)  # whatever is wrong with the file is said before anything is written
     options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
     if boxes is not None:
         options["boxes"] = boxes_tensor(boxes)
@@ -77,8 +79,8 @@ def segment_video(
         writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))
         lines = stack.enter_context(tracks.open("w", encoding="utf-8"))
         rows = stack.enter_context(vectors.open("wb+"))
-        for piece in in_pieces(first, pictures, frames):
-            small = np.stack([resized(picture, image_size) for picture in piece])
+        for piece in in_pieces((begin, first), pictures, frames):
+            small = np.stack([resized(picture, image_size) for _, picture in piece])
             batch = to_batch({"video": small[None]}, device)
             output = encode_frames(method, batch["video"], state, options)
             state = output.state
@@ -88,7 +90,7 @@ def segment_video(
                 shape = slots.shape[1:]
                 _write_header(rows, (0, *shape))
             rows.write(np.ascontiguousarray(slots).tobytes())
-            for picture, maps in zip(piece, soft, strict=True):
+            for (time, picture), maps in zip(piece, soft, strict=True):
                 labels = upsampled_argmax(maps, (picture.shape[0], picture.shape[1]))
                 palette = PALETTE[np.arange(len(maps)) % len(PALETTE)]
                 index = Image.fromarray(labels)
@@ -96,7 +98,7 @@ def segment_video(
                 index.save(names[0] / f"{count:06d}.png")
                 writer.write(((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8))
                 found = _boxes_of(labels)
-                lines.write(json.dumps({"frame": count, "time": float(count / video.fps), "slots": found}) + "\n")
+                lines.write(json.dumps({"frame": count, "time": time, "slots": found}) + "\n")
                 owners |= {one["slot"] for one in found}
                 count += 1
         rows.seek(0)
@@ -104,7 +106,7 @@ def segment_video(
     return {"file": str(file), "written": [str(name) for name in names], "frames": count, "slots": len(owners)}
 
 
-def in_pieces(first: np.ndarray, rest: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def in_pieces(first: T, rest: Iterator[T], size: int) -> Iterator[list[T]]:
     """Frames in lists of at most `size`."""
     piece = [first, *islice(rest, size - 1)]
     while piece:

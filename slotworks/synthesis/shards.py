@@ -14,6 +14,7 @@ from slotworks.data.generated import UNCERTAIN, VERSION, find_shards, read_facts
 from slotworks.data.voc import color_map
 from slotworks.errors import needs_extra
 from slotworks.files import replacing
+from slotworks.images import open_picture
 
 TILE = 160  # pixels of one picture on the contact sheet
 
@@ -82,7 +83,7 @@ def contact_sheet(folder: Path, count: int = 16, columns: int = 4) -> Path | Non
     colors[UNCERTAIN] = 255
     for k, row in enumerate(rows):
         x, y = k % columns * width + 4, k // columns * height + 4
-        image, mask = (Image.open(BytesIO(row[name])) for name in ("image", "mask"))
+        image, mask = (open_picture(row[name], name=folder, formats=["PNG"]) for name in ("image", "mask"))
         sheet.paste(image.resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
         painted = Image.fromarray(colors[np.asarray(mask)])
         sheet.paste(painted.resize((TILE, TILE), Image.Resampling.NEAREST), (x + TILE, y))

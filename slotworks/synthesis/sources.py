@@ -147,7 +147,7 @@ class WrittenCaptions(PromptConfig):
     def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
         """Reads the file."""
         try:
-            lines = Path(self.file).read_text(encoding="utf-8").splitlines()
+            lines = Path(self.file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{self.file} cannot be read as a text file with a caption in each line ({error})."

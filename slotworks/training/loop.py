@@ -103,12 +103,14 @@ def train(
         Where the session ended. Ctrl-C and SIGTERM save and return; a second Ctrl-C ends at once.
 
     Raises:
-        UserError: if the folder belongs to a different run, its checkpoint is damaged or the disk is full.
+        UserError: if the data do not fit the method, the folder belongs to a different run, its checkpoint is damaged
+            or the disk is full.
         Diverged: if the loss or the gradient is not finite; the last checkpoint holds the last good state.
     """
     folder = Path(folder)
     if run.steps == 0:
         raise UserError("This recipe trains nothing (steps is 0); give its name to `slotworks evaluate`.")
+    run.data.check_method(run.method)
     fabric = fabric or open_fabric(run)
     run = settle_run(run, fabric)
     evaluators = [evaluators] if callable(evaluators) else list(evaluators)

@@ -193,6 +193,7 @@ def test_three_hundred_objects(coco):
         square = [[20, 0, 24, 0, 24, 4, 20, 4]]
         content["annotations"] += [{**first, "id": 5000 + i, "segmentation": square} for i in range(300)]
         content["annotations"][-1]["category_id"] = 365
+        content["categories"].append({"id": 365, "name": "tennis racket"})
 
     edit(coco, many)
     row = COCO(root=str(coco), image_size=16, mask_size=60).open("val")[0]
@@ -228,7 +229,7 @@ def test_damaged_shapes(coco, change, text):
     ("change", "text"),
     [
         (lambda c: c.pop("images"), r"damaged or not in COCO's format \(KeyError\('images'\)\); get annotations"),
-        (lambda c: c["annotations"][0].update(image_id=7), "KeyError"),
+        (lambda c: c["annotations"][0].update(image_id=7), "belongs to the image 7, which `images` does not list"),
         (lambda c: c["annotations"][0].update(category_id="cat"), "category_id 'cat'"),
         (lambda c: c["images"][0].update(width=0), "an image of no pixels"),
         (lambda c: c["images"][0].update(width=81), "pixels, its annotation states 81 x"),
@@ -324,6 +325,7 @@ def objects365(tmp_path, coco):
         annotation["isfake"] = int(annotation["id"] == 103)
         if annotation["id"] == 102:
             annotation["category_id"] = 300
+    content["categories"].append({"id": 300, "name": "one that COCO lacks"})
     (root / "annotations/zhiyuan_objv2_val.json").write_text("{}")
     (root / "annotations/zhiyuan_objv2_val_sam2.json").write_text(json.dumps(content))
     return root

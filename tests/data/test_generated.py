@@ -122,7 +122,7 @@ def test_mistakes_get_a_sentence(tmp_path):
         Generated(str(tmp_path / "few"), image_size=5).open("train")
     bad = fill(tmp_path / "bad", (1,))
     write_shard(shard_path(bad, 0), [{**row(0), "image": b"no PNG"}], {**FACTS, "start": 0, "stop": 1})
-    with pytest.raises(UserError, match=r"shard-00000\.parquet holds a damaged picture"):
+    with pytest.raises(UserError, match=r"A row of .*shard-00000\.parquet cannot be read as a picture"):
         Generated(str(bad), held_out=0).open("train")
     old = fill(tmp_path / "old", (1,))
     write_shard(shard_path(old, 0), [row(0)], {**FACTS, "version": 99})

@@ -401,7 +401,7 @@ def test_a_scene_without_objects(root):
 
 WRONG = [
     ({"metadata/width": ints([64])}, "has a width of 64, expected 32 as in "),
-    ({"metadata/num_frames": ints([12])}, "has a num_frames of 12, expected 24"),
+    ({"metadata/num_frames": ints([12])}, "is a video of 12 frames, those of MOVi have 24: this is another data set"),
     ({"metadata/num_instances": ints([300])}, "has 300 objects, expected 0 to 255"),
     ({"metadata/num_instances": ints([4])}, "holds 3 values, expected 4"),
     ({"video": strings([b"x"] * 23)}, "'video' has 23 frames, expected 24"),

@@ -95,10 +95,11 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
     image.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), upright)
     kept = read_image(tmp_path / "a.png", stated_size=image.size)  # an annotation of the file as it is stored
-    if orientation >= 5:
-        np.testing.assert_array_equal(np.asarray(kept), stored)
-    else:
-        np.testing.assert_array_equal(np.asarray(kept), upright)
+    np.testing.assert_array_equal(np.asarray(kept), stored)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png", upright=False)), stored)
+    if orientation >= 5:  # and one that was made of the upright picture
+        made_upright = read_image(tmp_path / "a.png", stated_size=image.size[::-1])
+        np.testing.assert_array_equal(np.asarray(made_upright), upright)
     with pytest.raises(UserError, match="has 6 x 4 pixels, its annotation states 9 x 9; they do not belong together"):
         read_image(tmp_path / "a.png", stated_size=(9, 9))
 
@@ -178,7 +179,9 @@ def test_folders_are_searched_for_pictures(tmp_path):
     for name in ("c/z.JPG", "a.webp", "c/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [file.name for file in find_images([tmp_path])] == ["a.webp", "z.JPG"]
+    found, notes = find_images([tmp_path])
+    assert notes == [f"Left out below {tmp_path}: 1 .txt."]
+    assert [file.name for file in found] == ["a.webp", "z.JPG"]
     with pytest.raises(UserError, match="does not exist; give picture files or folders"):
         find_images([tmp_path / "nothing"])
 
@@ -294,7 +297,7 @@ def test_labels_of_palette_and_grey_files(tmp_path):
     with pytest.raises(UserError, match=r"other.png shows \d in the colour .* its palette is another one"):
         read_labels(tmp_path / "other.png", palette=color_map())
     (tmp_path / "cut.png").write_bytes((tmp_path / "grey.png").read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"cut\.png cannot be read as a PNG picture"):
+    with pytest.raises(UserError, match=r"cut\.png cannot be read as a picture"):
         read_labels(tmp_path / "cut.png")
     with pytest.raises(UserError, match=r"no\.png is missing"):
         read_labels(tmp_path / "no.png")
