@@ -31,10 +31,14 @@ from slotworks.evaluation.records import write_eval
 from slotworks.evaluation.removal import evaluate_removal
 from slotworks.evaluation.resized import Resized
 from slotworks.evaluation.samples import write_samples
+from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
 from slotworks.evaluation.segment import segment_images
+from slotworks.evaluation.segment_video import FOLDERS as VIDEO_FOLDERS
+from slotworks.evaluation.segment_video import KINDS as VIDEO_KINDS
 from slotworks.evaluation.segment_video import segment_video
 from slotworks.evaluation.sets import evaluate_sets
 from slotworks.images import find_images
+from slotworks.outputs import writing
 from slotworks.training import Run, load_method, load_run
 from slotworks.training.checkpoint import LAST
 from slotworks.training.folder import device_name, read_folder, write_folder
@@ -378,23 +382,32 @@ def segment(
     """Take own pictures (files or folders) apart with a trained run; yields what it wrote for each.
 
     For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
-    method of videos sees a picture as a video of one frame.
+    method of videos sees a picture as a video of one frame. Results of earlier calls are not read as pictures.
     """
     paths = find_images([Path(file) for file in files])
-    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
-    pictures = [path for path in paths if path not in videos]
     run, method = load(run_folder, device=device)
-    if pictures:
-        kept = {name: value for name, value in options.items() if name != "boxes"}
-        yield from segment_images(method, pictures, Path(out), image_size=run.data.size, **kept)
-    skip = options.pop("skip_damaged", False)
-    for path in videos:
-        try:
-            yield segment_video(method, path, Path(out), image_size=run.data.size, **options)
-        except UserError as error:
-            if not skip or len(paths) == 1:
-                raise
-            yield {"file": str(path), "error": str(error)}
+    with writing(out, doing="writing results") as outputs:
+        if not (paths := [path for path in paths if not outputs.made(path)]):
+            raise UserError(
+                f"All that was given are results in {out}; give other pictures, or another folder for them."
+            )
+        videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+        pictures = [path for path in paths if path not in videos]
+        for path in pictures:  # whatever is in the way is said before the work starts
+            outputs.name_for(path, PICTURE_KINDS)
+        for path in videos:
+            outputs.name_for(path, VIDEO_KINDS, folders=VIDEO_FOLDERS)
+        if pictures:
+            kept = {name: value for name, value in options.items() if name != "boxes"}
+            yield from segment_images(method, pictures, outputs, image_size=run.data.size, **kept)
+        skip = options.pop("skip_damaged", False)
+        for path in videos:
+            try:
+                yield segment_video(method, path, outputs, image_size=run.data.size, **options)
+            except UserError as error:
+                if not skip or len(paths) == 1:
+                    raise
+                yield {"file": str(path), "error": str(error)}
 
 
 def _finds_slots(method: Method) -> bool:
@@ -559,13 +572,19 @@ def edit(
     return [edit_video(method, image, out, image_size=run.data.size, noise_seed=seeds[0], **options)]
 
 
-def studio(run_folder: str | Path, *, device: str | None = None) -> Any:
-    """The web editor of a run as `gradio.Blocks`: `studio("runs/mine").launch()`.
+def studio(
+    run_folder: str | Path, *, device: str | None = None, host: str = "127.0.0.1", port: int | None = None
+) -> Any:
+    """Serve the web editor of a run until `close()`; the result's `address` holds the token that lets one in.
+
+    For `host` and `port` see `slotworks.studio.Server`; the page alone, as `gradio.Blocks`, is what
+    `slotworks.studio.build_page` gives.
 
     Raises:
-        UserError: if the folder is no run, its method renders no pictures, or `gradio` is not installed.
+        UserError: if the folder is no run, its method renders no pictures, `gradio` is not installed, or the address
+            cannot be listened on.
     """
-    from slotworks.studio import Studio, build_page
+    from slotworks.studio import Server, Studio
 
     run, method = load(run_folder, device=device)
-    return build_page(Studio(method, run))
+    return Server(Studio(method, run), host=host, port=port)

@@ -34,9 +34,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
             mode = beside.stat().st_mode
             yield beside
             beside.chmod(mode)
-            _flush(beside)
+            flush(beside)
             beside.replace(path)
-            _flush(path.parent)  # the rename itself
+            flush(path.parent)  # the rename itself
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -46,8 +46,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_tree(folder: Path | str) -> Iterator[Path]:
-    """Like `replacing` for a library that writes a folder of files: each takes its place whole; others there stay.
+def folder_beside(folder: Path | str) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` to write to; it is removed at the end, with what was not moved elsewhere.
 
     Raises:
         UserError: if the disk refuses.
@@ -55,17 +55,27 @@ def replacing_tree(folder: Path | str) -> Iterator[Path]:
     folder = Path(folder)
     beside = folder.with_name(f"{PARTIAL}{folder.name}")
     try:
-        try:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            yield beside
-            for file in sorted(path for path in beside.rglob("*") if path.is_file()):
-                with replacing(folder / file.relative_to(beside)) as place:
-                    file.replace(place)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
     except OSError as error:
         raise UserError(f"{folder} could not be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_tree(folder: Path | str) -> Iterator[Path]:
+    """Like `replacing` for a library that writes a folder of files: each takes its place whole; others there stay.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    with folder_beside(folder) as beside:
+        yield beside
+        for file in sorted(path for path in beside.rglob("*") if path.is_file()):
+            with replacing(Path(folder) / file.relative_to(beside)) as place:
+                file.replace(place)
 
 
 def same_file(source: Path, path: Path) -> None:
@@ -163,7 +173,8 @@ def _lock(path: Path, refusal: str) -> IO[str]:
         file.close()  # its holder removed it: this lock is of a file that nobody else will see
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Let a file or the entries of a folder reach the disk."""
     if os.name == "nt":  # cannot open a folder, nor flush a file opened to read
         return
     handle = os.open(path, os.O_RDONLY)

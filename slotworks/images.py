@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slotworks.errors import UserError
+from slotworks.outputs import without_own
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +22,7 @@ _opening = threading.Lock()  # filters of warnings belong to the whole process
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and every picture below the folders given, in order of name.
+    """Files as given, and every picture below the folders given, in order of name, but no results of this program.
 
     Raises:
         UserError: if a path does not exist or nothing was found.
@@ -29,7 +30,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            found += without_own(inside)
         elif path.exists():
             found.append(path)
         else:
