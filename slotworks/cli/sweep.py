@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
-from slotworks.files import write_text
 from slotworks.errors import UserError
+from slotworks.files import write_text
 from slotworks.outputs import Outputs
 
 if TYPE_CHECKING:
