@@ -269,7 +269,8 @@ def evaluate(
             for the last also `perceptual=True` for LPIPS and FID.
 
     Returns:
-        The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets.
+        The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets. One
+        that could not be saved says why under `unsaved`: the scores are not lost.
     """
     folder = Path(run_folder)
     run, method = load(folder, device=device, config=config)
@@ -291,13 +292,17 @@ def evaluate(
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
     sources = [_images_for(run, one, split) for one in given]
     how = {"num_images": num_images, "batch_size": batch_size, "seed": seed, **options}
-    records = []
+    records: list[dict] = []
+    unsaved = ""
     for source in sources:
         dataset, note = _at_size_of(run, source, split)
         if task == "discovery":
             results: list[Any] = list(evaluate_under(chosen, method, dataset, **how))
             if run.steps == 0 and source is sources[0]:
-                _show(method, results[0], dataset, folder, step=0)  # nothing else writes pictures for the report
+                try:  # nothing else writes pictures for the report
+                    _show(method, results[0], dataset, folder, step=0)
+                except (UserError, OSError) as error:
+                    unsaved = str(error)
         elif task == "semantic":
             results = [_semantic(method, source, dataset, how)]
         elif task == "reconstruction":
@@ -308,11 +313,18 @@ def evaluate(
             results = list(evaluate_sets(method, dataset, **how))
         else:
             results = [_properties(method, run, source, dataset, how)]
-        records += [{"run": str(folder), **_record(folder, source, split, result, note, changed)} for result in results]
+        for result in results:
+            record = _record(folder, source, split, result, note, changed, must_save=False)
+            records.append({"run": str(folder), **record})
     if lengths:
         from slotworks.reports import write_lengths
 
-        write_lengths(folder)
+        try:
+            write_lengths(folder)
+        except UserError as error:
+            unsaved = str(error)
+    if unsaved:
+        records[-1].setdefault("unsaved", unsaved)
     return records
 
 
@@ -483,13 +495,25 @@ def _at_size_of(run: Run, source: DataConfig, split: str) -> tuple[Dataset, str]
 
 
 def _record(
-    folder: Path, data: DataConfig, split: str, result: Any, note: str = "", changed: Sequence[str] = ()
+    folder: Path,
+    data: DataConfig,
+    split: str,
+    result: Any,
+    note: str = "",
+    changed: Sequence[str] = (),
+    *,
+    must_save: bool = True,
 ) -> dict:
     checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
     record = result.record(data=data.name, split=split, checkpoint=checkpoint)
     record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
     name = "-".join([record["data"], split, record["protocol"], *changed])
-    write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
+    try:
+        write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
+    except UserError as error:
+        if must_save:
+            raise
+        return record | {"unsaved": str(error)}
     return record
 
 

@@ -26,7 +26,7 @@ MAX_UPLOAD = 64 << 20
 MAX_KEPT = 256 << 20
 """Bytes of all uploads and shown pictures together; the oldest go first."""
 MAX_FILES = 512
-MAX_AGE = 3600
+MAX_AGE = 3600.0
 """Seconds that an upload or a shown picture is kept."""
 AT_ONCE = 4
 """Uploads that are received at the same time; others wait."""

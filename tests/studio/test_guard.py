@@ -15,6 +15,10 @@ TOKEN = "the-right-token"
 HOST = "127.0.0.1:7860"
 
 
+async def nowhere(scope, receive, send):
+    raise AssertionError(scope)
+
+
 def call(guard: Guard, path: str = "/", *, kind: str = "http", method: str = "GET", query: str = "", **headers: str):
     """Status, headers and whether the request reached the page."""
     reached, sent = [], []
@@ -40,7 +44,7 @@ def call(guard: Guard, path: str = "/", *, kind: str = "http", method: str = "GE
 
 @pytest.fixture
 def guard(tmp_path) -> Guard:
-    return Guard(None, host="127.0.0.1", port=7860, folder=tmp_path, token=TOKEN)  # type: ignore[arg-type]
+    return Guard(nowhere, host="127.0.0.1", port=7860, folder=tmp_path, token=TOKEN)
 
 
 COOKIE = f"a=b; slotworks-studio-7860={TOKEN}; c"
@@ -101,7 +105,7 @@ def test_names_of_this_computer(guard, host):
 
 
 def test_other_computers_name_this_one_by_its_address(tmp_path):
-    guard = Guard(None, host="0.0.0.0", port=7860, folder=tmp_path, token=TOKEN)  # type: ignore[arg-type]
+    guard = Guard(nowhere, host="0.0.0.0", port=7860, folder=tmp_path, token=TOKEN)
     for host in ("192.168.1.5:7860", "127.0.0.1:7860", socket.gethostname(), f"{socket.gethostname()}:7860"):
         assert call(guard, cookie=COOKIE, host=host)[::2] == (200, True)
         assert call(guard, host=host)[::2] == (403, False)
@@ -109,7 +113,7 @@ def test_other_computers_name_this_one_by_its_address(tmp_path):
 
 
 def test_tokens_are_random(tmp_path):
-    tokens = {Guard(None, host="::1", port=1, folder=tmp_path).token for _ in range(3)}  # type: ignore[arg-type]
+    tokens = {Guard(nowhere, host="::1", port=1, folder=tmp_path).token for _ in range(3)}
     assert len(tokens) == 3
     assert min(map(len, tokens)) >= 32
 
@@ -149,7 +153,7 @@ def test_a_few_uploads_at_a_time(guard):
             "query_string": b"",
             "headers": headers,
         }
-        await asyncio.gather(*(guard(scope, None, None) for _ in range(32)))
+        await asyncio.gather(*(guard(scope, nowhere, nowhere) for _ in range(32)))
 
     guard.app = app
     asyncio.run(both())
@@ -166,7 +170,7 @@ def test_what_is_kept_is_bounded(tmp_path):
     def left() -> list[str]:
         return sorted(path.parent.name for path in tmp_path.rglob("*.png"))
 
-    prune(tmp_path, max_age=750)
+    prune(tmp_path, max_age=750.0)
     assert left() == ["03", "04", "05", "06", "07", "08", "09"]
     prune(tmp_path, max_bytes=500)
     assert left() == ["05", "06", "07", "08", "09"]
@@ -176,7 +180,7 @@ def test_what_is_kept_is_bounded(tmp_path):
     outside.mkdir()
     (outside / "mine.png").touch()
     (tmp_path / "link").symlink_to(outside)
-    prune(tmp_path, max_age=-1)
+    prune(tmp_path, max_age=-1.0)
     assert left() == []
     assert (outside / "mine.png").exists()
 

@@ -524,6 +524,16 @@ def test_the_folder_is_locked_before_it_is_read(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "env.json").read_text())["earlier"] == []
 
 
+def test_a_refusal_ends_the_other_processes_too(tmp_path, monkeypatch):
+    """They hold no lock, and learn from the first one that it was refused."""
+    fabric = open_fabric(toy_run(), accelerator="cpu")
+    monkeypatch.setattr(type(fabric), "is_global_zero", False)
+    monkeypatch.setattr(fabric, "broadcast", lambda text: "Another process is training in runs/x; wait for it.")
+    with pytest.raises(UserError, match="Another process is training in runs/x"):
+        train(toy_run(), tmp_path / "run", fabric=fabric)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("killed_after", ["step_0000004.safetensors", "last.safetensors"])
 def test_kept_checkpoints_survive_a_kill_between_two_files(tmp_path, monkeypatch, killed_after):
     class Killed(BaseException):
