@@ -2,7 +2,7 @@
 
 The list of that is `.slotworks.jsonl` in the folder, two kinds of lines:
 
-    {"source": "../cat.jpg", "names": ["cat_mask.png", ...]}   what is made from which file, noted before work starts
+    {"source": "../cat.jpg", "names": ["cat_mask.png", ...]}   what is made from which file, noted before the first
     {"name": "cat_mask.png", "sha256": "..."}                  a file, noted before it takes its place
 
 A file belongs to the program while its name and content are on the list: who paints on one makes it their own. Lines
@@ -38,6 +38,7 @@ class Outputs:
         self.hashes: dict[str, set[str]] = {}  # of every content that the program gave a name, past ones too
         self.sources: dict[str, str] = {}  # of a name, folded to lower case: some file systems know no other
         self.names: dict[tuple[str, tuple[str, ...]], str] = {}  # that `name_for` gave, by source and endings
+        self.planned: list[dict[str, object]] = []  # noted with the first file: who is refused leaves nothing behind
         try:
             known = (self.folder / LIST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -112,7 +113,7 @@ class Outputs:
                 self.check_free(self.numbered(name))
             self.names[origin, kinds] = stem
             if any(self.sources.get(name.lower()) != origin for name in names):
-                self._note([{"source": origin, "names": names}])
+                self.planned.append({"source": origin, "names": names})
             for name in names:
                 _remove_partial(self.folder / name)
             return stem
@@ -131,6 +132,8 @@ class Outputs:
             UserError: if somebody else's file lies there, or the disk refuses.
         """
         self.check_free([name])
+        if self.planned:
+            self._note([])
         with replacing(self.folder / name) as beside:
             yield beside
             self._note_contents({name: beside})
@@ -189,6 +192,7 @@ class Outputs:
         Raises:
             UserError: if the disk refuses.
         """
+        entries, self.planned = [*self.planned, *entries], []
         lines = [json.dumps(entry).encode() for entry in entries]
         path = self.folder / LIST
         try:

@@ -254,7 +254,6 @@ def test_segment_touches_no_file_of_somebody_else(run_folder, tmp_path, capsys):
     assert main(command) == 2
     assert "dog_mask.png is there and was not written by this program" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".slotworks.jsonl",
         "cat.png",
         "dog.png",
         "dog_mask.png",

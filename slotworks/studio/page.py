@@ -36,6 +36,7 @@ def build_page(studio: Studio) -> Any:
     """
     with needs_extra("studio"):
         import gradio as gr
+        from gradio.utils import get_upload_folder
 
     def told(work: Callable) -> Callable:
         """A user's mistake as a note on the page, which stays as it is."""
@@ -45,7 +46,7 @@ def build_page(studio: Studio) -> Any:
             try:
                 return work(*args)
             except UserError as error:
-                gr.Warning(without_folders(str(error), gr.utils.get_upload_folder()))
+                gr.Warning(without_folders(str(error), get_upload_folder()))
                 return gr.skip()
 
         return run
