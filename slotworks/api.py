@@ -32,10 +32,14 @@ from slotworks.evaluation.records import write_eval
 from slotworks.evaluation.removal import evaluate_removal
 from slotworks.evaluation.resized import Resized
 from slotworks.evaluation.samples import write_samples
+from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
 from slotworks.evaluation.segment import segment_images
+from slotworks.evaluation.segment_video import FOLDERS as VIDEO_FOLDERS
+from slotworks.evaluation.segment_video import KINDS as VIDEO_KINDS
 from slotworks.evaluation.segment_video import segment_video
 from slotworks.evaluation.sets import evaluate_sets
 from slotworks.images import find_images
+from slotworks.outputs import writing
 from slotworks.training import Run, load_method, load_run
 from slotworks.training.checkpoint import LAST, checkpoint_step
 from slotworks.training.folder import device_name, read_folder, write_folder
@@ -278,7 +282,8 @@ def evaluate(
             for the last also `perceptual=True` for LPIPS and FID.
 
     Returns:
-        The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets.
+        The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets. One
+        that could not be saved says why under `unsaved`: the scores are not lost.
     """
     folder = Path(run_folder)
     run, method = load(folder, device=device, config=config)
@@ -301,13 +306,17 @@ def evaluate(
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
     sources = [_images_for(run, one, split) for one in given]
     how = {"num_images": num_images, "batch_size": batch_size, "seed": seed, **options}
-    records = []
+    records: list[dict] = []
+    unsaved = ""
     for source in sources:
         dataset, note = _at_size_of(run, source, split)
         if task == "discovery":
             results: list[Any] = list(evaluate_under(chosen, method, dataset, **how))
             if run.steps == 0 and source is sources[0]:
-                _show(method, results[0], dataset, folder, step=0)  # nothing else writes pictures for the report
+                try:  # nothing else writes pictures for the report
+                    _show(method, results[0], dataset, folder, step=0)
+                except (UserError, OSError) as error:
+                    unsaved = str(error)
         elif task == "semantic":
             results = [_semantic(method, source, dataset, how)]
         elif task == "reconstruction":
@@ -319,12 +328,17 @@ def evaluate(
         else:
             results = [_properties(method, run, source, dataset, how)]
         for result in results:
-            record = _record(folder, source, split, result, settings, note, changed)
+            record = _record(folder, source, split, result, settings, note, changed, must_save=False)
             records.append({"run": str(folder), **record})
     if lengths:
         from slotworks.reports import write_lengths
 
-        write_lengths(folder)
+        try:
+            write_lengths(folder)
+        except UserError as error:
+            unsaved = str(error)
+    if unsaved:
+        records[-1].setdefault("unsaved", unsaved)
     return records
 
 
@@ -394,23 +408,32 @@ def segment(
     """Take own pictures (files or folders) apart with a trained run; yields what it wrote for each.
 
     For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
-    method of videos sees a picture as a video of one frame.
+    method of videos sees a picture as a video of one frame. Results of earlier calls are not read as pictures.
     """
     paths = find_images([Path(file) for file in files])[0]
-    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
-    pictures = [path for path in paths if path not in videos]
     run, method = load(run_folder, device=device)
-    if pictures:
-        kept = {name: value for name, value in options.items() if name != "boxes"}
-        yield from segment_images(method, pictures, Path(out), image_size=run.data.size, **kept)
-    skip = options.pop("skip_damaged", False)
-    for path in videos:
-        try:
-            yield segment_video(method, path, Path(out), image_size=run.data.size, **options)
-        except UserError as error:
-            if not skip or len(paths) == 1:
-                raise
-            yield {"file": str(path), "error": str(error)}
+    with writing(out, doing="writing results") as outputs:
+        if not (paths := [path for path in paths if not outputs.made(path)]):
+            raise UserError(
+                f"All that was given are results in {out}; give other pictures, or another folder for them."
+            )
+        videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+        pictures = [path for path in paths if path not in videos]
+        for path in pictures:  # whatever is in the way is said before the work starts
+            outputs.name_for(path, PICTURE_KINDS)
+        for path in videos:
+            outputs.name_for(path, VIDEO_KINDS, folders=VIDEO_FOLDERS)
+        if pictures:
+            kept = {name: value for name, value in options.items() if name != "boxes"}
+            yield from segment_images(method, pictures, outputs, image_size=run.data.size, **kept)
+        skip = options.pop("skip_damaged", False)
+        for path in videos:
+            try:
+                yield segment_video(method, path, outputs, image_size=run.data.size, **options)
+            except UserError as error:
+                if not skip or len(paths) == 1:
+                    raise
+                yield {"file": str(path), "error": str(error)}
 
 
 def _finds_slots(method: Method) -> bool:
@@ -500,13 +523,20 @@ def _record(
     settings: Mapping[str, Any],
     note: str = "",
     changed: Sequence[str] = (),
+    *,
+    must_save: bool = True,
 ) -> dict:
     checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
     record = result.record(data=data.name, split=split, checkpoint=checkpoint)
     record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
     record["settings"] = {**settings, "data": to_plain(data)}
     name = "-".join([record["data"], split, record["protocol"], *changed])
-    write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
+    try:
+        write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
+    except UserError as error:
+        if must_save:
+            raise
+        return record | {"unsaved": str(error)}
     return record
 
 
@@ -589,13 +619,19 @@ def edit(
     return [edit_video(method, image, out, image_size=run.data.size, noise_seed=seeds[0], **options)]
 
 
-def studio(run_folder: str | Path, *, device: str | None = None) -> Any:
-    """The web editor of a run as `gradio.Blocks`: `studio("runs/mine").launch()`.
+def studio(
+    run_folder: str | Path, *, device: str | None = None, host: str = "127.0.0.1", port: int | None = None
+) -> Any:
+    """Serve the web editor of a run until `close()`; the result's `address` holds the token that lets one in.
+
+    For `host` and `port` see `slotworks.studio.Server`; the page alone, as `gradio.Blocks`, is what
+    `slotworks.studio.build_page` gives.
 
     Raises:
-        UserError: if the folder is no run, its method renders no pictures, or `gradio` is not installed.
+        UserError: if the folder is no run, its method renders no pictures, `gradio` is not installed, or the address
+            cannot be listened on.
     """
-    from slotworks.studio import Studio, build_page
+    from slotworks.studio import Server, Studio
 
     run, method = load(run_folder, device=device)
-    return build_page(Studio(method, run))
+    return Server(Studio(method, run), host=host, port=port)

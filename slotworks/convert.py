@@ -23,10 +23,12 @@ from torch import Tensor
 
 from slotworks.configs import glass as recipes
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
+from slotworks.files import folder_beside, locked
 from slotworks.methods import GlassConfig, StableLSDConfig
+from slotworks.outputs import Outputs, writing
 from slotworks.training import Run, load_method
 from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, save_checkpoint
-from slotworks.training.folder import device_name, write_folder
+from slotworks.training.folder import check_unused, device_name, write_folder
 from slotworks.types import MethodConfig, UserError
 
 SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
@@ -89,6 +91,7 @@ def convert_glass(
     source, out = Path(source), Path(out)
     if (out / "run.yaml").exists():
         raise UserError(f"{out} holds a run already; choose another folder.")
+    check_unused(out)
     settings = _settings(source)
     side = settings.get("input_resolution", encoder.grid[0])
     encoder = replace(encoder, image_size=side * encoder.patch_size)
@@ -134,9 +137,11 @@ def convert_glass(
     fit(untrained.build(), weights, source=str(source))
     if unet is not None:
         weights |= {f"decoder.unet.{name}": value for name, value in _read(unet).items()}
-    out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(Checkpoint(run=run, step=run.steps, seconds=0.0, model=weights), out / LAST)
-    write_folder(run, out, device=device_name(torch.device("cpu")), world_size=1, step=run.steps)
+    with locked(out, doing="writing a run"):
+        if (out / "run.yaml").exists():
+            raise UserError(f"Another process wrote a run to {out} meanwhile; choose another folder.")
+        write_folder(run, out, device=device_name(torch.device("cpu")), world_size=1, step=run.steps)
+        save_checkpoint(Checkpoint(run=run, step=run.steps, seconds=0.0, model=weights), out / LAST)
     found = {"slots": True, "feature_decoder": mlp is not None, "unet": unet is not None}
     return Converted(out, run, tuple(name for name, there in found.items() if there))
 
@@ -145,12 +150,17 @@ def export_unet(run_folder: Path | str, out: Path | str) -> Path:
     """Write the trained U-Net of a run to `unet/` in a folder, as `diffusers` reads it; returns that.
 
     Raises:
-        UserError: if the folder is no run, or its method trains no U-Net.
+        UserError: if the folder is no run, its method trains no U-Net, or `unet/` holds files of somebody else.
     """
+    out = Path(out)
+    there = [path.relative_to(out).as_posix() for path in (out / "unet").rglob("*") if not path.is_dir()]
+    Outputs(out).check_free(there or (["unet"] if (out / "unet").is_file() else []))
     method: Any = load_method(run_folder)
     if not getattr(getattr(method.config, "diffusion", None), "trained", False):
         raise UserError(f"{run_folder} holds a {type(method).__name__} that trained no U-Net; phase 2 of GLASS does.")
-    return method.decoder.export(out)
+    with writing(out, doing="converting") as outputs, folder_beside(out / "unet") as beside:
+        outputs.place(method.decoder.export(beside), "unet")
+    return out / "unet"
 
 
 def slot_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,36 +2,96 @@
 
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slotworks.errors import UserError
+
+PARTIAL = ".partial."
+"""How the names of files begin that are being written."""
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Gives a path beside `path` to write to; on success it reaches the disk and takes the place of `path`.
 
-    If writing fails, for example because the disk is full, the partial file is removed and `path` stays as it was.
+    If writing fails, for example because the disk is full, the partial file is removed and `path` stays as it was. The
+    file gets the permissions that the umask leaves, whatever the library that writes it prefers.
 
     Raises:
         UserError: if the disk refuses.
     """
     path = Path(path)
-    beside = path.with_name(f".partial.{path.name}")  # the same name every time: a killed process leaves one at most
+    beside = path.with_name(f"{PARTIAL}{path.name}")  # the same name every time: a killed process leaves one at most
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        _flush(beside)
-        beside.replace(path)
-        _flush(path.parent)  # the rename itself
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.unlink(missing_ok=True)
+            beside.touch()
+            mode = beside.stat().st_mode
+            yield beside
+            beside.chmod(mode)
+            flush(beside)
+            beside.replace(path)
+            flush(path.parent)  # the rename itself
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
     except OSError as error:
-        kept = "the file that was there is untouched" if path.exists() else "nothing was there before"
+        kept = "the file that was there is untouched" if os.path.lexists(path) else "nothing was there before"
         raise UserError(f"{path} could not be written ({error.strerror or error}); {kept}.") from None
+
+
+@contextmanager
+def folder_beside(folder: Path | str) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` to write to; it is removed at the end, with what was not moved elsewhere.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    folder = Path(folder)
+    beside = folder.with_name(f"{PARTIAL}{folder.name}")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+    except OSError as error:
+        raise UserError(f"{folder} could not be written ({error.strerror or error}).") from None
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_tree(folder: Path | str) -> Iterator[Path]:
+    """Like `replacing` for a library that writes a folder of files: each takes its place whole; others there stay.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    with folder_beside(folder) as beside:
+        yield beside
+        for file in sorted(path for path in beside.rglob("*") if path.is_file()):
+            with replacing(Path(folder) / file.relative_to(beside)) as place:
+                file.replace(place)
+
+
+def same_file(source: Path, path: Path) -> None:
+    """Let `path` be the same file as `source`, or a copy where the file system knows no links.
+
+    Only for files that are replaced and never changed in place.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    with replacing(path) as beside:
+        beside.unlink()
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
 
 
 def write_text(path: Path | str, text: str) -> Path:
@@ -55,28 +115,66 @@ def finite(value: Any) -> Any:
 
 
 @contextmanager
-def locked(folder: Path, *, doing: str = "training") -> Iterator[None]:
+def locked(folder: Path | str, *, doing: str = "training", name: str = ".lock") -> Iterator[None]:
     """Hold the folder for this process: two trainings in one folder would mix their files.
 
+    The folder is made if it is missing, and removed again if nothing was written into it. The lock ends with the
+    process, however that ends.
+
     Raises:
-        UserError: if another process holds it.
+        UserError: if another process holds it, or the disk refuses.
+    """
+    folder = Path(folder)
+    fresh = [parent for parent in (folder, *folder.parents) if not parent.exists()]  # the innermost first
+    try:
+        file = _lock(folder / name, f"Another process is {doing} in {folder}; wait for it, or choose another folder.")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror or error}).") from None
+    with file:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / name).unlink()  # while the lock is held
+                for parent in fresh:
+                    parent.rmdir()  # refused if anything was written
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder. To be called while the folder is locked."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _lock(path: Path, refusal: str) -> IO[str]:
+    """The file, open and locked until it is closed, where locks are known.
+
+    Raises:
+        UserError: with the text, if another process holds it.
     """
     try:
         import fcntl
     except ImportError:  # Windows
-        yield
-        return
-    with (folder / ".lock").open("a") as file:
-        try:  # the system lets go when the process ends, however it does
+        return path.open("a")
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"Another process is {doing} in {folder}; wait for it, or choose another.") from None
+            file.close()
+            raise UserError(refusal) from None
         except OSError:  # a file system without locks
-            pass
-        yield
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # its holder removed it: this lock is of a file that nobody else will see
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Let a file or the entries of a folder reach the disk."""
     if os.name == "nt":  # cannot open a folder, nor flush a file opened to read
         return
     handle = os.open(path, os.O_RDONLY)

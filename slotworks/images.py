@@ -16,6 +16,7 @@ import numpy as np
 
 from slotworks.errors import UserError, needs_extra
 from slotworks.limits import check_decoded
+from slotworks.outputs import without_own
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +53,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Files as given, and every picture below the folders given, in order of name; and what was left out there.
 
     Folders behind symbolic links are searched as well, each once. Left out are files of other endings, HEIF pictures
-    where `pillow-heif` is not installed, and the `._` files that macOS leaves beside pictures.
+    where `pillow-heif` is not installed, the `._` files that macOS leaves beside pictures, and this program's results.
 
     Returns:
         The files, and for each folder in which something was left out a sentence that counts and names it.
@@ -65,7 +66,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         if path.is_dir():
             inside, left_out = _look_through(path)
-            found += inside
+            found += without_own(inside)
             if left_out:
                 named = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common(6))
                 rest = sum(left_out.values()) - sum(count for _, count in left_out.most_common(6))

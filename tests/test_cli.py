@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,57 @@ PICTURES = {
     "print.jpg": lambda: Image.new("CMYK", (60, 30), (10, 200, 30, 0)),
     "deep.png": lambda: Image.fromarray(np.full((30, 40), 40_000, dtype=np.uint16)),
 }
+
+
+def test_scores_that_cannot_be_saved_are_printed(run_folder, tmp_path, capsys):
+    """A file where the folder of records should be: the machine refuses as on a full or read-only disk."""
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    shutil.rmtree(folder / "eval")
+    (folder / "eval").touch()
+    assert main(["evaluate", str(folder), "--images", "4"]) == 2
+    printed = capsys.readouterr()
+    assert "fg_ari" in printed.out
+    assert printed.err.startswith("Not saved: ")
+    assert "could not be written" in printed.err
+    assert main(["evaluate", str(folder), "--images", "4", "--json"]) == 2
+    record = json.loads(capsys.readouterr().out)[0]
+    assert record["num_images"] == 4
+    assert "could not be written" in record["unsaved"]
+
+
+def test_segment_touches_no_file_of_somebody_else(run_folder, tmp_path, capsys):
+    for name in ("cat.png", "dog.png"):
+        Image.new("RGB", (10, 10), "red").save(tmp_path / name)
+    (tmp_path / "dog_mask.png").write_text("mine")
+    command = ["segment", str(run_folder), str(tmp_path), "--out", str(tmp_path), "--json"]
+    assert main(command) == 2
+    assert "dog_mask.png is there and was not written by this program" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cat.png",
+        "dog.png",
+        "dog_mask.png",
+    ]
+    assert (tmp_path / "dog_mask.png").read_text() == "mine"
+
+
+def test_segment_does_not_read_its_own_results(run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat.png", "cat.jpg"):
+        Image.new("RGB", (10, 10), "red").save(name)
+    (tmp_path / "cat_mask.bmp").write_bytes((tmp_path / "cat.png").read_bytes())  # of the same stem as a result
+    stored = [[str(run_folder.resolve()), "."], [str(run_folder.resolve()), ".", "--out", "."]]
+    for words in stored:
+        written = []
+        for _ in range(3):
+            assert main(["segment", *words, "--json"]) == 0
+            written.append([(one["file"], one["written"]) for one in json.loads(capsys.readouterr().out)])
+        assert written[0] == written[1] == written[2]
+        assert [file for file, _ in written[0]] == ["cat.jpg", "cat.png", "cat_mask.bmp"]
+        assert len({path for _, paths in written[0] for path in paths}) == 12
+    pictures = [str(path) for path in tmp_path.glob("*.png")]  # as a shell writes *.png
+    assert main(["segment", stored[1][0], *pictures, "--out", ".", "--json"]) == 0
+    assert [Path(one["file"]).name for one in json.loads(capsys.readouterr().out)] == ["cat.png"]
 
 
 def test_segment_takes_any_size_and_mode(run_folder, tmp_path, capsys):

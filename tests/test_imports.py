@@ -20,6 +20,7 @@ STAGES = ("encoders", "slots", "decoders", "guidance")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
+    "outputs": (),
     "images": (),
     "limits": (),
     "vocabulary": (),
@@ -42,11 +43,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files", "images", "limits", "videos", "vocabulary")  # no torch in these
+BELOW_ALL = ("errors", "files", "outputs", "images", "limits", "videos", "vocabulary")  # no torch in these
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
-NO_TORCH = ("reports", "errors", "files", "images", "limits", "tables", "vocabulary")
+NO_TORCH = ("reports", "errors", "files", "outputs", "images", "limits", "tables", "vocabulary")
 
 FILES = sorted(ROOT.rglob("*.py"))
 

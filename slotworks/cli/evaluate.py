@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from slotworks.cli.console import matrix_tables, out, parse, print_json, protocol_tables, units
+from slotworks.cli.console import err, matrix_tables, out, parse, print_json, protocol_tables, units
 from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse and run."""
-    parse(evaluate, argv, verb="evaluate")
-    return 0
+    return parse(evaluate, argv, verb="evaluate")
 
 
 def evaluate(
@@ -42,10 +41,11 @@ def evaluate(
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     module: Path | None = None,
     json: bool = False,
-) -> None:
+) -> int:
     """Score runs on data sets; prints a table, or a matrix of runs and data sets, and writes RUN/eval/*.json.
 
-    RUN is a run folder, or a recipe that needs no training; its results go to runs/NAME.
+    RUN is a run folder, or a recipe that needs no training; its results go to runs/NAME. Scores that cannot be saved
+    are printed all the same; the exit code is then 2.
 
     Examples:
       slotworks evaluate runs/slot_attention.tetrominoes_mini
@@ -130,13 +130,21 @@ def evaluate(
             config=config,
             **options,
         )
+    unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
     if json:
         print_json(records)
-        return
-    if len(folders) > 1 or len(sources) > 1:
+    else:
+        _print(records, folders, several=len(folders) > 1 or len(sources) > 1, lengths=bool(lengths))
+    for reason in unsaved:
+        err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
+    return 2 if unsaved else 0
+
+
+def _print(records: list[dict[str, Any]], folders: Sequence[Path], *, several: bool, lengths: bool) -> None:
+    if several:
         tables = matrix_tables(records)
     else:
-        about = f"{records[0]['data']}, {split} split, {records[0]['num_images']} images"
+        about = f"{records[0]['data']}, {records[0]['split']} split, {records[0]['num_images']} images"
         tables = protocol_tables(f"{folders[0]}: {about}; {units(records)}", records)
     for table in tables:
         out.print(table)

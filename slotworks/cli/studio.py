@@ -1,13 +1,14 @@
 """`slotworks studio`."""
 
+import signal
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from slotworks.cli.console import out, parse
-from slotworks.errors import UserError
+from slotworks.cli.console import err, out, parse
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,7 +28,8 @@ def studio(
 ) -> None:
     """Edit pictures in a browser: click objects, take them out, bring them in from a second picture, exchange them.
 
-    Needs the extra `studio`. The page is served until Ctrl-C, by default to this computer alone.
+    Needs the extra `studio`. The page is served until Ctrl-C, by default to this computer alone. The printed address
+    holds a token: who has it can use the page. Uploads are deleted at the end, the oldest earlier.
 
     Examples:
       slotworks studio runs/slot_attention.tetrominoes_mini --open
@@ -36,22 +38,30 @@ def studio(
     Args:
         run: run folder of a method that renders pictures.
         port: of the page; by default the first free one from 7860.
-        host: address that is listened on; 0.0.0.0 lets other computers in, who may then open files of their own.
+        host: address that is listened on; 0.0.0.0 lets other computers in that have the token.
         open: show the page in a browser.
         device: for example cuda:0 or cpu; the first GPU if there is one.
         module: Python file that defines the run's own classes.
     """
     from slotworks import api
     from slotworks.configs import import_file
+    from slotworks.studio.guard import is_local
 
     if module:
         import_file(module)
-    page = api.studio(run, device=device)
+    page = api.studio(run, device=device, host=host, port=port)
     try:
-        _, address, _ = page.launch(
-            server_name=host, server_port=port, inbrowser=open, share=False, quiet=True, prevent_thread_lock=True
-        )
-    except OSError as error:
-        raise UserError(f"The page cannot be served at {host}, port {port or 7860}: {error}; choose another.") from None
-    out.print(f"{address}  (Ctrl-C ends it)", soft_wrap=True, markup=False)
-    page.block_thread()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too
+        if not is_local(host):
+            err.print(
+                f"The page listens on {host}: whoever on this network has the address with its token can use it, and "
+                "what is sent can be read on the way.",
+                soft_wrap=True,
+                markup=False,
+            )
+        out.print(f"{page.address}  (Ctrl-C ends it)", soft_wrap=True, markup=False)
+        if open:
+            webbrowser.open(page.address)
+        page.wait()
+    finally:
+        page.close()

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
+from slotworks.errors import UserError
 from slotworks.files import write_text
+from slotworks.outputs import Outputs
 
 if TYPE_CHECKING:
     from slotworks.training import Run
-from slotworks.errors import UserError
 
 HELP = """usage: slotworks sweep RECIPE [--set FIELD=A,B ...] [--ablation NAMES] [--seeds N] [--OPTION VALUE ...]
 
@@ -175,12 +176,13 @@ def sweep(
         The rows of the table: `group`, `variant`, `settings`, and `metrics` with `mean`, `std` and `seeds` of each.
     """
     from slotworks.cli.train import build
-    from slotworks.reports.sweep import write_sweep
+    from slotworks.reports.sweep import FILES, write_sweep
 
     runs = {}  # all of them are built before the first is trained: a wrong name is found at once
     for variant in variants:
         words = [word for setting in variant.settings for word in setting_words(setting)]
         runs[variant] = build(recipe, [*overrides, *words])
+    Outputs(out).check_free(FILES)
     rows: list[dict[str, Any]] = []
     try:
         for variant, run in runs.items():

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
-from slotworks.files import write_text
+from slotworks.errors import UserError
+from slotworks.outputs import Outputs, writing
 
 if TYPE_CHECKING:
     from slotworks.training import Run
-from slotworks.errors import UserError
 
 HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--json] [--keep-memory] [--OPTION VALUE ...]
 
@@ -124,6 +124,7 @@ def train_seeds(run: "Run", base: Path, count: int) -> dict:
     """
     from slotworks.training import Diverged
 
+    Outputs(base).check_free(["summary.json"])
     answers = []
     for seed in range(run.seed, run.seed + count):
         err.print(f"[bold]seed {seed}[/bold]")
@@ -145,7 +146,8 @@ def train_seeds(run: "Run", base: Path, count: int) -> dict:
             f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}"
         )
     answer = {"folder": str(base), "summary": summary, "runs": answers}
-    write_text(base / "summary.json", json.dumps(answer, indent=1) + "\n")
+    with writing(base, doing="writing a summary") as outputs:
+        outputs.write_text("summary.json", json.dumps(answer, indent=1) + "\n")
     return answer
 
 

@@ -16,7 +16,6 @@ import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
@@ -172,7 +171,8 @@ class _Writer:
         if saved := self._continued():
             self.index = {**saved, "complete": False}
         elif work.exists():
-            shutil.rmtree(work)
+            for file in (*work.glob("*.npy"), *work.glob("index.json*")):
+                file.unlink()
         work.mkdir(exist_ok=True)
 
     def _continued(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
+from slotworks.files import replacing_tree
 from slotworks.nn.diffusion import (
     add_noise,
     denoising_loss,
@@ -203,7 +204,9 @@ class StableDiffusionDecoder(nn.Module):
     def export(self, folder: str | os.PathLike[str]) -> Path:
         """Write the U-Net to `unet/` in a folder, as `diffusers` reads it; returns that."""
         path = Path(folder) / "unet"
-        self.parts(torch.empty(0) if self.unet is None else next(self.unet.parameters())).unet.save_pretrained(path)
+        parts = self.parts(torch.empty(0) if self.unet is None else next(self.unet.parameters()))
+        with replacing_tree(path) as beside:
+            parts.unet.save_pretrained(beside)
         return path
 
 

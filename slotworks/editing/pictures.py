@@ -17,9 +17,9 @@ from slotworks.editing.slots import Removal, add, move, remove, swap
 from slotworks.evaluation.rendering import EDITING, Renderer, renderer_of, sampling_of
 from slotworks.evaluation.samples import PALETTE, contact_sheet, to_pixels
 from slotworks.evaluation.segment import upsampled_argmax
-from slotworks.files import replacing
 from slotworks.images import read_image
 from slotworks.machine import Precision
+from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, UserError, to_batch
 
 CELL = 128
@@ -161,25 +161,33 @@ def edit_picture(
             words = [f"moved slot {index} to {other.file.name} ({how})", f"added slot {index} of {one.file.name}"]
         changed = [(one, ours, words[0]), (other, theirs, words[1])]
 
-    answers = []
-    names = [item.file.stem for item, _, _ in changed]
-    names = names if len(set(names)) == len(names) else [f"{name}_{k}" for k, name in enumerate(names, 1)]
     how_rendered: dict[str, Any] = {"renderer": renderer, "seed": seed}
     if renderer == "sample":
         steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
         settings = {"steps": steps, "cfg_scale": cfg_scale}
         how_rendered |= {name: value for name, value in settings.items() if value is not None}
         how_rendered["noise_seeds"] = list(noise_seeds)
-    for name, (item, edited, words) in zip(names, changed, strict=True):
-        options: dict[str, Any] = {"renderer": renderer, "steps": steps, "cfg_scale": cfg_scale, "seeds": noise_seeds}
-        options["precision"] = precision
-        edit = render_edit(method, item.scene, edited[0], **options)
-        files, visible = _write(Path(out), name, item, edit, noise_seeds)
-        answers.append(
-            {"file": str(item.file), "edit": words, "written": [str(path) for path in files]}
-            | {"slots": len(item.scene.slots), "edited_slots": len(edit.slots), "visible": visible}
-            | how_rendered
-        )
+    answers = []
+    with writing(out, doing="writing results") as outputs:
+        ends = _ends(noise_seeds if renderer == "sample" else noise_seeds[:1])
+        kinds = [f"_{kind}{end}.png" for kind in ("recon", "edited") for end in ends]
+        kinds += [f"_{kind}.png" for kind in ("original", "mask", "sheet")]
+        twice = len(changed) == 2 and changed[0][0].file.resolve() == changed[1][0].file.resolve()
+        numbers = [f"_{k}" if twice else "" for k in range(1, len(changed) + 1)]
+        names = [
+            outputs.name_for(item.file, [f"{number}{kind}" for kind in kinds]) + number
+            for number, (item, _, _) in zip(numbers, changed, strict=True)
+        ]
+        for name, (item, edited, words) in zip(names, changed, strict=True):
+            options: dict[str, Any] = {"renderer": renderer, "steps": steps, "cfg_scale": cfg_scale}
+            options |= {"seeds": noise_seeds, "precision": precision}
+            edit = render_edit(method, item.scene, edited[0], **options)
+            files, visible = _write(outputs, name, item, edit, noise_seeds)
+            answers.append(
+                {"file": str(item.file), "edit": words, "written": [str(outputs.folder / file) for file in files]}
+                | {"slots": len(item.scene.slots), "edited_slots": len(edit.slots), "visible": visible}
+                | how_rendered
+            )
     return answers
 
 
@@ -188,12 +196,18 @@ def numbered(slots: Sequence[int]) -> str:
     return f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"
 
 
-def _write(out: Path, name: str, item: Opened, edit: Edit, noise_seeds: Sequence[int]) -> tuple[list[Path], list[int]]:
+def _ends(noise_seeds: Sequence[int]) -> list[str]:
+    """What tells pictures of several noise seeds apart."""
+    return [""] if len(noise_seeds) == 1 else [f"_seed{seed}" for seed in noise_seeds]
+
+
+def _write(
+    outputs: Outputs, name: str, item: Opened, edit: Edit, noise_seeds: Sequence[int]
+) -> tuple[list[str], list[int]]:
     labels = upsampled_argmax(edit.masks.cpu(), item.size)
     mask = Image.fromarray(labels)
     mask.putpalette(PALETTE[np.arange(len(edit.masks)) % len(PALETTE)].flatten().tolist())
-    seeds = noise_seeds[: len(edit.edited)]
-    ends = [""] if len(seeds) == 1 else [f"_seed{seed}" for seed in seeds]
+    ends = _ends(noise_seeds[: len(edit.edited)])
     recons, edits = ([to_picture(image) for image in images] for images in (edit.recon, edit.edited))
     pictures = {"original": to_picture(edit.original)}
     pictures |= {f"recon{end}": picture for end, picture in zip(ends, recons, strict=True)}
@@ -209,8 +223,8 @@ def _write(out: Path, name: str, item: Opened, edit: Edit, noise_seeds: Sequence
     )
     files = []
     for kind, picture in pictures.items():
-        files.append(out / f"{name}_{kind}.png")
-        with replacing(files[-1]) as path:
+        files.append(f"{name}_{kind}.png")
+        with outputs.replacing(files[-1]) as path:
             picture.save(path, format="PNG", optimize=True)
     return files, np.unique(labels).tolist()
 

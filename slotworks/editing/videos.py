@@ -15,10 +15,13 @@ from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampling_of
 from slotworks.evaluation.samples import contact_sheet, to_pixels
 from slotworks.evaluation.segment_video import boxes_tensor, encode_frames, in_pieces, resized
-from slotworks.files import replacing
 from slotworks.machine import Precision
+from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, UserError, VideoMethod, to_batch
 from slotworks.videos import VideoWriter, open_video
+
+KINDS = ("_original.mp4", "_recon.mp4", "_edited.mp4", "_sheet.png")
+"""Endings of what is written for a video."""
 
 
 def edit_video(
@@ -43,7 +46,8 @@ def edit_video(
     """Take slots out of every frame of a video and render it with and without them.
 
     For `clip.mp4` it writes `clip_original.mp4`, `clip_recon.mp4` and `clip_edited.mp4`, at the model's size, and
-    `clip_sheet.png`, the first few frames of all three. What an earlier edit left there is replaced.
+    `clip_sheet.png`, the first few frames of all three. What an earlier edit of this video left there is replaced,
+    other files of these names are not, see `slotworks.outputs`.
 
     Slots are taken out after the video was taken apart: which slot holds which object does not change. They are
     numbered as in `clip_masks` of `slotworks segment` with the same `seed` and device.
@@ -89,17 +93,39 @@ def edit_video(
         settings = {name: value for name, value in settings.items() if value is not None}
         rendering |= settings
         answer |= {**settings, "noise_seeds": [noise_seed]}
-    file, out = Path(file), Path(out)
+    options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
+    if boxes is not None:
+        options["boxes"] = boxes_tensor(boxes)
+    with writing(out, doing="writing results") as outputs:
+        edited = _edit_video(
+            method, Path(file), outputs, image_size, remove_slots, remove_at, how, options, seed, rendering, frames
+        )
+    return edited | answer
+
+
+def _edit_video(
+    method: VideoMethod,
+    file: Path,
+    outputs: Outputs,
+    image_size: tuple[int, int],
+    remove_slots: Sequence[int],
+    remove_at: Sequence[tuple[int, int]],
+    how: Removal,
+    options: dict[str, Any],
+    seed: int,
+    rendering: dict[str, Any],
+    frames: int,
+) -> dict[str, Any]:
     video = open_video(file)
     pictures = video.frames(kept=frames)
     first = next(pictures)
-    names = [out / f"{file.stem}_{kind}.mp4" for kind in ("original", "recon", "edited")]
-    options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
+    name = outputs.name_for(file, KINDS)
+    names = [f"{name}{kind}" for kind in KINDS]
     count, before, state, gone, sheet, writers = 0, 0, None, [], [], []
     with ExitStack() as stack:
         device = stack.enter_context(inspecting(method, seed=seed))
-        if boxes is not None:
-            options["boxes"] = boxes_tensor(boxes).to(device)
+        if "boxes" in options:
+            options["boxes"] = options["boxes"].to(device)
         for piece in in_pieces(first, pictures, frames):
             small = np.stack([resized(picture, image_size) for picture in piece])
             images = to_batch({"video": small[None]}, device)["video"]
@@ -116,24 +142,22 @@ def edit_video(
             recon, edited = (to_pixels(render(method, some[None], **rendering).image[0]) for some in (slots, kept))
             shown = (small, recon, edited)
             if not count:  # whatever is wrong was said before anything is written
-                out.mkdir(parents=True, exist_ok=True)
-                for name, stack_of in zip(names, shown, strict=True):
-                    path, size = stack.enter_context(replacing(name)), (stack_of.shape[1], stack_of.shape[2])
+                for name, stack_of in zip(names[:-1], shown, strict=True):
+                    path, size = stack.enter_context(outputs.replacing(name)), (stack_of.shape[1], stack_of.shape[2])
                     writers.append(stack.enter_context(VideoWriter(path, video.fps, size)))
                 sheet = [[Image.fromarray(picture) for picture in row] for row in shown]
             for writer, row in zip(writers, shown, strict=True):
                 for picture in row:
                     writer.write(picture)
             count += len(piece)
-    names.append(out / f"{file.stem}_sheet.png")
-    with replacing(names[-1]) as path:
+    with outputs.replacing(names[-1]) as path:
         contact_sheet(sheet, cell=CELL).save(path, format="PNG", optimize=True)
     after = before - (len(gone) if how == "drop" else 0)
     return {
         "file": str(file),
         "edit": f"removed {numbered(gone)} ({how})",
-        "written": [str(name) for name in names],
+        "written": [str(outputs.folder / name) for name in names],
         "frames": count,
         "slots": before,
         "edited_slots": after,
-    } | answer
+    }

@@ -17,8 +17,8 @@ keeps its colour through time.
 import colorsys
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,10 @@ def write_samples(
     index_file = write_text(samples / "index.json", text)
     for old in samples.glob("step_*"):  # the new index no longer names them
         if old.is_dir() and old != folder:
-            shutil.rmtree(old)
+            for file in old.glob("[0-9]*_*.png"):
+                file.unlink()
+            with suppress(OSError):  # somebody put something else there
+                old.rmdir()
     return index_file
 
 

@@ -1,7 +1,7 @@
 """Own pictures in; masks, slot vectors and overlays out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,16 +13,19 @@ from torch import Tensor
 
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
-from slotworks.files import replacing, write_text
 from slotworks.images import read_image
 from slotworks.metrics import segmentation
+from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
+
+KINDS = ("_mask.png", "_overlay.png", "_slots.npz", "_rle.json")
+"""Endings of what is written for a picture."""
 
 
 def segment_images(
     method: Method,
     files: Sequence[Path],
-    out: Path,
+    out: Path | Outputs,
     *,
     image_size: tuple[int, int],
     num_slots: int | None = None,
@@ -35,6 +38,7 @@ def segment_images(
     For `cat.jpg` it writes `cat_mask.png` (palette image at the picture's own size, value = slot), `cat_overlay.png`,
     `cat_slots.npz` (`slots` `n d` and the soft `masks` `n h w` at the model's size) and `cat_rle.json` (COCO run-length
     masks, one for each slot that owns pixels). Two pictures of the same name get their suffix or a number added.
+    Results of an earlier call are replaced; other files of these names are not, see `slotworks.outputs`.
 
     Args:
         method: a trained method.
@@ -51,12 +55,26 @@ def segment_images(
         For each picture its `file`, the files `written` and the number of `slots` that own pixels.
 
     Raises:
-        UserError: if the method cannot change its number of slots, or a picture cannot be read.
+        UserError: if the method cannot change its number of slots, a picture cannot be read, or, before the first is
+            looked at, if somebody else's file has the name of a result.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out, doing="writing results") as outputs:
+        names = {file: outputs.name_for(file, KINDS) for file in files}
+        yield from _segment(method, names, outputs, image_size, num_slots, masks, seed, skip_damaged)
+
+
+def _segment(
+    method: Method,
+    names: Mapping[Path, str],
+    outputs: Outputs,
+    image_size: tuple[int, int],
+    num_slots: int | None,
+    masks: Literal["decoder", "attention"],
+    seed: int,
+    skip_damaged: bool,
+) -> Iterator[dict]:
     height, width = image_size
-    used: set[str] = set()
-    for file in files:
+    for file, name in names.items():
         try:
             picture = read_image(file)
         except UserError as error:
@@ -78,7 +96,7 @@ def segment_images(
             soft, slots = soft_masks(encoded, decoded)[0].float().cpu(), encoded.slots[0].float().cpu()
             if isinstance(method, VideoMethod):
                 soft, slots = soft[0], slots[0]
-        yield _write(out, _unused(file, used), file, picture, soft, slots)
+        yield _write(outputs, name, file, picture, soft, slots)
 
 
 def _encode(method: Method, image: Tensor, options: dict) -> SlotOutput:
@@ -88,15 +106,7 @@ def _encode(method: Method, image: Tensor, options: dict) -> SlotOutput:
     return method.encode(image[:, None], **options)
 
 
-def _unused(file: Path, used: set[str]) -> str:
-    """A name for the results of `file` that no other file of this call has."""
-    candidates = [file.stem, file.name.replace(".", "_")] + [f"{file.stem}_{i}" for i in range(2, 10_000)]
-    name = next(c for c in candidates if c not in used)
-    used.add(name)
-    return name
-
-
-def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor, slots: Tensor) -> dict:
+def _write(outputs: Outputs, name: str, file: Path, picture: Image.Image, soft: Tensor, slots: Tensor) -> dict:
     from pycocotools import mask as coco_mask
 
     size = (picture.height, picture.width)
@@ -105,13 +115,13 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
     palette = PALETTE[np.arange(len(soft)) % len(PALETTE)]
     index.putpalette(palette.flatten().tolist())
     overlay = Image.blend(picture, Image.fromarray(palette[labels]), 0.5)
-    files = [out / f"{name}_{kind}" for kind in ("mask.png", "overlay.png", "slots.npz", "rle.json")]
-    with replacing(files[0]) as path:
-        index.save(path)
-    with replacing(files[1]) as path:
-        overlay.save(path)
-    with replacing(files[2]) as path:
-        np.savez_compressed(path, slots=slots.numpy(), masks=soft.numpy())
+    files = [f"{name}{kind}" for kind in KINDS]
+    with outputs.replacing(files[0]) as path:
+        index.save(path, format="PNG")
+    with outputs.replacing(files[1]) as path:
+        overlay.save(path, format="PNG")
+    with outputs.replacing(files[2]) as path, path.open("wb") as opened:
+        np.savez_compressed(opened, slots=slots.numpy(), masks=soft.numpy())
     found = []
     for slot in np.unique(labels):
         rle = coco_mask.encode(np.asfortranarray(labels == slot))
@@ -123,8 +133,8 @@ def _write(out: Path, name: str, file: Path, picture: Image.Image, soft: Tensor,
             {"slot": int(slot), "segmentation": {"size": list(size), "counts": counts}, "area": area, "bbox": bbox}
         )
     coco = {"file_name": file.name, "height": size[0], "width": size[1], "annotations": found}
-    write_text(files[3], json.dumps(coco) + "\n")
-    return {"file": str(file), "written": [str(f) for f in files], "slots": len(found)}
+    outputs.write_text(files[3], json.dumps(coco) + "\n")
+    return {"file": str(file), "written": [str(outputs.folder / f) for f in files], "slots": len(found)}
 
 
 def upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -16,17 +16,21 @@ from torch import Tensor
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
 from slotworks.evaluation.segment import upsampled_argmax
-from slotworks.files import replacing
+from slotworks.files import folder_beside
+from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
 from slotworks.videos import VideoWriter, open_video
 
 T = TypeVar("T")
 
+KINDS, FOLDERS = ("_overlay.mp4", "_tracks.jsonl", "_slots.npy"), ("_masks",)
+"""Endings of what is written for a video."""
+
 
 def segment_video(
     method: Method,
     file: Path,
-    out: Path,
+    out: Path | Outputs,
     *,
     image_size: tuple[int, int],
     num_slots: int | None = None,
@@ -39,7 +43,8 @@ def segment_video(
 
     For `clip.mp4` it writes `clip_overlay.mp4`, the folder `clip_masks` with a palette picture for each frame
     (`000000.png`, value = slot, which is the same object in all frames), `clip_tracks.jsonl`, a line for each frame
-    with box and area of every slot that owns pixels, and `clip_slots.npy`, the slot vectors `t n d`.
+    with box and area of every slot that owns pixels, and `clip_slots.npy`, the slot vectors `t n d`. Results of an
+    earlier call are replaced; other files of these names are not, see `slotworks.outputs`.
 
     Args:
         method: a trained method. One of images sees every frame for itself, so that its slots may change places.
@@ -56,26 +61,39 @@ def segment_video(
         The `file`, the files `written`, how many `frames` there were and how many `slots` own pixels in any of them.
 
     Raises:
-        UserError: if the video cannot be read, has no frame or changes its size, or the method cannot be given what was
-            given.
+        UserError: if the video cannot be read, has no frame or changes its size, the method cannot be given what was
+            given, or somebody else's file has the name of a result.
     """
+    with writing(out, doing="writing results") as outputs:
+        return _segment_video(method, file, outputs, image_size, num_slots, boxes, masks, seed, frames)
+
+
+def _segment_video(
+    method: Method,
+    file: Path,
+    outputs: Outputs,
+    image_size: tuple[int, int],
+    num_slots: int | None,
+    boxes: Sequence[Sequence[float]] | None,
+    masks: Literal["decoder", "attention"],
+    seed: int,
+    frames: int,
+) -> dict:
     video = open_video(file)
-    out.mkdir(parents=True, exist_ok=True)
-    names = [out / f"{file.stem}_{kind}" for kind in ("masks", "overlay.mp4", "tracks.jsonl", "slots.npy")]
+    name = outputs.name_for(file, KINDS, folders=FOLDERS)
+    names = [f"{name}{kind}" for kind in (*FOLDERS, *KINDS)]
     pictures = video.timed_frames(kept=frames)
     begin, first = next(pictures)  # whatever is wrong with the file is said before anything is written
     options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
     if boxes is not None:
         options["boxes"] = boxes_tensor(boxes)
-    names[0].mkdir(exist_ok=True)
-    for old in names[0].glob("*.png"):
-        old.unlink()
     count, owners, state, shape = 0, set(), None, (0, 0)
     with ExitStack() as stack:
         device = stack.enter_context(inspecting(method, seed=seed))
         if boxes is not None:
             options["boxes"] = options["boxes"].to(device)
-        overlay, tracks, vectors = (stack.enter_context(replacing(name)) for name in names[1:])
+        numbered = stack.enter_context(folder_beside(outputs.folder / names[0]))
+        overlay, tracks, vectors = (stack.enter_context(outputs.replacing(name)) for name in names[1:])
         writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))
         lines = stack.enter_context(tracks.open("w", encoding="utf-8"))
         rows = stack.enter_context(vectors.open("wb+"))
@@ -95,7 +113,7 @@ def segment_video(
                 palette = PALETTE[np.arange(len(maps)) % len(PALETTE)]
                 index = Image.fromarray(labels)
                 index.putpalette(palette.flatten().tolist())
-                index.save(names[0] / f"{count:06d}.png")
+                index.save(numbered / f"{count:06d}.png")
                 writer.write(((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8))
                 found = _boxes_of(labels)
                 lines.write(json.dumps({"frame": count, "time": time, "slots": found}) + "\n")
@@ -103,7 +121,9 @@ def segment_video(
                 count += 1
         rows.seek(0)
         _write_header(rows, (count, *shape))
-    return {"file": str(file), "written": [str(name) for name in names], "frames": count, "slots": len(owners)}
+        outputs.place(numbered, names[0], only=True)
+    written = [str(outputs.folder / name) for name in names]
+    return {"file": str(file), "written": written, "frames": count, "slots": len(owners)}
 
 
 def in_pieces(first: T, rest: Iterator[T], size: int) -> Iterator[list[T]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from slotworks.encoders.word_tokenizer import word_tokenizer
 from slotworks.errors import needs_extra
-from slotworks.files import write_text
+from slotworks.files import replacing_tree, write_text
 from slotworks.nn.diffusion import add_noise, denoising_loss, speed_up_attention, target_of
 from slotworks.nn.noise import batch_noise, batch_uniform
 from slotworks.types import Batch, Method, MethodConfig
@@ -165,13 +165,7 @@ class TinyDiffusion(Method):
         Raises:
             UserError: if the disk refuses.
         """
-        folder = Path(folder)
         self.vae.register_to_config(scaling_factor=float(self.latent_scale))
-        for name in ("vae", "unet", "text_encoder"):
-            part: Any = copy.deepcopy(getattr(self, name))
-            part.half().save_pretrained(folder / name)
-        self.scheduler.save_pretrained(folder / "scheduler")
-        self.tokenizer.save_pretrained(folder / "tokenizer")
         parts = {
             "vae": ["diffusers", "AutoencoderKL"],
             "unet": ["diffusers", "UNet2DConditionModel"],
@@ -182,8 +176,14 @@ class TinyDiffusion(Method):
             "feature_extractor": [None, None],
         }
         index = {"_class_name": "StableDiffusionPipeline", **parts, "requires_safety_checker": False}
-        write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
-        return folder
+        with replacing_tree(folder) as beside:
+            for name in ("vae", "unet", "text_encoder"):
+                part: Any = copy.deepcopy(getattr(self, name))
+                part.half().save_pretrained(beside / name)
+            self.scheduler.save_pretrained(beside / "scheduler")
+            self.tokenizer.save_pretrained(beside / "tokenizer")
+            write_text(beside / "model_index.json", json.dumps(index, indent=2) + "\n")
+        return Path(folder)
 
     def _tokens(self, batch: Batch) -> Int64[Tensor, "b l"]:
         """The tokens of each caption; those of the empty text for `empty_share` of them."""

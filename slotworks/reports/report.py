@@ -35,6 +35,7 @@ WHOLE = {
     "sample": "from its slots",
 }
 LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd", "position_mse", "unmatched", "po", "go", "bg")
+MARK = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # in every page that was written here
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
 MAX_SHEETS = 6  # earlier samples shown
 WORST = 8  # images named as the worst of an evaluation
@@ -44,11 +45,14 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` in a run folder and return its path.
 
     Raises:
-        UserError: if the folder does not exist, or the disk refuses.
+        UserError: if the folder does not exist, holds a `report.html` of somebody else, or the disk refuses.
     """
     folder = Path(run_folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of a run, such as runs/mine.")
+    page = folder / "report.html"
+    if page.exists() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{page} is there and was not written by this program; move it away.")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,7 +61,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template("report.html.j2").render(_content(folder))
-    return write_text(folder / "report.html", text)
+    return write_text(page, text)
 
 
 def _content(folder: Path) -> dict[str, Any]:

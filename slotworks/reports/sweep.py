@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from slotworks.errors import UserError
-from slotworks.files import write_text
+from slotworks.outputs import writing
 
 INK, FAINT, BAR, REFERENCE = "#1e1e24", "#d9d9de", "#7fa7d6", "#c9cdd4"
 LINE, PANEL, GAP, MARGIN = 24, 300, 40, 16  # pixels
+FILES = ("table.csv", "table.md", "plot.png")
 PLOTTED = 2  # metrics, where none are named
 
 
@@ -33,21 +33,19 @@ def write_sweep(
         The three files.
 
     Raises:
-        UserError: if a metric is named that no row has.
+        UserError: if a metric is named that no row has, somebody else's file has one of these names, or the disk
+            refuses.
     """
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     for name in plotted or ():
         if name not in names:
             raise UserError(f"There is no metric {name!r} to plot; there are {', '.join(names)}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [
-        write_text(folder / "table.csv", as_csv(rows, names)),
-        write_text(folder / "table.md", as_markdown(rows, names, title)),
-    ]
-    picture, beside = folder / "plot.png", folder / ".plot.png"
-    plot(rows, list(plotted or names[:PLOTTED]), title).save(beside, format="PNG", optimize=True)
-    os.replace(beside, picture)
-    return [*files, picture]
+    with writing(folder, doing="writing a table") as outputs:
+        outputs.write_text(FILES[0], as_csv(rows, names))
+        outputs.write_text(FILES[1], as_markdown(rows, names, title))
+        with outputs.replacing(FILES[2]) as beside:
+            plot(rows, list(plotted or names[:PLOTTED]), title).save(beside, format="PNG", optimize=True)
+    return [folder / name for name in FILES]
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The page of the studio, made with `gradio`. What the buttons do stands in `desk.py`, what is shown in `views.py`."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -28,13 +29,14 @@ EDITS: dict[str, Callable[[Desk], Desk]] = {
 
 
 def build_page(studio: Studio) -> Any:
-    """The page as `gradio.Blocks`; `launch()` serves it.
+    """The page as `gradio.Blocks`. `slotworks.studio.Server` serves it to those alone who know a token.
 
     Raises:
         UserError: if `gradio` is not installed.
     """
     with needs_extra("studio"):
         import gradio as gr
+        from gradio.utils import get_upload_folder
 
     def told(work: Callable) -> Callable:
         """A user's mistake as a note on the page, which stays as it is."""
@@ -44,7 +46,7 @@ def build_page(studio: Studio) -> Any:
             try:
                 return work(*args)
             except UserError as error:
-                gr.Warning(str(error))
+                gr.Warning(without_folders(str(error), get_upload_folder()))
                 return gr.skip()
 
         return run
@@ -136,6 +138,15 @@ def build_page(studio: Studio) -> Any:
         for name, change in EDITS.items():
             buttons[name].click(editor(change), [desk, *given], outputs)
     return page
+
+
+def without_folders(text: str, uploads: str) -> str:
+    """A message without the folder that an upload was kept in: `cat.png` is what the person knows.
+
+    >>> without_folders("/tmp/x/files/0aff/my cat.png cannot be read as a picture.", "/tmp/x/files")
+    'my cat.png cannot be read as a picture.'
+    """
+    return re.sub(rf"{re.escape(uploads.rstrip('/'))}/(?:[0-9a-f]+/)?", "", text)
 
 
 def _there(desk: Desk | None) -> Desk:

@@ -123,7 +123,6 @@ def synthesize(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank} of {world_size}; processes are counted from 0 to {world_size - 1}.")
     folder, own = Path(folder), Path(folder) / f".rank-{rank}"
-    own.mkdir(parents=True, exist_ok=True)
     with locked(own, doing="synthesizing"):
         place = torch.device(device)
         asked, config = config, _note_settings(config, folder, own, device_kind(place))
@@ -291,6 +290,11 @@ def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Syn
     """
     path, mine = folder / "synthesis.yaml", own / "synthesis.yaml"
     if not path.exists():
+        taken = [*folder.glob("shard-*.parquet"), *folder.glob("sheet.png"), *folder.glob("captions")]
+        if taken and not path.exists():  # another process of this work may have written it meanwhile
+            raise UserError(
+                f"{folder} holds {taken[0].name}, but no synthesis.yaml; it was not made here, choose another."
+            )
         write_text(mine, to_yaml(settle(config, kind)))
         with suppress(OSError):  # another process was first
             os.link(mine, path)

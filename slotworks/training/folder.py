@@ -26,15 +26,37 @@ MAY_CHANGE = (
 what is learnt. A change of precision or layout is told in one line."""
 
 
+WRITTEN = (
+    *("env.json", "metrics.jsonl", "nan_batch.json", "report.html", "result.json"),
+    *("checkpoints", "eval", "samples", "pictures", "pipeline", "tensorboard"),
+)
+"""What else appears in a run folder. In one without `run.yaml` or a checkpoint these are somebody else's."""
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse a folder that is no run folder, but holds what a run would replace.
+
+    Raises:
+        UserError: if there is any such file.
+    """
+    if taken := [name for name in WRITTEN if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder} is no run folder, but holds {taken[0]}, which a run would replace; choose another folder."
+        )
+
+
 def read_folder(run: Run, folder: Path) -> Checkpoint | None:
     """The checkpoint to go on from, or None at the start. Writes nothing.
 
     Raises:
-        UserError: if the folder belongs to a different run, its checkpoint is unreadable or beyond `run.steps`.
+        UserError: if the folder belongs to a different run or to somebody else, its checkpoint is unreadable or beyond
+            `run.steps`.
     """
     checkpoint = load_checkpoint(folder / LAST) if (folder / LAST).exists() else None
     if (folder / "run.yaml").exists():
         _same(load_run(folder), run, folder)
+    elif checkpoint is None:
+        check_unused(folder)
     if checkpoint is None:
         return None
     _same(checkpoint.run, run, folder)

@@ -8,8 +8,8 @@ so evaluating more often changes nothing, and a run that was killed ends with th
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from slotworks.files import locked, write_text
+from slotworks.files import locked, remove_partial, same_file, write_text
 from slotworks.nn.noise import shared_noise
 from slotworks.training.checkpoint import (
     LAST,
@@ -114,12 +114,27 @@ def train(
     fabric = fabric or open_fabric(run)
     run = settle_run(run, fabric)
     evaluators = [evaluators] if callable(evaluators) else list(evaluators)
-    first, world = fabric.is_global_zero, fabric.world_size
+    world = fabric.world_size
     if run.batch_size // run.accumulate % world:
         raise UserError(
             f"batch_size is {run.batch_size} in {run.accumulate} micro-batches, which {world} processes cannot share "
             "equally; choose a multiple."
         )
+    with _held(folder, fabric):
+        return _train(run, folder, evaluators, on_log, on_eval, fabric, stop_after)
+
+
+def _train(
+    run: Run,
+    folder: Path,
+    evaluators: Sequence[Evaluator],
+    on_log: Callable[[int, dict[str, float]], None] | None,
+    on_eval: Callable[[int, dict[str, float]], None] | None,
+    fabric: Fabric,
+    stop_after: int | None,
+) -> Result:
+    """`train` in a folder that no other command uses meanwhile."""
+    first, world = fabric.is_global_zero, fabric.world_size
     checkpoint = read_folder(run, folder)  # every process reads and checks before the first one writes
     start = checkpoint.step if checkpoint else 0
     if fabric.broadcast(start) != start:
@@ -154,8 +169,7 @@ def train(
     done, seconds, metrics, log = start, checkpoint.seconds if checkpoint else 0.0, {}, None
     with ExitStack() as stack:
         if first:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder))
+            remove_partial(folder / LAST.parent)
             write_folder(run, folder, device=device_name(fabric.device), world_size=world, step=start)
             metrics = cut_back(folder, start)
             log = Log(run, folder, step=start)
@@ -183,9 +197,12 @@ def train(
                     optimizer=optimizer_state(method, optimizer.optimizer),
                     scaler=fabric.strategy.precision.state_dict(),
                 )
-                save_checkpoint(state, folder / LAST)
                 if run.keep_every and done % run.keep_every == 0:
-                    save_checkpoint(state, folder / "checkpoints" / f"step_{done:07d}.safetensors")
+                    kept = folder / LAST.parent / f"step_{done:07d}.safetensors"
+                    save_checkpoint(state, kept)  # first: who goes on from an older `last` comes by here again
+                    same_file(kept, folder / LAST)
+                else:
+                    save_checkpoint(state, folder / LAST)
 
         def evaluate() -> None:
             nonlocal metrics
@@ -282,6 +299,25 @@ def run_evaluators(method: Method, ema: EMA | None, evaluators: Sequence[Evaluat
             values |= {name if name.startswith("eval/") else f"eval/{name}": float(value) for name, value in found}
     method.train()
     return values
+
+
+@contextmanager
+def _held(folder: Path, fabric: Fabric) -> Iterator[None]:
+    """The folder locked by the first process before any process reads it; a refusal ends all of them.
+
+    Raises:
+        UserError: if another command holds it, or the disk refuses.
+    """
+    with ExitStack() as stack:
+        refusal = ""
+        if fabric.is_global_zero:
+            try:
+                stack.enter_context(locked(folder))
+            except UserError as error:
+                refusal = str(error)
+        if refusal := fabric.broadcast(refusal):
+            raise UserError(refusal)
+        yield
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -1,7 +1,11 @@
 """The studio as it is served: what it renders, what it refuses, and the page clicked in a browser if there is one."""
 
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,39 +88,152 @@ def test_no_run_no_page(tmp_path, capsys):
     assert "nothing" in capsys.readouterr().err
 
 
-def test_clicks_in_a_browser(folder):
+@pytest.fixture(scope="module")
+def page(folder):
+    """The page as `slotworks studio` serves it."""
+    page = api.studio(folder, device="cpu")
+    yield page
+    page.close()
+
+
+def ask(page, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, text and headers of an answer, over HTTP."""
+    connection = HTTPConnection("127.0.0.1", page.port, timeout=60)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, given)
+    answer = connection.getresponse()
+    text = answer.read().decode("utf-8", "replace")
+    connection.close()
+    return answer.status, text, dict(answer.getheaders())
+
+
+def cookie_of(page) -> str:
+    status, _, headers = ask(page, "GET", page.address.partition(str(page.port))[2])
+    assert status == 303
+    return headers["set-cookie"].partition(";")[0]
+
+
+def upload(page, name: str, content: bytes, cookie: str) -> tuple[int, str]:
+    body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    body += content + b"\r\n--x--\r\n"
+    kind = "multipart/form-data; boundary=x"
+    return ask(page, "POST", "/gradio_api/upload", body, cookie=cookie, content_type=kind)[:2]
+
+
+def test_only_who_knows_the_token_sees_anything(page):
+    cookie = cookie_of(page)
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x", "/theme.css"):
+        for headers in (
+            {},
+            {"cookie": cookie, "host": "evil.example"},
+            {"cookie": cookie, "origin": "http://evil.example"},
+            {"cookie": cookie, "host": f"evil.example:{page.port}", "origin": f"http://evil.example:{page.port}"},
+        ):
+            status, text, answer = ask(page, "GET", path, **headers)
+            assert status == 403, (path, headers)
+            assert "access-control-allow-origin" not in {name.lower() for name in answer}
+            assert "Take out" not in text
+    status, text, _ = ask(page, "GET", "/config", cookie=cookie)
+    assert status == 200
+    assert "Take out" in text
+    for headers in ({"origin": "http://evil.example", "host": "evil.example"}, {"origin": "http://evil.example"}):
+        asked = {**headers, "access_control_request_method": "POST"}
+        status, _, answer = ask(page, "OPTIONS", "/gradio_api/queue/join", **asked)
+        assert status == 403
+        assert not any(name.lower().startswith("access-control") for name in answer)
+
+
+def test_uploads_are_bounded_private_and_end_with_the_page(folder):
+    page = api.studio(folder, device="cpu")
+    try:
+        cookie = cookie_of(page)
+        assert upload(page, "a.png", b"x", "")[0] == 403
+        assert page.folder.stat().st_mode & 0o777 == 0o700
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda k: upload(page, f"{k}.png", b"%d" % k * 1000, cookie), range(32)))
+        assert [status for status, _ in answers] == [200] * 32
+        kept = list(page.folder.rglob("*.png"))
+        assert len(kept) == 32
+        assert all(str(path) in "".join(text for _, text in answers) for path in kept)
+        status, text, _ = ask(page, "POST", "/gradio_api/upload", cookie=cookie, content_length=str(1 << 30))
+        assert status == 413
+        assert "at most 67" in text
+    finally:
+        page.close()
+    assert not page.folder.exists()
+    page.close()
+
+
+def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(tmp_path, monkeypatch):
+    from slotworks.files import locked
+    from slotworks.studio import server
+
+    monkeypatch.setattr(server.tempfile, "tempdir", str(tmp_path))
+    for name in ("slotworks-studio-left", "slotworks-studio-used", "other"):
+        (tmp_path / name / "files").mkdir(parents=True)
+        (tmp_path / name / "files" / "cat.png").touch()
+    with locked(tmp_path / "slotworks-studio-used"):
+        server.remove_left()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "slotworks-studio-used"]
+
+
+def test_a_port_that_is_taken(folder, page, capsys):
+    assert main(["studio", str(folder), "--device", "cpu", "--port", str(page.port)]) == 2
+    assert f"cannot be served at 127.0.0.1, port {page.port}" in capsys.readouterr().err
+
+
+def test_other_computers_get_in_only_with_a_warning(folder, monkeypatch, capsys):
+    from slotworks.studio import Server
+
+    monkeypatch.setattr(Server, "wait", lambda page: None)
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    assert main(["studio", str(folder), "--device", "cpu", "--host", "0.0.0.0"]) == 0
+    printed = capsys.readouterr()
+    assert "whoever on this network has the address with its token can use it" in printed.err.replace("\n", " ")
+    assert "/?token=" in printed.out
+
+
+def test_clicks_in_a_browser(page, tmp_path):
     """The whole page in Chromium: open two pictures, click, edit, undo; a mistake is told and changes nothing."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium here")
-    page = api.studio(folder, device="cpu")
-    _, address, _ = page.launch(server_name="127.0.0.1", share=False, quiet=True, prevent_thread_lock=True)
-    try:
-        with playwright.sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            tab = browser.new_page(viewport={"width": 1280, "height": 1400})
-            outside = []
-            tab.on("request", lambda r: outside.append(r.url) if r.url.startswith("http") else None)
-            tab.goto(address)
+    address = f"http://127.0.0.1:{page.port}/"
+    (tmp_path / "no picture.png").write_text("no picture")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 1400})
+        tab.set_default_timeout(120_000)
+        outside = []
+        tab.on("request", lambda r: outside.append(r.url) if r.url.startswith("http") else None)
+        tab.goto(address)
+        tab.get_by_text("Open the address that `slotworks studio` printed").wait_for()
+        tab.goto(page.address)
+        assert tab.url == address  # the token does not stay in the address bar
 
-            def press(name: str) -> None:
-                tab.get_by_role("button", name=name, exact=True).click()
+        def press(name: str) -> None:
+            tab.get_by_role("button", name=name, exact=True).click()
 
-            press("Take out")
-            tab.get_by_text("There is no picture yet").wait_for()
-            press("Picture from the test data")
-            tab.get_by_text("All 4 slots of the picture.").wait_for()
-            press("Second picture from the test data")
-            tab.locator("img").nth(3).wait_for()
-            tab.locator("img").nth(0).click()
-            tab.locator("img").nth(1).click()
-            tab.wait_for_timeout(1000)
-            press("Bring in")
-            tab.get_by_text("of the second picture.").wait_for()
-            press("Undo")
-            tab.get_by_text("All 4 slots of the picture.").wait_for()
-            assert all(url.startswith(address) for url in outside)  # nothing is asked of other computers
-            browser.close()
-    finally:
-        page.close()
+        press("Take out")
+        tab.get_by_text("There is no picture yet").wait_for()
+        press("Picture from the test data")
+        tab.get_by_text("All 4 slots of the picture.").wait_for()
+        press("Second picture from the test data")
+        tab.locator("img").nth(3).wait_for()
+        tab.locator("img").nth(0).click()
+        tab.locator("img").nth(1).click()
+        tab.wait_for_timeout(1000)
+        press("Bring in")
+        tab.get_by_text("of the second picture.").wait_for()
+        press("Undo")
+        tab.get_by_text("All 4 slots of the picture.").wait_for()
+        tab.locator("input[type=file]").first.set_input_files(tmp_path / "no picture.png")
+        told = tab.get_by_text("cannot be read as a picture")
+        told.wait_for()
+        assert "no picture.png" in told.inner_text()
+        assert str(page.folder.parent) not in told.inner_text()
+        if folder := os.environ.get("SLOTWORKS_SCREENSHOTS"):
+            tab.screenshot(path=Path(folder) / "studio.png")
+        assert all(url.startswith(address) for url in outside)  # nothing is asked of other computers
+        browser.close()

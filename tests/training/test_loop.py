@@ -510,3 +510,105 @@ def test_data_that_cannot_be_opened_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="data/missing does not exist"):
         train(replace(toy_run(), data=Missing()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ---- two commands on one folder, kills, other people's files -------------------------------------------------------
+
+
+def test_the_folder_is_locked_before_it_is_read(tmp_path, monkeypatch):
+    """A command that read an empty folder and got the lock after another had finished would begin again at step 0."""
+    from slotworks.training import loop
+
+    real, seen = loop.read_folder, []
+
+    def read_folder(run, folder):
+        if not seen:
+            seen.append(folder)
+            with pytest.raises(UserError, match="Another process is training in"):
+                train(run, folder)
+        return real(run, folder)
+
+    monkeypatch.setattr(loop, "read_folder", read_folder)
+    assert train(toy_run(), tmp_path).finished
+    assert seen == [tmp_path]
+    assert json.loads((tmp_path / "env.json").read_text())["earlier"] == []
+
+
+def test_a_refusal_ends_the_other_processes_too(tmp_path, monkeypatch):
+    """They hold no lock, and learn from the first one that it was refused."""
+    fabric = open_fabric(toy_run(), accelerator="cpu")
+    monkeypatch.setattr(type(fabric), "is_global_zero", False)
+    monkeypatch.setattr(fabric, "broadcast", lambda text: "Another process is training in runs/x; wait for it.")
+    with pytest.raises(UserError, match="Another process is training in runs/x"):
+        train(toy_run(), tmp_path / "run", fabric=fabric)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("killed_after", ["step_0000004.safetensors", "last.safetensors"])
+def test_kept_checkpoints_survive_a_kill_between_two_files(tmp_path, monkeypatch, killed_after):
+    class Killed(BaseException):
+        pass
+
+    def killing(source):
+        real = getattr(loop, source)
+
+        def write(first, second):
+            real(first, second)
+            if second.name == killed_after and (second.parent / "step_0000004.safetensors").exists():
+                raise Killed
+
+        return write
+
+    from slotworks.training import loop
+
+    run = toy_run(save_every=2, keep_every=4)
+    train(run, tmp_path / "whole")
+    for name in ("save_checkpoint", "same_file"):
+        monkeypatch.setattr(loop, name, killing(name))
+    with pytest.raises(Killed):
+        train(run, tmp_path / "killed")
+    monkeypatch.undo()
+    train(run, tmp_path / "killed")
+    names = ["last.safetensors", "step_0000004.safetensors", "step_0000008.safetensors"]
+    for folder in ("whole", "killed"):
+        assert sorted(path.name for path in (tmp_path / folder / "checkpoints").iterdir()) == names
+    for name in names:
+        same_state(*(load_checkpoint(tmp_path / folder / "checkpoints" / name) for folder in ("whole", "killed")))
+    assert [load_checkpoint(tmp_path / "killed" / "checkpoints" / name).step for name in names] == [10, 4, 8]
+
+
+def test_what_a_kill_left_is_removed_at_the_next_start(tmp_path):
+    train(toy_run(), tmp_path, stop_after=2)
+    (tmp_path / "checkpoints" / ".partial.step_0000100.safetensors").write_bytes(b"half")
+    train(toy_run(), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_a_run_folder_follows_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        train(toy_run(keep_every=5), tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+    assert {"last.safetensors", "step_0000005.safetensors", "run.yaml", "metrics.jsonl"} <= modes.keys()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/mine.txt", "samples/step_1/cat.png", "report.html"])
+def test_a_folder_with_files_of_somebody_else(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(UserError, match=rf"is no run folder, but holds {Path(name).parts[0]}, which a run would"):
+        train(toy_run(), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "mine"
+
+
+def test_a_run_folder_may_lie_among_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert train(toy_run(), tmp_path).finished
+    (tmp_path / "run.yaml").unlink()
+    assert train(toy_run(), tmp_path).finished  # the checkpoint says what it is
