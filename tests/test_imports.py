@@ -21,6 +21,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
     "images": (),
+    "ranges": (),
+    "yaml_text": (),
     "vocabulary": (),
     "videos": (),
     "types": (),
@@ -41,11 +43,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files", "images", "videos", "vocabulary")  # no torch in these
+BELOW_ALL = ("errors", "files", "images", "ranges", "videos", "vocabulary", "yaml_text")  # no torch in these
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
-NO_TORCH = ("reports", "errors", "files", "images", "tables", "vocabulary")
+NO_TORCH = ("reports", "errors", "files", "images", "ranges", "tables", "vocabulary", "yaml_text")
 
 FILES = sorted(ROOT.rglob("*.py"))
 

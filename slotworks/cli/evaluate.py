@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 
 from slotworks.cli.console import matrix_tables, out, parse, print_json, protocol_tables, units
 from slotworks.errors import UserError
@@ -137,7 +138,7 @@ def evaluate(
         tables = matrix_tables(records)
     else:
         about = f"{records[0]['data']}, {split} split, {records[0]['num_images']} images"
-        tables = protocol_tables(f"{folders[0]}: {about}; {units(records)}", records)
+        tables = protocol_tables(escape(f"{folders[0]}: {about}; {units(records)}"), records)
     for table in tables:
         out.print(table)
     for rules in dict.fromkeys(record["rules"] for record in records):

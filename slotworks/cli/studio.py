@@ -1,5 +1,6 @@
 """`slotworks studio`."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from slotworks.cli.console import out, parse
-from slotworks.errors import UserError
+from slotworks.errors import Stopped, UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,9 +44,11 @@ def studio(
     """
     from slotworks import api
     from slotworks.configs import import_file
+    from slotworks.ranges import check_options
 
     if module:
         import_file(module)
+    check_options(port=port)
     page = api.studio(run, device=device)
     try:
         _, address, _ = page.launch(
@@ -54,4 +57,5 @@ def studio(
     except OSError as error:
         raise UserError(f"The page cannot be served at {host}, port {port or 7860}: {error}; choose another.") from None
     out.print(f"{address}  (Ctrl-C ends it)", soft_wrap=True, markup=False)
-    page.block_thread()
+    page.block_thread()  # swallows the Ctrl-C that ends it
+    raise Stopped(signal.SIGINT)

@@ -67,8 +67,7 @@ class Photos(OfficialData):
     official_splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "val"}
 
     def __post_init__(self):
-        if self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size}; expected a number of pixels, 1 or more.")
+        super().__post_init__()
         for field, choices in (("crop", ("center", "random", "whole")), ("interpolation", ("bicubic", "bilinear"))):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}.")
@@ -178,11 +177,6 @@ class MaskedPhotos(Photos):
 
     mask_size: int = 320
     train_masks: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.mask_size < 1:
-            raise ValueError(f"mask_size is {self.mask_size}; expected a number of pixels, 1 or more.")
 
     def has_masks(self, split: str) -> bool:
         """Whether the store of an official split holds masks."""
@@ -327,7 +321,7 @@ class PhotoSplit(PreparedData):
             return self.store_path
         self.photos.before_preparing(self.split)
         for note in self._listed[1]:
-            _say(note)
+            say(note)
         path = super().prepare()
         damaged = np.flatnonzero(np.asarray(Store(path).arrays["damaged"])).tolist()
         if damaged:
@@ -336,7 +330,7 @@ class PhotoSplit(PreparedData):
             write_text(
                 self._damaged_file, "".join(f"row {i}: {line}\n" for i, line in zip(damaged, lines, strict=True))
             )
-            _say(f"{len(damaged):,} damaged of {len(self.entries):,} pictures are left out: {self._damaged_file}.")
+            say(f"{len(damaged):,} damaged of {len(self.entries):,} pictures are left out: {self._damaged_file}.")
         return path
 
     @property
@@ -539,5 +533,6 @@ def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(chosen.view(-1, *[1] * (no.ndim - 1)), yes, no)
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """A sentence for who waits, on the error stream."""
     Console(stderr=True, highlight=False).print(sentence, soft_wrap=True, markup=False)

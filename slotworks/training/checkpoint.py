@@ -6,11 +6,12 @@ seed and the step.
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,6 +20,7 @@ from slotworks.files import replacing
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
 from slotworks.types import Method, MethodConfig, UserError
+from slotworks.yaml_text import read_yaml
 
 FORMAT = "slotworks-checkpoint"
 VERSION = 1
@@ -77,11 +79,16 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     for name, value in tensors.items():
         section, _, rest = name.partition(".")
         sections.setdefault(section, {})[rest] = value
+    try:
+        step, seconds = int(metadata["step"]), float(metadata["seconds"])
+        scaler = json.loads(metadata["scaler"])
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} does not say how far it is; use another checkpoint of the run.") from None
     return Checkpoint(
         run=from_yaml(Run, metadata["run"], source=str(path)),
-        step=int(metadata["step"]),
-        seconds=float(metadata["seconds"]),
-        scaler=json.loads(metadata["scaler"]),
+        step=step,
+        seconds=seconds,
+        scaler=scaler,
         model=sections["model"],
         ema=sections["ema"],
         optimizer=sections["optimizer"],
@@ -100,8 +107,7 @@ def load_weights(path: Path | str, *, ema: bool = True) -> tuple[MethodConfig, d
     """
     path = _file(path)
     metadata, tensors = _read(path, skip="optimizer." if ema else ("optimizer.", "ema."))
-    plain = yaml.safe_load(metadata["run"])
-    config = from_plain(MethodConfig, plain["method"], source=str(path))
+    config = from_plain(MethodConfig, _settings(metadata, path).get("method"), source=str(path))
     weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
     weights |= {name.removeprefix("ema."): v for name, v in tensors.items() if name.startswith("ema.")}
     return config, weights
@@ -179,13 +185,21 @@ def restore_optimizer(
     optimizer.load_state_dict(state_dict)
 
 
+def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        plain = read_yaml(metadata["run"])
+    except ValueError as error:
+        raise UserError(f"{path}: its settings are not valid YAML: {error}.") from None
+    return plain if isinstance(plain, dict) else {}
+
+
 def _file(path: Path | str) -> Path:
     path = Path(path)
-    return path / LAST if path.is_dir() else path
+    return path / LAST if os.path.isdir(path) else path
 
 
 def _read(path: Path, skip: str | tuple[str, ...] = ()) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} does not exist; give a checkpoint, or the folder of a run that has saved one.")
     try:
         with safe_open(path, framework="pt") as file:
