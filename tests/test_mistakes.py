@@ -249,9 +249,8 @@ def test_every_value_of_a_run_replaced_by_strange_ones(tmp_path):
             (tmp_path / "run.yaml").write_text(yaml.safe_dump(plain))
             try:
                 load_run(tmp_path)
-            except UserError as error:
+            except UserError:
                 refused += 1
-                assert len(str(error)) < MESSAGE + 20
     assert len(ways) > 60
     assert refused > 0.5 * len(ways) * len(STRANGE)
 
