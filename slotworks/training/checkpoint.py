@@ -137,6 +137,8 @@ def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
         UserError: naming the first weight that is missing, unknown or of another shape.
     """
     expected = {name: tuple(value.shape) for name, value in method.state_dict().items()}
+    if weights.keys().isdisjoint(expected):
+        weights = unwrapped(weights)
     given = {name: tuple(value.shape) for name, value in weights.items()}
     kind = type(method).__name__
     for name in sorted(expected.keys() - given.keys()):
@@ -150,6 +152,19 @@ def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
                 "and weights belong to different runs."
             )
     method.load_state_dict(weights, strict=False)  # a method may leave frozen networks out of its state_dict
+
+
+def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the names of the bare module: without what DataParallel (`module.`) and `torch.compile`
+    (`_orig_mod.`) put before them.
+
+    >>> list(unwrapped({"module._orig_mod.a.weight": torch.zeros(1)}))
+    ['a.weight']
+    """
+    weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
+    if weights and all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return weights
 
 
 def optimizer_state(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
