@@ -24,12 +24,14 @@ import slotworks.data.scenes
 import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
 from slotworks import protocols as known_protocols
 from slotworks.data.features import CachedFeatures
+from slotworks.errors import check_extra
 from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under
 from slotworks.evaluation.masks import NotFinite, inspecting
 from slotworks.evaluation.properties import evaluate_properties
 from slotworks.evaluation.records import write_eval
 from slotworks.evaluation.removal import evaluate_removal
+from slotworks.evaluation.rendering import renderer_of, sampling_of
 from slotworks.evaluation.resized import Resized
 from slotworks.evaluation.samples import write_samples
 from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
@@ -38,8 +40,10 @@ from slotworks.evaluation.segment_video import FOLDERS as VIDEO_FOLDERS
 from slotworks.evaluation.segment_video import KINDS as VIDEO_KINDS
 from slotworks.evaluation.segment_video import segment_video
 from slotworks.evaluation.sets import evaluate_sets
+from slotworks.files import check_writable
 from slotworks.images import find_images
 from slotworks.outputs import writing
+from slotworks.ranges import check_options
 from slotworks.training import Run, load_method, load_run
 from slotworks.training.checkpoint import LAST, checkpoint_step
 from slotworks.training.folder import device_name, read_folder, write_folder
@@ -152,11 +156,13 @@ def train(
 
     Returns:
         `folder`, `step`, `seconds` of training and, if finished, the test `metrics` (empty without true masks), the
-        `protocol` they follow and the `verdict`.
+        `protocol` they follow and the `verdict`; `signal` if Ctrl-C or SIGTERM stopped it, its number.
     """
     from slotworks.training.loop import train as train_loop  # imported here: Lightning takes seconds
 
     folder = Path(run_folder)
+    check_run(run)
+    check_writable(folder)
     validation = run.data.open("val")
     scored = _has_masks(validation)
     if not scored and not hasattr(run.method, "categories"):  # predicted sets are scored without masks
@@ -179,20 +185,33 @@ def train(
         if scored:
             with suppress(NotFinite):  # the training goes on, and the detector says what is wrong
                 result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
-        stats = doctor.stats_of(method, validation, num_images=min(run.eval_images, 64))
+        stats = _stats(method, validation, min(run.eval_images, 64))
         findings = _diagnose(folder, run, stats, step)
         _show(method, result, validation, folder, step)
         values = sets | ({name: summary.mean for name, summary in result.metrics.items()} if result else {})
         if on_eval is not None:
-            on_eval(step, values, doctor.verdict(findings))
+            on_eval(step, values, _verdict(findings, stats))
         return values
 
     result = train_loop(run, folder, evaluators=[measure], **options)
     answer: dict[str, Any] = {"folder": str(folder), "step": result.step, "seconds": result.seconds}
+    if result.signal:
+        answer["signal"] = result.signal
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     if finish and result.finished and first:
         answer |= _finish(folder)
     return answer
+
+
+def check_run(run: Run) -> None:
+    """Refuse a run that would end at its first or last measurement: a protocol or a library that is not here.
+
+    Raises:
+        UserError: naming it.
+    """
+    known_protocols.get(run.protocol)
+    if run.wandb:
+        check_extra("wandb", "wandb")
 
 
 def _finish(folder: Path) -> dict:
@@ -228,13 +247,14 @@ def _finish(folder: Path) -> dict:
     for result in results:
         _record(folder, source, "test", result, settings)
     result = results[0] if results else None
-    findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
+    stats = _stats(method, test, run.eval_images)
+    findings = _diagnose(folder, run, stats, run.steps)
     _show(method, result, test, folder, run.steps)
     described = [one.rules for one in sets] + ([result.protocol.describe()] if result else [])
     return {
         "metrics": {name: value for one in (*sets, *results[:1]) for name, value in _plain(one).items()},
         "protocol": "; ".join(described) or unscored,
-        "verdict": doctor.verdict(findings),
+        "verdict": _verdict(findings, stats),
         "report": str(write_report(folder)),
     }
 
@@ -286,8 +306,24 @@ def evaluate(
         that could not be saved says why under `unsaved`: the scores are not lost.
     """
     folder = Path(run_folder)
+    check_options(num_images=num_images, batch_size=batch_size, seed=seed, **options)
+    if task == "discovery" and protocols is not None and list(protocols) != ["all"]:
+        for name in protocols:
+            known_protocols.get(name)  # before the weights are read
+    if options.get("perceptual"):
+        check_extra("perceptual", "torchmetrics.image.fid", "torch_fidelity")
+    check_writable(folder / "eval")
     run, method = load(folder, device=device, config=config)
     settings = _settings(folder, batch_size, **options)
+    if task in ("reconstruction", "removal"):
+        renderer_of(method, options.get("renderer"))
+        sampling_of(method, options.get("steps"), options.get("cfg_scale"), (0, 0))
+    if task == "sets" and not isinstance(method, PredictsSets):
+        raise UserError(
+            f"{type(method).__name__} predicts no sets of objects; give a run of set_prediction, slot_mlp or dspn."
+        )
+    if task != "sets" and not _finds_slots(method):
+        raise UserError(f"{type(method).__name__} finds no slots, so there is nothing to measure in {task}.")
     changed = _changed(load_run(folder).method, config) if config else []
     names = [run.protocol] if protocols is None else protocols
     names = _all_protocols(method) if list(names) == ["all"] else names
@@ -305,6 +341,9 @@ def evaluate(
         raise UserError(f"Protocols belong to the task discovery; leave them out for {task}.")
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
     sources = [_images_for(run, one, split) for one in given]
+    if task == "semantic":
+        for source in sources:
+            _class_names(method, source)
     how = {"num_images": num_images, "batch_size": batch_size, "seed": seed, **options}
     records: list[dict] = []
     unsaved = ""
@@ -351,10 +390,14 @@ def _all_protocols(method: Method) -> list[str]:
 def _semantic(method: Method, source: DataConfig, dataset: Dataset, how: Mapping[str, Any]) -> Any:
     from slotworks.evaluation.semantic import evaluate_semantic
 
+    return evaluate_semantic(method, dataset, class_names=_class_names(method, source), **how)
+
+
+def _class_names(method: Method, source: DataConfig) -> Sequence[str]:
     names = getattr(source, "class_names", None) or getattr(getattr(method, "config", None), "class_names", None)
     if names is None:
         raise UserError(f"{source.name} does not name classes; semantic scores need data that do, such as voc2012.")
-    return evaluate_semantic(method, dataset, class_names=names, **how)
+    return names
 
 
 def _reconstruction(method: Method, dataset: Dataset, how: Mapping[str, Any]) -> Any:
@@ -390,10 +433,12 @@ def examine(
     A run without a checkpoint is judged by its curves alone.
     """
     folder = Path(run_folder)
+    check_options(num_images=num_images)
+    check_writable(folder / "eval")
     run, stats = load_run(folder / "run.yaml"), {}
     if run.steps == 0 or (folder / LAST).is_file():
         _, method = load(folder, device=device)
-        stats = doctor.stats_of(method, run.data.open(split), num_images=num_images)
+        stats = _stats(method, run.data.open(split), num_images)
     return _diagnose(folder, run, stats)
 
 
@@ -410,7 +455,11 @@ def segment(
     For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
     method of videos sees a picture as a video of one frame. Results of earlier calls are not read as pictures.
     """
+    check_options(num_slots=options.get("num_slots"), seed=options.get("seed"))
+    check_writable(out)
     paths = find_images([Path(file) for file in files])[0]
+    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
+        check_extra("video", "av")
     run, method = load(run_folder, device=device)
     with writing(out, doing="writing results") as outputs:
         if not (paths := [path for path in paths if not outputs.made(path)]):
@@ -558,6 +607,15 @@ def _show(method: Method, result: DiscoveryResult | None, dataset: Dataset, fold
     write_samples(method, dataset, folder, indices=indices, step=step, scores=scores)
 
 
+def _stats(method: Method, dataset: Dataset, num_images: int) -> dict[str, float]:
+    """What the detector looks at; nothing where there is one image, which no other can be compared with."""
+    return doctor.stats_of(method, dataset, num_images=num_images) if min(num_images, len(dataset)) > 1 else {}
+
+
+def _verdict(findings: Sequence[doctor.Finding], stats: Mapping[str, float | None]) -> str:
+    return doctor.verdict(findings) + ("" if stats else " (by the losses alone: one image does not show more)")
+
+
 def _diagnose(
     folder: Path, run: Run, stats: Mapping[str, float | None], step: int | None = None
 ) -> list[doctor.Finding]:
@@ -586,6 +644,8 @@ def synthesize(
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     place = find_device(device)
+    check_writable(folder)
+    check_extra("synthesis", "pyarrow.parquet")
     return make(config, folder, rank=rank, world_size=world_size, device=place, on_shard=on_shard)
 
 
@@ -605,6 +665,8 @@ def edit(
     """
     from slotworks.editing import edit_picture, edit_video
 
+    check_options(**{name: options.get(name) for name in ("num_slots", "seed", "steps", "cfg_scale", "noise_seeds")})
+    check_writable(out)
     run, method = load(run_folder, device=device)
     if warning := slow_warning(options.get("precision", "32"), find_device(device)):
         console.print(warning, highlight=False, soft_wrap=True)
@@ -633,5 +695,6 @@ def studio(
     """
     from slotworks.studio import Server, Studio
 
+    check_extra("studio", "gradio")
     run, method = load(run_folder, device=device)
     return Server(Studio(method, run), host=host, port=port)

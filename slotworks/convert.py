@@ -11,25 +11,24 @@ tensors and nothing else. Optimiser states and random states lie beside them as 
 """
 
 import json
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from slotworks.configs import glass as recipes
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
-from slotworks.files import folder_beside, locked
+from slotworks.errors import UserError, quote
+from slotworks.files import check_writable, folder_beside, locked
 from slotworks.methods import GlassConfig, StableLSDConfig
 from slotworks.outputs import Outputs, writing
 from slotworks.training import Run, load_method
-from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, save_checkpoint
+from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, save_checkpoint, unwrapped
 from slotworks.training.folder import check_unused, device_name, write_folder
-from slotworks.types import MethodConfig, UserError
+from slotworks.types import MethodConfig
 
 SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
 MLP = ("mlpdecoder", "mlp_decoder")
@@ -89,6 +88,7 @@ def convert_glass(
         UserError: a file is missing, damaged or of another model, or the folder is in use.
     """
     source, out = Path(source), Path(out)
+    check_writable(out)
     if (out / "run.yaml").exists():
         raise UserError(f"{out} holds a run already; choose another folder.")
     check_unused(out)
@@ -104,6 +104,8 @@ def convert_glass(
     mlp = next((source / name for name in MLP if (source / name).is_dir()), None)
     unet = next((source / name for name in UNET if (source / name).is_dir()), None)
     features = {} if mlp is None else feature_decoder_weights(_read(mlp))
+    if features and features["position"].ndim != 2:
+        raise UserError(f"pos_embed in {mlp} has the shape {_shape(features['position'])}; expected 1, p, d.")
     weights |= {f"feature_decoder.{name}": value for name, value in features.items()}
 
     run = recipes.coco()
@@ -122,16 +124,19 @@ def convert_glass(
         "gradient": "bilevel" if settings.get("bi_level") else "unrolled",
     }
     method: MethodConfig
-    if mlp is None:
-        boxes = {"initializer": "boxes"} if settings.get("init_mlp") else {}
-        method = StableLSDConfig(**{**common, **boxes})
-    else:
-        hidden = [len(value) for name, value in features.items() if name.startswith("hidden.") and value.ndim == 2]
-        width = features["position"].shape[1]
-        read = "context" if width == settings["out_size"] else "slots"
-        method = GlassConfig(**common, decoder_dims=tuple(hidden), decoder_input=read)
-    data = replace(recipes.REAL_COCO, image_size=method.image_size)
-    run = replace(run, method=method, data=data, expected=f"converted from {source.name}")
+    try:
+        if mlp is None:
+            boxes = {"initializer": "boxes"} if settings.get("init_mlp") else {}
+            method = StableLSDConfig(**{**common, **boxes})
+        else:
+            hidden = [len(value) for name, value in features.items() if name.startswith("hidden.") and value.ndim == 2]
+            width = features["position"].shape[1]
+            read = "context" if width == settings["out_size"] else "slots"
+            method = GlassConfig(**common, decoder_dims=tuple(hidden), decoder_input=read)
+        data = replace(recipes.REAL_COCO, image_size=method.image_size)
+        run = replace(run, method=method, data=data, expected=f"converted from {source.name}")
+    except ValueError as error:
+        raise UserError(f"The settings of {source} do not fit together: {error}") from None
 
     untrained = replace(method, diffusion=replace(method.diffusion, trained=False))  # type: ignore[call-arg]
     fit(untrained.build(), weights, source=str(source))
@@ -153,6 +158,7 @@ def export_unet(run_folder: Path | str, out: Path | str) -> Path:
         UserError: if the folder is no run, its method trains no U-Net, or `unet/` holds files of somebody else.
     """
     out = Path(out)
+    check_writable(out)
     there = [path.relative_to(out).as_posix() for path in (out / "unet").rglob("*") if not path.is_dir()]
     Outputs(out).check_free(there or (["unet"] if (out / "unet").is_file() else []))
     method: Any = load_method(run_folder)
@@ -168,6 +174,8 @@ def slot_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {}
     for name, value in published.items():
         module, _, kind = name.rpartition(".")
+        if (name == "slot_mu" and value.ndim != 3) or (name == "pos.projection.weight" and value.ndim < 2):
+            raise UserError(f"{name} of the slot module has the shape {_shape(value)}, which no MultiHeadSTEVESA has.")
         if name == "slot_mu" and value.shape[1] > 1:
             weights["initializer.slots"] = value[0]
         elif name in ("slot_mu", "slot_log_sigma"):
@@ -210,12 +218,15 @@ def _settings(source: Path) -> dict[str, Any]:
     if (source / "unetencoder").is_dir():
         raise UserError(f"{source} holds an encoder of its own (LSD); only checkpoints on a frozen ViT can be read.")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in SETTINGS if not isinstance(settings.get(name), int)]
-    except (OSError, ValueError, AttributeError) as error:
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
+        given = {name: settings.get(name) for name in (*SETTINGS, "input_resolution")}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); get the checkpoint again.") from None
-    if missing:
-        raise UserError(f"{path} does not say {missing[0]}; it should be the config of a MultiHeadSTEVESA.")
+    for name, value in given.items():
+        if value is None and name in SETTINGS:
+            raise UserError(f"{path} does not say {name}; it should be the config of a MultiHeadSTEVESA.")
+        if value is not None and (type(value) is not int or not 1 <= value <= 2**20):
+            raise UserError(f"{path} has {name} {quote(value)}; expected a whole number, 1 or more.")
     if settings.get("epsilon", 1e-6) != 1e-6:
         raise UserError(f"{path} has epsilon {settings['epsilon']}; only the published 1e-6 is understood here.")
     return settings
@@ -233,19 +244,15 @@ def _read(folder: Path) -> dict[str, Tensor]:
                 weights |= load_file(file)
             else:
                 weights |= torch.load(file, map_location="cpu", weights_only=True)
-        except (
-            SafetensorError,
-            OSError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+        except Exception as error:  # torch's reader answers a damaged file with a dozen kinds of exceptions
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
             raise UserError(f"{file} cannot be read as plain tensors ({reason}); get the checkpoint again.") from None
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{folder} holds more than tensors; expected a state dict.")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
+        raise UserError(f"{folder} holds more than named tensors; expected a state dict.")
     check_weights(weights, source=str(folder))
     # Published files may be in half precision; a checkpoint holds what the method computes with.
-    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    return unwrapped({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+
+
+def _shape(value: Tensor) -> str:
+    return ", ".join(map(str, value.shape)) or "of a single number"

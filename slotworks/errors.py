@@ -1,14 +1,84 @@
 """Errors that are meant for the user; in a file of its own because the report page must not import torch."""
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+MESSAGE = 4000  # characters of a message; room for the names of every data set, not for a file
+QUOTE = 200  # characters of a value in a message
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, of which the command has already said what it saved; `signal` is the number.
+
+    The command line exits with 128 and this number, as a shell reports a process that a signal ended.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
 
 
 class UserError(Exception):
     """A mistake the user can fix. The message is one sentence or two: what was given, what was expected, what to do.
 
-    The command line prints the message alone and exits with code 2.
+    The command line prints the message alone and exits with code 2. A message that quotes a whole file is cut in the
+    middle, so that its end, which says what to do, stays.
     """
+
+    def __init__(self, message: str):
+        super().__init__(shorten(str(message), MESSAGE))
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text, or its beginning and end where it is longer than `limit` characters.
+
+    >>> shorten("a" * 50 + "b" * 50, 40)
+    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa [...] bbbbbbbbbb'
+    """
+    return text if len(text) <= limit else f"{text[: 3 * limit // 4]} [...] {text[-(limit // 4) :]}"
+
+
+def quote(value: Any) -> str:
+    """A value as a message shows it: its `repr` on one line, of at most about 200 characters.
+
+    >>> quote([1, "a"])
+    "[1, 'a']"
+    """
+    if isinstance(value, str):
+        return repr(shorten(value, QUOTE))
+    try:
+        return shorten(repr(value), QUOTE)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints; lists too deep to print
+        return f"a huge {type(value).__name__}"
+
+
+def printable(text: str) -> str:
+    r"""Control characters written out, so that a name cannot move the cursor, ring or colour; line breaks stay.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    # Not all that is not printable does harm: rich draws with some of it, for example spaces of other widths.
+    if ord(character) < 32 or 127 <= ord(character) < 160 or character in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068":
+        return repr(character)[1:-1]
+    return character
+
+
+def check_extra(extra: str, *modules: str) -> None:
+    """Refuse work whose last step would not find an optional library.
+
+    Raises:
+        UserError: as `needs_extra`.
+    """
+    with needs_extra(extra):
+        for module in modules:
+            importlib.import_module(module)
 
 
 @contextmanager

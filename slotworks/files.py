@@ -3,12 +3,13 @@
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from slotworks.errors import UserError
+from slotworks.errors import QUOTE, UserError, shorten
 
 PARTIAL = ".partial."
 """How the names of files begin that are being written."""
@@ -103,6 +104,29 @@ def write_text(path: Path | str, text: str) -> Path:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def check_writable(folder: Path | str) -> None:
+    """Refuse a folder in which nothing could be written, before the work whose results belong there; changes nothing.
+
+    Raises:
+        UserError: saying why.
+    """
+    place = Path(folder)
+    try:
+        while True:
+            try:
+                place.lstat()
+                break
+            except FileNotFoundError:  # it will be made: what counts is the folder that it will be made in
+                place = place.parent
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))  # a full disk lets an empty file through
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{shorten(str(folder), QUOTE)} cannot be written to ({reason}); choose another place."
+        ) from None
 
 
 def finite(value: Any) -> Any:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.errors import UserError as UserError
+from slotworks.ranges import check_numbers
 
 Batch = dict[str, Tensor]
 """A batch on its device: `image` or cached `features` (`b p c`); `mask`, `void`, `overlap` (`b h w`) and a data set's
@@ -127,9 +128,15 @@ class DecoderOutput:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The hyperparameters of a method: a flat frozen dataclass with the paper's defaults, saved beside the weights."""
+    """The hyperparameters of a method: a flat frozen dataclass with the paper's defaults, saved beside the weights.
+
+    Numbers outside their range (`slotworks.ranges`) are a ValueError; a class that checks more calls `super` first.
+    """
 
     loss_weights: dict[str, float] = field(default_factory=dict)  # by term; a term not named here weighs 1
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "method")
 
     def build(self) -> "Method":
         """Make the method with fresh weights."""
@@ -231,7 +238,13 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where samples come from. Opens nothing until `open`, so every recipe can be built without its data."""
+    """Where samples come from. Opens nothing until `open`, so every recipe can be built without its data.
+
+    Numbers outside their range (`slotworks.ranges`) are a ValueError; a class that checks more calls `super` first.
+    """
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "data")
 
     def open(self, split: str = "train") -> Dataset:
         """Open one split: `train`, `val` or `test`."""

@@ -212,7 +212,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch, ca
         return {"metrics": {"fg_ari": {"mean": 0.5 + run.seed / 10}}, "protocol": "", "verdict": "", "report": ""}
 
     monkeypatch.setattr(api, "train", train)
-    assert main(["train", RECIPE, "--out", str(tmp_path), "--seeds", "3", "--json"]) == 0
+    assert main(["train", RECIPE, "--out", str(tmp_path), "--seeds", "3", "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["summary"]["fg_ari"]["seeds"] == [0.5, 0.7]
     assert answer["runs"][1] == {"seed": 1, "diverged": "Step 7 gave a loss that is not finite."}

@@ -23,6 +23,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "outputs": (),
     "images": (),
     "limits": (),
+    "ranges": (),
+    "yaml_text": (),
     "vocabulary": (),
     "videos": (),
     "types": (),
@@ -43,11 +45,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files", "outputs", "images", "limits", "videos", "vocabulary")  # no torch in these
+BELOW_ALL = ("errors", "files", "outputs", "images", "limits", "ranges", "videos", "vocabulary", "yaml_text")
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
-NO_TORCH = ("reports", "errors", "files", "outputs", "images", "limits", "tables", "vocabulary")
+NO_TORCH = ("reports", "errors", "files", "outputs", "images", "limits", "ranges", "tables", "vocabulary", "yaml_text")
 
 FILES = sorted(ROOT.rglob("*.py"))
 

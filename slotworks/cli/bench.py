@@ -13,6 +13,7 @@ from rich.table import Table
 from slotworks.cli.console import err, out, parse, print_json
 from slotworks.errors import UserError
 from slotworks.machine import Precision
+from slotworks.ranges import check_options
 
 CPU_BATCH = 4  # 64 CLEVR images take minutes a step and tens of GB there
 
@@ -59,6 +60,7 @@ def bench(
     """
     from slotworks import configs
 
+    check_options(steps=steps, batch_size=batch_size, image_size=image_size)
     if rendering and recipes:
         raise UserError("Give --rendering or --recipes; the first is a list of recipes of its own.")
     if rendering:

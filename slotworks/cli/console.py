@@ -11,14 +11,23 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from slotworks.errors import UserError
+from slotworks.errors import UserError, printable
 from slotworks.files import finite
 
 T = TypeVar("T")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """Names come from files, and may hold what moves the cursor: control characters are written out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 
 def parse(function: Callable[..., T], argv: Sequence[str], *, verb: str) -> T:

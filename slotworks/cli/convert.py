@@ -50,7 +50,9 @@ def convert(
     """
     from slotworks.convert import convert_glass, export_unet
     from slotworks.encoders.vit import DINOV2_B14_NORMED_448
+    from slotworks.ranges import check_options
 
+    check_options(patch_size=patch_size, feature_dim=feature_dim, image_size=image_size)
     if what == "unet":
         folder = export_unet(source, out_folder)
         facts, parts = {"folder": str(folder)}, "unet"

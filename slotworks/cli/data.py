@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from rich.markup import escape
+
 from slotworks import tables
 from slotworks.cli.console import out, parse, print_json, take_option
 from slotworks.errors import UserError
@@ -126,7 +128,7 @@ def prepare(argv: Sequence[str]) -> int:
         print_json({"prepared": [str(path) for path in paths]})
     else:
         for path in paths:
-            out.print(f"Prepared: {path}", soft_wrap=True)
+            out.print(f"Prepared: {path}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -149,5 +151,5 @@ def check(root: Path, /, name: str | None = None, json: bool = False) -> int:
     else:
         for finding in findings:
             color = {"ok": "green", "note": "yellow"}.get(finding.status, "red")
-            out.print(f"[{color}]{finding.status}[/{color}] {finding.message}", soft_wrap=True)
+            out.print(f"[{color}]{finding.status}[/{color}] {escape(finding.message)}", soft_wrap=True)
     return 1 if any(finding.status in ("missing", "damaged") for finding in findings) else 0

@@ -54,12 +54,14 @@ def demo(
     """
     from dataclasses import replace
 
-    from slotworks.cli.train import train_one
+    from slotworks.cli.train import check_stopped, train_one
     from slotworks.configs import find
+    from slotworks.ranges import check_options
     from slotworks.training.allocator import keep_freed_memory
 
     if keep_memory:
         keep_freed_memory()
+    check_options(seed=seed, steps=steps)
     run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
     err.print(f"Training {RECIPE} for {run.steps} steps. {run.expected}", soft_wrap=True)
@@ -68,10 +70,10 @@ def demo(
         print_json(answer)
     elif "metrics" in answer:
         fg_ari = answer["metrics"]["fg_ari"]["mean"]
-        out.print(
-            f"FG-ARI {percent(fg_ari)} on held-out scenes. Open {Path(answer['report']).resolve()}", soft_wrap=True
-        )
-        show_page(Path(answer["report"]), open=open)
+        page = Path(answer["report"]).resolve()
+        out.print(f"FG-ARI {percent(fg_ari)} on held-out scenes. Open {page}", soft_wrap=True, markup=False)
+        show_page(page, open=open)
+    check_stopped(answer)
 
 
 def show_page(page: Path, *, open: bool) -> None:

@@ -10,9 +10,11 @@ import tyro
 
 from slotworks.cli.console import err, out, parse, percent, print_json
 from slotworks.cli.demo import show_page
-from slotworks.errors import UserError
-from slotworks.files import replacing
+from slotworks.cli.train import check_stopped
+from slotworks.errors import UserError, check_extra
+from slotworks.files import check_writable, replacing
 from slotworks.machine import Precision
+from slotworks.ranges import check_options
 
 if TYPE_CHECKING:
     from slotworks.training import Run
@@ -66,6 +68,9 @@ def demo_glass(
     from slotworks.data.generated import Generated
 
     began = time.monotonic()
+    check_options(num_images=images, steps=steps, seed=seed)
+    check_writable(out_folder)
+    check_extra("synthesis", "diffusers", "pyarrow.parquet")
     generated = out_folder / "generated"
     _say(1, f"{images:,} images from captions, with masks from attention")
     synthesis = replace(RECIPES["glass.scenes"](), num_images=images, precision=precision)
@@ -92,6 +97,7 @@ def demo_glass(
         answers[name] = api.train(on_generated(run), folders[name])
         if "metrics" not in answers[name]:
             err.print("Stopped; the same command goes on from there.")
+            check_stopped(answers[name])
             return
 
     _say(4, f"removal of an object from each of {REMOVALS} drawn scenes")
@@ -129,7 +135,7 @@ def demo_glass(
             f"FG-ARI {percent(found['fg_ari'])}  on held-out drawn scenes"
         )
     out.print(f"Edits that remove their object and nothing else: {percent(removal['metrics']['success']['mean'])}")
-    out.print(f"Open {page.resolve()}", soft_wrap=True)
+    out.print(f"Open {page.resolve()}", soft_wrap=True, markup=False)
     show_page(page, open=open)
 
 

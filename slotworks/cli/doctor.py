@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.markup import escape
 
 from slotworks.cli.console import out, parse, print_json
 
@@ -50,7 +51,9 @@ def doctor(
     else:
         for finding in findings:
             color = COLORS[finding.severity]
-            out.print(f"[{color}]{finding.name.replace('_', ' ')}[/{color}]: {finding.evidence}", soft_wrap=True)
+            out.print(
+                f"[{color}]{finding.name.replace('_', ' ')}[/{color}]: {escape(finding.evidence)}", soft_wrap=True
+            )
             if finding.fix:
-                out.print(f"    {finding.fix}", soft_wrap=True)
+                out.print(f"    {finding.fix}", soft_wrap=True, markup=False)
     return 1 if any(finding.severity == "problem" for finding in findings) else 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 
 from slotworks.cli.console import err, matrix_tables, out, parse, print_json, protocol_tables, units
 from slotworks.errors import UserError
@@ -145,7 +146,7 @@ def _print(records: list[dict[str, Any]], folders: Sequence[Path], *, several: b
         tables = matrix_tables(records)
     else:
         about = f"{records[0]['data']}, {records[0]['split']} split, {records[0]['num_images']} images"
-        tables = protocol_tables(f"{folders[0]}: {about}; {units(records)}", records)
+        tables = protocol_tables(escape(f"{folders[0]}: {about}; {units(records)}"), records)
     for table in tables:
         out.print(table)
     for rules in dict.fromkeys(record["rules"] for record in records):

@@ -30,6 +30,6 @@ def report(run: Annotated[Path, tyro.conf.Positional], /, open: bool = False, js
     from slotworks.reports import write_report
 
     path = write_report(run)
-    print_json({"report": str(path)}) if json else out.print(str(path), soft_wrap=True)
+    print_json({"report": str(path)}) if json else out.print(str(path), soft_wrap=True, markup=False)
     if open:
         webbrowser.open(path.resolve().as_uri())

@@ -45,10 +45,12 @@ def studio(
     """
     from slotworks import api
     from slotworks.configs import import_file
+    from slotworks.ranges import check_options
     from slotworks.studio.guard import is_local
 
     if module:
         import_file(module)
+    check_options(port=port)
     page = api.studio(run, device=device, host=host, port=port)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too

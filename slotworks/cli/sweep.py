@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
-from slotworks.errors import UserError
+from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
 from slotworks.outputs import Outputs
 
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if as_json:
         print_json(rows)
-    return 0
+    return 1 if any(row["diverged"] for row in rows) else 0
 
 
 def take_first(words: Sequence[str], option: str) -> tuple[list[str], str]:
@@ -174,28 +175,57 @@ def sweep(
 
     Returns:
         The rows of the table: `group`, `variant`, `settings`, and `metrics` with `mean`, `std` and `seeds` of each.
+
+    Raises:
+        Stopped: after Ctrl-C or SIGTERM, once the table is written.
     """
+    from slotworks.api import check_run
     from slotworks.cli.train import build
+    from slotworks.files import check_writable
     from slotworks.reports.sweep import FILES, write_sweep
 
     runs = {}  # all of them are built before the first is trained: a wrong name is found at once
     for variant in variants:
         words = [word for setting in variant.settings for word in setting_words(setting)]
-        runs[variant] = build(recipe, [*overrides, *words])
+        runs[variant] = run = build(recipe, [*overrides, *words])
+        check_run(run)
+        check_metrics(run, plotted or ())
+    check_writable(out)
     Outputs(out).check_free(FILES)
     rows: list[dict[str, Any]] = []
+    stopped = None
     try:
         for variant, run in runs.items():
             place = out / (_folder(variant) if not variant.is_default else "default")
-            err.print(f"[bold]{variant.group or recipe}: {variant.label}[/bold]", highlight=False)
+            err.print(f"{variant.group or recipe}: {variant.label}", style="bold", highlight=False, markup=False)
             answers = [_one(replace(run, seed=seed), place / f"seed{seed}") for seed in _seeds(run, seeds)]
             rows.append(_row(variant, answers))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         err.print("Stopped; the same command goes on from there. The table holds what is finished.")
     if rows:
         written = write_sweep(rows, out, title=recipe, plotted=plotted)
-        err.print("Wrote " + ", ".join(str(path) for path in written), soft_wrap=True, highlight=False)
+        err.print("Wrote " + ", ".join(str(path) for path in written), soft_wrap=True, highlight=False, markup=False)
+    if stopped:
+        raise stopped
     return rows
+
+
+def check_metrics(run: "Run", names: Sequence[str]) -> None:
+    """Refuse metrics that a run will not have.
+
+    Raises:
+        UserError: for the first one.
+    """
+    from slotworks.metrics.sets import THRESHOLDS
+    from slotworks.protocols import get
+
+    known = list(get(run.protocol).metrics)
+    if hasattr(run.method, "categories"):
+        known = [*(f"ap_{threshold:g}" for threshold in THRESHOLDS), *known]
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no metric {name!r} to plot; there are {', '.join(known)}.")
 
 
 def _seeds(run: "Run", count: int) -> range:
@@ -210,6 +240,7 @@ def _folder(variant: Variant) -> str:
 def _one(run: "Run", folder: Path) -> dict[str, Any]:
     """Train and measure one run, or read what an earlier sweep left."""
     from slotworks.api import train
+    from slotworks.cli.train import check_stopped
     from slotworks.training import Diverged, load_run
     from slotworks.training.numerics import unsettled
 
@@ -221,8 +252,7 @@ def _one(run: "Run", folder: Path) -> dict[str, Any]:
     except Diverged as error:
         err.print(str(error), soft_wrap=True, markup=False)
         answer = {"diverged": str(error)}
-    if "metrics" not in answer and "diverged" not in answer:
-        raise KeyboardInterrupt  # the training was stopped politely
+    check_stopped(answer)
     kept = {key: answer[key] for key in ("metrics", "seconds", "verdict", "diverged") if key in answer}
     result = {"seed": run.seed, **kept}
     write_text(done, json.dumps(result, indent=1) + "\n")

@@ -1,9 +1,12 @@
 """`slotworks synthesize`."""
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.markup import escape
 
 from slotworks import tables
 from slotworks.cli.console import err, print_json, take_option
@@ -83,20 +86,22 @@ def _run(config: "Synthesis", out: Path, share: tuple[int, int], device: str | N
     try:
         answer = synthesize(config, out, rank=rank, world_size=world_size, device=device)
     except KeyboardInterrupt:
-        err.print(f"Stopped. Finished shards are kept in {out}; the same command goes on.", soft_wrap=True)
-        return 130
+        err.print(
+            f"Stopped. Finished shards are kept in {out}; the same command goes on.", soft_wrap=True, markup=False
+        )
+        return 128 + signal.SIGINT
     if as_json:
         print_json(answer)
         return 0
     rate = "" if answer["images_per_second"] is None else f", {answer['images_per_second']:.2f} images/s"
     left_out = f" {answer['left_out']:,} prompts name no class and were left out." if answer["left_out"] else ""
     err.print(
-        f"[bold]{answer['images']:,} images[/bold] in {answer['shards']} shards below {out}; {answer['made']:,} made "
-        f"now in {answer['seconds']:,.0f} s{rate}.{left_out}",
+        f"[bold]{answer['images']:,} images[/bold] in {answer['shards']} shards below {escape(str(out))}; "
+        f"{answer['made']:,} made now in {answer['seconds']:,.0f} s{rate}.{left_out}",
         soft_wrap=True,
     )
     if answer["sheet"]:
-        err.print(f"Look at them: {answer['sheet']}", soft_wrap=True)
+        err.print(f"Look at them: {answer['sheet']}", soft_wrap=True, markup=False)
     return 0
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
-from slotworks.errors import UserError
+from slotworks.errors import Stopped, UserError
 from slotworks.outputs import Outputs, writing
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
         answer = train_seeds(run, base, int(seeds))
     if as_json:
         print_json(answer)
-    return 0
+    check_stopped(answer)
+    return 1 if any("diverged" in one for one in answer.get("runs", ())) else 0
 
 
 def folder_of(name: str) -> Path:
@@ -76,7 +79,11 @@ def build(name: str, overrides: Sequence[str]) -> "Run":
     from slotworks.configs import find
 
     function = find(name)
-    return override(function(), overrides, prog=f"slotworks train {name}", about=function.__doc__)
+    recipe = function()
+    run = override(recipe, overrides, prog=f"slotworks train {name}", about=function.__doc__)
+    if recipe.steps and not run.steps:
+        raise UserError("steps is 0; it must be 1 or more, since this recipe is one to train.")
+    return run
 
 
 def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None = None) -> "Run":
@@ -104,16 +111,27 @@ def _layout_words(words: Sequence[str]) -> list[str]:
     return full
 
 
+def check_stopped(answer: dict) -> None:
+    """After a training that Ctrl-C or SIGTERM stopped nothing that builds on it goes on.
+
+    Raises:
+        Stopped: if it was stopped.
+    """
+    if "signal" in answer:
+        raise Stopped(answer["signal"])
+
+
 def train_one(run: "Run", folder: Path) -> dict:
     """Train and say what came out."""
     from slotworks.api import train
 
     answer = train(run, folder, on_eval=_say)
     if "metrics" in answer:
+        protocol = escape(answer["protocol"])
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
-        scores = f"[bold]{scores}[/bold]  on the test split, {answer['protocol']}" if scores else answer["protocol"]
+        scores = f"[bold]{scores}[/bold]  on the test split, {protocol}" if scores else protocol
         err.print(scores, soft_wrap=True)
-        err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True)
+        err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True, markup=False)
     return answer
 
 
@@ -133,8 +151,8 @@ def train_seeds(run: "Run", base: Path, count: int) -> dict:
         except Diverged as error:
             err.print(str(error), soft_wrap=True, markup=False)
             answers.append({"seed": seed, "diverged": str(error)})
-        if "diverged" not in answers[-1] and "metrics" not in answers[-1]:
-            break  # Ctrl-C: the remaining seeds are not wanted now
+        if "signal" in answers[-1]:
+            break  # the remaining seeds are not wanted now
     finished = [answer for answer in answers if "metrics" in answer]
     summary = {}
     for name in finished[0]["metrics"] if finished else ():
@@ -146,6 +164,7 @@ def train_seeds(run: "Run", base: Path, count: int) -> dict:
             f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}"
         )
     answer = {"folder": str(base), "summary": summary, "runs": answers}
+    answer |= {"signal": answers[-1]["signal"]} if "signal" in answers[-1] else {}
     with writing(base, doing="writing a summary") as outputs:
         outputs.write_text("summary.json", json.dumps(answer, indent=1) + "\n")
     return answer
@@ -156,4 +175,4 @@ def _say(step: int, metrics: dict[str, float], verdict: str) -> None:
     from slotworks.training.logs import console
 
     style = "dim" if verdict.startswith("healthy") else "yellow"
-    console.print(f"step {step}  {verdict}", soft_wrap=True, style=style, highlight=False)
+    console.print(f"step {step}  {verdict}", soft_wrap=True, style=style, highlight=False, markup=False)

@@ -53,6 +53,7 @@ class CLEVRv1(PreparedData):
     val_size: int = 512
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.image_size <= HEIGHT:
             raise ValueError(f"image_size is {self.image_size}; expected 1 to {HEIGHT} pixels.")
         if not 3 <= self.max_objects <= MAX_OBJECTS:

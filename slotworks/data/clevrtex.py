@@ -62,6 +62,7 @@ class CLEVRTex(PreparedData):
     mask_size: int | None = None  # of the masks, if it is another
 
     def __post_init__(self):
+        super().__post_init__()
         if self.variant not in OFFICIAL_IMAGES:
             raise ValueError(f"variant is {self.variant!r}; expected one of {', '.join(OFFICIAL_IMAGES)}.")
         for field, size in (("image_size", self.image_size), ("mask_size", self.mask_size)):

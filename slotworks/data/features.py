@@ -57,6 +57,7 @@ class CachedFeatures(DataConfig):
     keep_images: bool = False  # also store the images, in 8 bits, for methods that render them
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dtype not in ("float16", "bfloat16"):
             raise ValueError(f"dtype is {self.dtype!r}; choose float16 or bfloat16.")
         if self.batch_size < 1:

@@ -52,13 +52,6 @@ class Generated(PreparedData):
     real: DataConfig | None = None
     held_out: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("image_size", "mask_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number of pixels, 1 or more.")
-        if self.held_out < 0:
-            raise ValueError(f"held_out is {self.held_out}; expected a number of images, 0 or more.")
-
     @property
     def name(self) -> str:
         """`generated`."""

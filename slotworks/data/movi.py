@@ -127,6 +127,7 @@ class MOVi(OfficialData):
     extras: tuple[Extra, ...] = ()
 
     def __post_init__(self):
+        super().__post_init__()
         if self.variant not in MAX_OBJECTS:
             raise ValueError(f"variant is {self.variant!r}; expected one of {', '.join(MAX_OBJECTS)}.")
         if not re.fullmatch(r"([1-9]\d{0,3})x\1", self.resolution):
@@ -139,10 +140,6 @@ class MOVi(OfficialData):
             raise ValueError(f"frames is {self.frames!r}; expected 'video' or 'single'.")
         if unknown := sorted(set(self.extras) - set(EXTRAS)):
             raise ValueError(f"extras holds {unknown[0]!r}; expected some of {', '.join(EXTRAS)}.")
-        for name in ("image_size", "mask_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; expected a number of pixels, 1 or more.")
         for name, fitting in (("clip_length", "video"), ("clip_stride", "video"), ("frames_per_video", "single")):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= NUM_FRAMES:

@@ -34,10 +34,6 @@ class MultiObjectFile(PreparedData):
     test_size: int = 320
     val_size: int = 320
 
-    def __post_init__(self):
-        if min(self.train_size, self.test_size, self.val_size) < 0:
-            raise ValueError("train_size, test_size and val_size are numbers of images and cannot be negative.")
-
     @property
     def remote_file(self) -> str:
         """Where the file lies in the bucket."""

@@ -66,8 +66,7 @@ class Photos(OfficialData):
     official_splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "val"}
 
     def __post_init__(self):
-        if self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size}; expected a number of pixels, 1 or more.")
+        super().__post_init__()
         for field, choices in (("crop", ("center", "random", "whole")), ("interpolation", ("bicubic", "bilinear"))):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}.")
@@ -186,11 +185,6 @@ class MaskedPhotos(Photos):
 
     mask_size: int = 320
     train_masks: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.mask_size < 1:
-            raise ValueError(f"mask_size is {self.mask_size}; expected a number of pixels, 1 or more.")
 
     def has_masks(self, split: str) -> bool:
         """Whether the store of an official split holds masks."""

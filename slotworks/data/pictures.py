@@ -8,9 +8,12 @@ from typing import ClassVar
 
 import google_crc32c
 
-from slotworks.data.photos import Entry, Photos
+from slotworks.data.photos import Entry, Photos, say
+from slotworks.data.store import Store
 from slotworks.images import find_images
 from slotworks.types import UserError
+
+FEW = 15  # below it the usual tenths leave one picture each for validation and test
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,9 @@ class Pictures(Photos):
     """Every picture below a folder, of any size and kind. There are no masks.
 
     Which split a picture belongs to follows from its name alone: pictures are put in an order that looks random, the
-    first go to val, the next to test, the rest to train; of three pictures or more each split gets one. The store is
-    made for the pictures that are there: after adding or changing some, the next `open` makes a new one beside the old.
+    first go to val, the next to test, the rest to train; of three pictures or more each split gets one, of two val and
+    test share one. The store is made for the pictures that are there: after adding or changing some, the next `open`
+    makes a new one beside the old.
     """
 
     root: str = "data/pictures"
@@ -37,6 +41,11 @@ class Pictures(Photos):
             )
 
     @property
+    def splits_all(self) -> bool:
+        """Whether some pictures shall go to val and some to test."""
+        return self.val_fraction > 0 and self.test_fraction > 0
+
+    @property
     def name(self) -> str:
         """`pictures`."""
         return "pictures"
@@ -49,6 +58,18 @@ class Pictures(Photos):
             known = f"{file.relative_to(self.root)}\n{stat.st_size}\n{stat.st_mtime_ns}\n"
             crc = google_crc32c.extend(crc, known.encode("utf-8", "surrogateescape"))
         return f"{super().store_name(split)}-{crc:08x}"
+
+    def open(self, split: str = "train") -> Store:
+        """Open one split; says how few pictures are shared out."""
+        dataset = super().open(split)
+        count = len(find_images([Path(self.root)])) if split == "train" and self.splits_all else FEW
+        if 1 < count < FEW:
+            say(
+                f"{self.root} holds {count} pictures: {len(dataset)} to train on, and for validation and test "
+                + ("the other one, the same for both." if count == 2 else "one each at least.")
+                + " So few show that the training runs, not what it finds."
+            )
+        return dataset
 
     def folder(self, split: str) -> Path:
         """The folder itself."""
@@ -75,6 +96,12 @@ class Pictures(Photos):
             for f in (self.val_fraction, self.test_fraction)
         )
         chosen = {"val": order[:val], "test": order[val : val + test], "train": order[val + test :]}[split]
+        if len(found) == 2 and self.splits_all:
+            chosen = order[1:] if split == "train" else order[:1]
+        if len(found) == 1 and not chosen:
+            raise UserError(
+                f"{self.root} holds one picture; training needs two or more, one to learn from and one to look at."
+            )
         if not chosen:
             raise UserError(
                 f"{self.root} holds {len(found)} pictures, of which none goes to the split {split!r}; add pictures, or "

@@ -30,6 +30,7 @@ from slotworks.nn.diffusion import (
 )
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQAutoencoder, VQConfig
+from slotworks.ranges import check_numbers
 from slotworks.types import Batch, UserError
 
 
@@ -52,6 +53,7 @@ class DenoiserConfig:
     latent_scale: float = 1.0  # factor on latents, of about 1 over their standard deviation (not in the paper)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "denoiser")
         for dim in self.dims:
             if dim % self.norm_groups or dim % self.head_dim:
                 raise ValueError(

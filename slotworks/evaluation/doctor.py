@@ -363,5 +363,5 @@ def read(run_folder: str | os.PathLike[str]) -> tuple[dict[str, float | None], l
         return dict(content["stats"]), [Finding(**finding) for finding in content["findings"]]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {again}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is damaged; {again}") from None

@@ -45,6 +45,7 @@ class DinosaurConfig(MethodConfig):
     decoder_heads: int = 8  # of the Transformer decoder; 4 on VOC and MOVi
 
     def __post_init__(self):
+        super().__post_init__()
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"method.encoder.trained_blocks is {self.encoder.trained_blocks}; DINOSAUR predicts its own input, so "

@@ -56,6 +56,7 @@ class GlassConfig(LatentSlotOptions):
     freeze_slots: bool = False  # train the U-Net only, in the place of a learning rate of 1e-8 for the rest
 
     def __post_init__(self):
+        super().__post_init__()
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"method.encoder.trained_blocks is {self.encoder.trained_blocks}; the encoder of GLASS is frozen. "

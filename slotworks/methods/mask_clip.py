@@ -95,6 +95,7 @@ class MaskCLIPConfig(MethodConfig):
     prompt_denoising: float | None = None  # classes nowhere as certain as this are dropped; None: off
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not any(self.class_names) or any("{}" not in template for template in self.templates) or not self.templates:
             raise ValueError("class_names needs a name and templates a sentence with {} where the name goes.")
         if self.background == "prompts" and not self.background_names:

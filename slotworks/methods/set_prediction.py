@@ -43,6 +43,7 @@ class SetPredictionConfig(SlotAttentionOptions):
     coordinate_scale: float = 1.0  # coordinates are compared in [0, scale]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.stepwise_loss and self.gradient != "unrolled":
             raise ValueError(f'stepwise_loss needs gradient="unrolled", but it is {self.gradient!r}.')
 

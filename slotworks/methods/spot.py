@@ -49,6 +49,7 @@ class SpotConfig(MethodConfig):
     eval_orders: Orders = "standard"  # in evaluation; all: the ensemble of the paper's tables
 
     def __post_init__(self):
+        super().__post_init__()
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"method.encoder.trained_blocks is {self.encoder.trained_blocks}; the first stage of SPOT predicts its "
@@ -77,7 +78,7 @@ class SpotStudentConfig(SpotConfig):
     teacher_orders: Orders = "random"  # in which the teacher reads patches
 
     def __post_init__(self):
-        pass  # any number of blocks may be trained: the target comes from the frozen network
+        MethodConfig.__post_init__(self)  # any number of blocks may be trained: the target is of the frozen network
 
     def build(self) -> "SpotStudent":
         """Make the method with fresh weights. Trained blocks of the encoder are loaded at once."""

@@ -35,6 +35,7 @@ class StableLSDConfig(LatentSlotOptions):
     drop_masked_slots_from_context: bool = False  # the U-Net does not see the others; the released code shows them
 
     def __post_init__(self):
+        super().__post_init__()
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"method.encoder.trained_blocks is {self.encoder.trained_blocks}; the encoder of StableLSD is frozen. "

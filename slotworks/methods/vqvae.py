@@ -29,6 +29,7 @@ class VQVAEConfig(MethodConfig):
     perceptual: bool = True  # LPIPS beside the absolute error; False: squared error alone
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image_size % self.autoencoder.stride:
             raise ValueError(
                 f"image_size is {self.image_size}; the VQ-VAE needs a multiple of {self.autoencoder.stride}."

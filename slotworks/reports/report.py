@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
 from slotworks.errors import UserError
 from slotworks.files import write_text
@@ -26,6 +25,7 @@ from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
 from slotworks.reports.labels import label
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
+from slotworks.yaml_text import read_yaml
 
 WHOLE = {
     "input": "input",
@@ -67,7 +67,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
 def _content(folder: Path) -> dict[str, Any]:
     """All that the template shows."""
     notes: list[str] = []
-    settings = _mapping(_read(folder / "run.yaml", yaml.safe_load, notes))
+    settings = _mapping(_read(folder / "run.yaml", read_yaml, notes))
     env = _mapping(_read(folder / "env.json", json.loads, notes))
     rows = _rows(folder / "metrics.jsonl", notes)
     doctor = _mapping(_read(folder / "eval" / "doctor.json", json.loads, notes))
@@ -116,7 +116,7 @@ def _read(path: Path, parse: Any, notes: list[str]) -> Any:
         return parse(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}.")
         return None
 
@@ -128,7 +128,7 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     for i, line in enumerate(text.splitlines(), start=1):
         try:
             row = _mapping(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             row = {}
         step = _number(row.get("step"))
         if step is None:

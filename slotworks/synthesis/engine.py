@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -36,6 +35,7 @@ from slotworks.training.numerics import device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
 from slotworks.training.serialize import from_yaml, to_plain, to_yaml
 from slotworks.types import UserError
+from slotworks.yaml_text import read_yaml
 
 MAY_CHANGE = ("num_images", "batch_size", "source.captioner.batch_size")
 """Fields that may differ when work goes on: how much is made, and what changes nothing but rounding."""
@@ -301,8 +301,8 @@ def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Syn
     if path.exists():
         try:
             text = path.read_text(encoding="utf-8")
-            old = _flat(yaml.safe_load(text))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            old = _flat(read_yaml(text))
+        except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
         if settle(config, kind) != config:  # something is auto
             config = settle(config, kind, from_yaml(Synthesis, text, source=str(path)))

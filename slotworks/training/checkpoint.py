@@ -6,11 +6,12 @@ seed and the step.
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,6 +20,7 @@ from slotworks.files import replacing
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
 from slotworks.types import Method, MethodConfig, UserError, all_finite
+from slotworks.yaml_text import read_yaml
 
 FORMAT = "slotworks-checkpoint"
 VERSION = 1
@@ -78,11 +80,16 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     for name, value in tensors.items():
         section, _, rest = name.partition(".")
         sections.setdefault(section, {})[rest] = value
+    try:
+        step, seconds = int(metadata["step"]), float(metadata["seconds"])
+        scaler = json.loads(metadata["scaler"])
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} does not say how far it is; use another checkpoint of the run.") from None
     return Checkpoint(
         run=from_yaml(Run, metadata["run"], source=str(path)),
-        step=int(metadata["step"]),
-        seconds=float(metadata["seconds"]),
-        scaler=json.loads(metadata["scaler"]),
+        step=step,
+        seconds=seconds,
+        scaler=scaler,
         model=sections["model"],
         ema=sections["ema"],
         optimizer=sections["optimizer"],
@@ -102,8 +109,7 @@ def load_weights(path: Path | str, *, ema: bool = True) -> tuple[MethodConfig, d
     """
     path = _file(path)
     metadata, tensors = _read(path, skip="optimizer." if ema else ("optimizer.", "ema."))
-    plain = yaml.safe_load(metadata["run"])
-    config = from_plain(MethodConfig, plain["method"], source=str(path))
+    config = from_plain(MethodConfig, _settings(metadata, path).get("method"), source=str(path))
     weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
     weights |= {name.removeprefix("ema."): v for name, v in tensors.items() if name.startswith("ema.")}
     return config, weights
@@ -142,7 +148,8 @@ def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
     Raises:
         UserError: naming the first weight that is missing, unknown or of another shape or dtype.
     """
-    expected, given = method.state_dict(), weights
+    expected = method.state_dict()
+    given = unwrapped(weights) if weights.keys().isdisjoint(expected) else weights
     kind = type(method).__name__
     for name in sorted(expected.keys() - given.keys()):
         raise UserError(f"{source} lacks the weight {name} of {kind}; it was written for other settings or code.")
@@ -160,7 +167,7 @@ def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
                 f"{source} holds {name} as {own} but {kind} has {wanted}; the file was changed after the training. Use "
                 "another checkpoint of the run."
             )
-    method.load_state_dict(weights, strict=False)  # a method may leave frozen networks out of its state_dict
+    method.load_state_dict(given, strict=False)  # a method may leave frozen networks out of its state_dict
 
 
 def check_weights(weights: dict[str, Tensor], *, source: str) -> None:
@@ -175,6 +182,19 @@ def check_weights(weights: dict[str, Tensor], *, source: str) -> None:
                 f"{source} holds NaN or infinity in the tensor {name}: the training had diverged, or the file is "
                 "damaged. Use another checkpoint of the run."
             )
+
+
+def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the names of the bare module: without what DataParallel (`module.`) and `torch.compile`
+    (`_orig_mod.`) put before them.
+
+    >>> list(unwrapped({"module._orig_mod.a.weight": torch.zeros(1)}))
+    ['a.weight']
+    """
+    weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
+    if weights and all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return weights
 
 
 def optimizer_state(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -215,13 +235,21 @@ def _fits(value: Tensor, parameter: Tensor | None) -> bool:
     return parameter is not None and value.shape == parameter.shape and value.dtype == parameter.dtype
 
 
+def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        plain = read_yaml(metadata["run"])
+    except ValueError as error:
+        raise UserError(f"{path}: its settings are not valid YAML: {error}.") from None
+    return plain if isinstance(plain, dict) else {}
+
+
 def _file(path: Path | str) -> Path:
     path = Path(path)
-    return path / LAST if path.is_dir() else path
+    return path / LAST if os.path.isdir(path) else path
 
 
 def _read(path: Path, skip: str | tuple[str, ...] = ()) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} does not exist; give a checkpoint, or the folder of a run that has saved one.")
     try:
         with safe_open(path, framework="pt") as file:
@@ -238,4 +266,6 @@ def _read(path: Path, skip: str | tuple[str, ...] = ()) -> tuple[dict[str, str],
             f"{path} has checkpoint format {metadata['version']}; this slotworks reads {VERSION}. Install a newer one."
         )
     check_weights(tensors, source=str(path))
+    if not metadata["step"].isdigit():
+        raise UserError(f"{path} does not say how far it is; use another checkpoint of the run.")
     return metadata, tensors

@@ -7,10 +7,13 @@ from typing import Any
 
 
 class Interrupt:
-    """The first Ctrl-C or SIGTERM sets `asked`, so that the loop saves and returns; a second one ends at once."""
+    """The first Ctrl-C or SIGTERM sets `asked`, so that the loop saves and returns; a second one ends at once.
+
+    `asked` is 0, or the number of the signal.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -22,8 +25,8 @@ class Interrupt:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _ask(self, *signal_and_frame: object) -> None:
+    def _ask(self, number: int, frame: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = number
         os.write(2, b"\nStopping after this step; a second Ctrl-C ends at once, without saving.\n")

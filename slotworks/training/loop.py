@@ -7,6 +7,7 @@ so evaluating more often changes nothing, and a run that was killed ends with th
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -57,6 +58,7 @@ class Result:
     finished: bool  # all of `run.steps`; False after Ctrl-C, SIGTERM or `stop_after`
     seconds: float  # of training, all sessions, without evaluation and saving
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation, `eval/...`
+    signal: int = 0  # what asked it to stop before all steps were done: the number of Ctrl-C or SIGTERM
 
 
 class TrainStep(nn.Module):
@@ -221,7 +223,7 @@ def _train(
 
         # ---- the loop ----------------------------------------------------------------------------------------------
         stop = min(run.steps, start + stop_after) if stop_after is not None else run.steps
-        mark_step, mark_seconds, tick = done, seconds, time.perf_counter()
+        mark_step, mark_seconds, tick, stopped_by = done, seconds, time.perf_counter(), 0
         while done < stop:
             step = done  # finished updates so far, as in the papers' schedules
             lr = set_learning_rates(optimizer, run, step)
@@ -244,7 +246,7 @@ def _train(
                 _check_weights(run, sums)
 
             # Every process must see the same numbers and the same wish to stop, or one would wait for the others.
-            wish = torch.tensor(float(interrupt.asked), device=fabric.device)
+            wish = torch.tensor(float(bool(interrupt.asked)), device=fabric.device)
             means = fabric.all_reduce(torch.stack([*sums.values(), wish]))
             assert isinstance(means, Tensor)
             *values, asked = means.tolist()
@@ -263,7 +265,7 @@ def _train(
 
             # ---- log, save, evaluate -------------------------------------------------------------------------------
             display.advance(done)
-            stop = done if asked else stop
+            stop, stopped_by = (done, interrupt.asked or signal.SIGINT) if asked else (stop, 0)
             if log and (done % run.log_every == 0 or done in (1, run.steps)):
                 speed = (done - mark_step) / max(seconds - mark_seconds, 1e-9)
                 mark_step, mark_seconds = done, seconds
@@ -285,7 +287,7 @@ def _train(
             display.say(f"Stopped at step {done} of {run.steps}; the same command goes on from there.")
     fabric.barrier()  # when any process returns, the folder is complete
     metrics = {name: value for name, value in metrics.items() if name != "step"}
-    return Result(folder, done, done == run.steps, seconds, metrics)
+    return Result(folder, done, done == run.steps, seconds, metrics, int(stopped_by) if done < run.steps else 0)
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
 """What a training run is: a method, data, an optimiser and how long. Frozen, written to the run folder as it is."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from slotworks.machine import Precision
+from slotworks.ranges import NOT_NEGATIVE, RANGES, check_number, check_numbers
 from slotworks.types import DataConfig, MethodConfig
 
 
@@ -67,6 +68,7 @@ class Adam:
         )
         for group, scale in self.lr_scales.items():
             _check(scale >= 0, f"optimizer.lr_scales[{group!r}] is {scale}; it cannot be negative.")
+        check_numbers(self, "optimizer", {"warmup_steps": NOT_NEGATIVE})  # what is left: too large, not finite
 
 
 def schedule(optimizer: Adam, step: int, total_steps: int) -> float:
@@ -146,6 +148,9 @@ class Run:
             self.ema_decay is None or 0 < self.ema_decay < 1,
             f"ema_decay is {self.ema_decay}; give a number between 0 and 1, or None for no average.",
         )
+        for setting in fields(self):  # what is left: too large for a machine
+            allowed = RANGES["seed"] if setting.name == "seed" else NOT_NEGATIVE
+            check_number(setting.name, getattr(self, setting.name), allowed)
         wanted, stored = _method_size(self.method), _data_size(self.data)
         _check(
             wanted is None or stored is None or wanted == stored,

@@ -4,6 +4,7 @@ A dataclass becomes a mapping with its fields and `kind: ClassName`. Reading loo
 are already imported and derive from the field's declared class; a file can never cause an import.
 """
 
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+from slotworks.errors import QUOTE, UserError, quote, shorten
 from slotworks.files import write_text
 from slotworks.training.run import Run
-from slotworks.types import UserError
+from slotworks.yaml_text import LIMIT, read_yaml
 
 T = TypeVar("T")
 
@@ -37,13 +39,16 @@ def load_run(path: Path | str) -> Run:
         UserError: if the file is missing or not a run: names the setting and what was expected.
     """
     path = Path(path)
-    path = path / "run.yaml" if path.is_dir() else path
+    path = path / "run.yaml" if os.path.isdir(path) else path
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LIMIT + 1)  # what is longer is refused
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist; give the folder of a run, or its run.yaml.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason}); save it in that encoding.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     return from_yaml(Run, text, source=str(path))
 
 
@@ -68,9 +73,9 @@ def from_yaml(cls: type[T], text: str, *, source: str) -> T:
         UserError: as `from_plain`, and if the text is not YAML.
     """
     try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
+        plain = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{source} is not valid YAML: {error}.") from None
     return from_plain(cls, plain, source=source)
 
 
@@ -111,9 +116,10 @@ def _dataclass(cls: type[T], plain: Any, where: str, source: str) -> T:
         c.__name__: c for c in (cls, *_subclasses(cls))
     }  # a class defined again replaces the older one
     kind = plain["kind"]
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
+        named = shorten(kind, QUOTE) if isinstance(kind, str) else quote(kind)
         raise UserError(
-            f"{source}: {here} is of class {kind}, which is not known here; import the module that defines it first. "
+            f"{source}: {here} is of class {named}, which is not known here; import the module that defines it first. "
             f"Known: {', '.join(sorted(known))}."
         )
     chosen = known[kind]
@@ -121,7 +127,8 @@ def _dataclass(cls: type[T], plain: Any, where: str, source: str) -> T:
     prefix = f"{where}." if where else ""
     for name in plain:
         if name != "kind" and name not in names:
-            raise UserError(f"{source}: {kind} has no field {prefix}{name}; its fields are {', '.join(names)}.")
+            shown = shorten(str(name), QUOTE)
+            raise UserError(f"{source}: {kind} has no field {prefix}{shown}; its fields are {', '.join(names)}.")
     for name, field in names.items():
         needed = field.default is MISSING and field.default_factory is MISSING
         if name not in plain and needed:  # a field with a default may be younger than the file
@@ -132,7 +139,7 @@ def _dataclass(cls: type[T], plain: Any, where: str, source: str) -> T:
     values = {name: _value(hints[name], plain[name], f"{prefix}{name}", source) for name in names if name in plain}
     try:
         return chosen(**values)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:  # a class that divides by a setting before it looks at it
         raise UserError(f"{source}: {error}") from None
 
 
@@ -163,11 +170,11 @@ def _value(hint: Any, value: Any, where: str, source: str) -> Any:
     if hint is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 without a dot as text
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
-    elif hint in (int, bool, str) and type(value) is hint:
+    elif hint in (int, bool, str) and type(value) is hint and not (hint is str and "\0" in value):
         return value
-    elif hint is Path and isinstance(value, str):
+    elif hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     elif origin is dict and isinstance(value, dict):
         return {
@@ -183,4 +190,4 @@ def _value(hint: Any, value: Any, where: str, source: str) -> Any:
     elif hint in (Any, type(None)) and (hint is Any or value is None):
         return value
     expected = str(hint).replace("typing.", "") if origin else getattr(hint, "__name__", hint)
-    raise UserError(f"{source}: {where} is {value!r}; expected {expected}.")
+    raise UserError(f"{source}: {where} is {quote(value)}; expected {expected}.")

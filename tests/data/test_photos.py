@@ -500,7 +500,7 @@ def test_a_killed_preparation_ends_with_the_same_bytes(voc, monkeypatch):
 
 
 def test_sizes_and_choices_are_checked():
-    with pytest.raises(ValueError, match="image_size is 0; expected a number of pixels"):
+    with pytest.raises(ValueError, match="image_size is 0; it must be 1 or more"):
         VOC(image_size=0)
     with pytest.raises(ValueError, match="mask_size is 0; expected"):
         COCO(mask_size=0)

@@ -53,11 +53,23 @@ def test_small_folders_have_all_splits(tmp_path, count, sizes):
     assert [len(data.entries(split)[0]) for split in ("train", "val", "test")] == sizes
 
 
+def test_two_pictures_are_shared_and_a_sentence_says_how(tmp_path, capsys):
+    for name in "ab":
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+    data = Pictures(root=str(tmp_path), image_size=8)
+    train, val, test = (data.entries(split)[0] for split in ("train", "val", "test"))
+    assert [len(train), len(val)] == [1, 1]
+    assert val == test != train
+    assert [len(data.open(split)) for split in ("train", "val", "test")] == [1, 1, 1]
+    said = capsys.readouterr().err
+    assert "holds 2 pictures: 1 to train on, and for validation and test the other one, the same for both." in said
+
+
 def test_a_single_picture_is_for_training(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     data = Pictures(root=str(tmp_path), image_size=8)
     assert data.open("train")[0]["image"].tolist() == np.full((8, 8, 3), (255, 0, 0)).tolist()
-    with pytest.raises(UserError, match="holds 1 pictures, of which none goes to the split 'val'"):
+    with pytest.raises(UserError, match="holds one picture; training needs two or more"):
         data.open("val")
     assert len(Pictures(root=str(tmp_path), image_size=8, val_fraction=0.0, test_fraction=0.0).entries("train")[0]) == 1
 

@@ -236,3 +236,93 @@ def test_what_cannot_be_read_is_said(tmp_path, tiny_vit, diffusion, capsys):
     with pytest.raises(UserError, match="holds an encoder of its own"):
         convert(source, tmp_path / "run", vit, diffusion)
     assert not (tmp_path / "run").exists()
+
+
+def damaged(source, kind):
+    """The released folder with one thing wrong."""
+    slots = source / "multiheadstevesa"
+    config, weights = slots / "config.json", slots / "diffusion_pytorch_model.safetensors"
+    state, binary = slot_state(), weights.with_suffix(".bin")
+    if kind == "empty weights":
+        weights.write_bytes(b"")
+    elif kind == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:200])
+    elif kind == "text for weights":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif kind == "a folder for weights":
+        weights.unlink()
+        weights.mkdir()
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind == "a deep config":
+        config.write_text("[" * 100_000)
+    elif kind == "a list for config":
+        config.write_text("[]")
+    elif kind == "another encoding":
+        config.write_bytes(json.dumps(CONFIG).encode("utf-16"))
+    elif kind.startswith("config "):
+        name, value = kind.split()[1:]
+        config.write_text(json.dumps(CONFIG | {name: json.loads(value)}))
+    else:
+        weights.unlink()
+        changed = {
+            "a list": [state["slot_mu"]],
+            "a number": 3,
+            "numbers for names": {1: state["slot_mu"]},
+            "nested": {"state_dict": state},
+            "a shape": state | {"slot_mu": torch.tensor(1.0)},
+            "another shape": state | {"pos.projection.weight": torch.ones(3)},
+            "another name": state | {"conv.weight": torch.ones(3)},
+            "one missing": {name: value for name, value in state.items() if name != "project_k.weight"},
+        }
+        if kind == "a cut zip":
+            torch.save(state, binary)
+            binary.write_bytes(binary.read_bytes()[:-300])
+        else:
+            torch.save(changed[kind], binary)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("empty weights", "cannot be read as plain tensors"),
+        ("cut weights", "cannot be read as plain tensors"),
+        ("text for weights", "cannot be read as plain tensors"),
+        ("a folder for weights", "cannot be read as plain tensors"),
+        ("a cut zip", "cannot be read as plain tensors"),
+        ("no weights", "holds no weights"),
+        ("a deep config", "config.json is damaged"),
+        ("a list for config", "config.json is damaged"),
+        ("another encoding", "config.json is damaged"),
+        ("config num_slots 0", "has num_slots 0; expected a whole number, 1 or more."),
+        ("config num_slots 257", "method.num_slots is 257; it must be from 1 to 256."),
+        ("config slot_size true", "has slot_size True; expected a whole number, 1 or more."),
+        ("config input_resolution [4]", r"has input_resolution \[4\]; expected a whole number"),
+        ("a list", "cannot be read as plain tensors"),
+        ("a number", "cannot be read as plain tensors"),
+        ("numbers for names", "holds more than named tensors"),
+        ("nested", "holds more than named tensors"),
+        ("a shape", "slot_mu of the slot module has the shape of a single number"),
+        ("another shape", "pos.projection.weight of the slot module has the shape 3,"),
+        ("another name", "has a weight 'conv.weight', which MultiHeadSTEVESA does not have"),
+        ("one missing", r"lacks the weight slots.slot_attention.to_k.weight"),
+    ],
+)
+def test_a_damaged_checkpoint_is_said_in_a_sentence(tmp_path, tiny_vit, diffusion, kind, sentence):
+    source = checkpoint(tmp_path / "released")
+    damaged(source, kind)
+    with pytest.raises(UserError, match=sentence):
+        convert(source, tmp_path / "run", replace(tiny_vit, features="normed"), diffusion)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_a_wrapped_module_and_a_byte_order_mark(tmp_path, tiny_vit, diffusion, prefix):
+    source = checkpoint(tmp_path / "released")
+    slots = source / "multiheadstevesa"
+    (slots / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8-sig")
+    wrapped = {prefix + name: value for name, value in slot_state().items()}
+    save_file(wrapped, slots / "diffusion_pytorch_model.safetensors")
+    convert(source, tmp_path / "run", replace(tiny_vit, features="normed"), diffusion)
+    _, method = api.load(tmp_path / "run", device="cpu")
+    close(method.slots.slot_attention.to_k.weight, slot_state()["project_k.weight"], 0)

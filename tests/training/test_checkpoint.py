@@ -116,6 +116,31 @@ def test_files_that_are_something_else(checkpoint, tmp_path):
         load_weights(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "metadata", [{"step": "many"}, {"seconds": "x"}, {"scaler": "{"}, {"scaler": "[" * 5000}], ids=range(4)
+)
+def test_a_checkpoint_that_does_not_say_how_far_it_is(checkpoint, tmp_path, metadata):
+    save_checkpoint(checkpoint, tmp_path / "a.safetensors")
+    edit(tmp_path / "a.safetensors", **metadata)
+    with pytest.raises(UserError, match=r"a\.safetensors does not say how far it is"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("run", ["&a [*a]", "[", "3", "{}", "method: [1]"])
+def test_settings_in_a_checkpoint_that_are_none(checkpoint, tmp_path, run):
+    save_checkpoint(checkpoint, tmp_path / "a.safetensors")
+    edit(tmp_path / "a.safetensors", lambda metadata: run)
+    with pytest.raises(UserError, match=r"a\.safetensors: "):
+        load_weights(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_a_wrapped_module(checkpoint, tmp_path, prefix):
+    wrapped = {prefix + name: value for name, value in checkpoint.model.items()}
+    save_checkpoint(replace(checkpoint, model=wrapped, ema={}), tmp_path / "a.safetensors")
+    same(load_method(tmp_path / "a.safetensors").state_dict(), checkpoint.model)
+
+
 def test_weights_that_do_not_fit(checkpoint, tmp_path):
     path = tmp_path / "a.safetensors"
     save_checkpoint(replace(checkpoint, run=toy_run(), ema={}), path)  # the settings say width 6, the weights are 64

@@ -26,11 +26,6 @@ class SceneConfig(DataConfig):
     num_test: int = 320  # Slot Attention's tables use 320 test images
     seed: int = 0
 
-    def __post_init__(self):
-        for split in SPLITS:
-            if (count := getattr(self, f"num_{split}")) < 0:
-                raise ValueError(f"num_{split} is {count}; give a number of images, 0 or more.")
-
     def open(self, split: str = "train") -> "SceneDataset":
         """Open one split: `train`, `val` or `test`."""
         return SceneDataset(self, split)

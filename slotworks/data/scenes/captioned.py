@@ -24,6 +24,7 @@ class CaptionedScenes(DataConfig):
     classes_share: float = 0.2  # share of "class class"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.both_share < 0 or self.classes_share < 0 or self.both_share + self.classes_share > 1:
             raise ValueError(
                 f"both_share is {self.both_share} and classes_share {self.classes_share}; they are shares of the "
