@@ -51,6 +51,7 @@ class CLEVRv1(PreparedData):
     root: str = "data/clevr"
     image_size: int = 128
     max_objects: int = MAX_OBJECTS  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """most objects in one scene"""
     val_size: int = 512
 
     def __post_init__(self) -> None:

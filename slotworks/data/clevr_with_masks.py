@@ -48,6 +48,7 @@ class CLEVR(MultiObjectFile):
     root: str = "data/clevr_with_masks"
     train_size: int = 70_000
     max_objects: int = 6  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """most objects in one scene"""
     image_size: int = 128
 
     def __post_init__(self):

@@ -33,7 +33,8 @@ class SetScenes(ShapeScenes):
 
     image_size: int = 64
     min_objects: int = 2
-    max_objects: int = 5  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
+    max_objects: int = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
     shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle")  # three, as CLEVR
     sizes: tuple[float, ...] = (0.15, 0.2, 0.27, 0.36)  # shares of the image
     num_depths: int = 2  # levels of depth

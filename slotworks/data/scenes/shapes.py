@@ -106,9 +106,11 @@ class ShapeScenes(SceneConfig):
 
     image_size: int = 64  # pixels, square
     min_objects: int = 1
-    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
+    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
     shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star")
     colors: tuple[ColorName, ...] = tuple(COLORS)  # pyright: ignore[reportAssignmentType]
+    """names of the colours that are drawn"""
     sizes: tuple[float, ...] = (0.18, 0.24, 0.3)  # diameters as shares of the image
     background: Background = "plain"
     occlusion: bool = True  # whether objects may cover each other

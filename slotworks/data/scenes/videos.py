@@ -56,9 +56,11 @@ class VideoScenes(SceneConfig):
     image_size: int = 64  # pixels, square
     num_frames: int = 24  # of a whole video
     min_objects: int = 2
-    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
+    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
     shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star")
     colors: tuple[ColorName, ...] = tuple(COLORS)  # pyright: ignore[reportAssignmentType]
+    """names of the colours that are drawn"""
     sizes: tuple[float, ...] = (0.18, 0.24, 0.3)  # diameters as shares of the picture
     background: Literal["plain", "textured"] = "plain"
     max_speed: float = 0.03  # of objects along each axis, in shares of the picture per frame
