@@ -102,7 +102,8 @@ def folder_of(name: str) -> Path:
     if is_file(name):
         path = Path(name)
         first = path.parent if path.name == "run.yaml" else path.with_suffix("") if path.suffix else path
-        return first.with_name(f"{first.resolve().name}_again")
+        again = f"{first.resolve().name}_again"
+        return first.with_name(again) if first.name else Path("..") / again
     return Path("runs") / name.replace(".py:", ".").replace("/", "_")
 
 
