@@ -39,7 +39,7 @@ def test_a_dry_run_says_what_a_training_takes_and_writes_nothing(tmp_path, monke
     assert answer["parameters"] == answer["trained"] == parameters
     assert answer["batch"]["image"] == [2, 35, 35, 3]
     assert answer["samples"] == 60_000
-    assert answer["device"] == "cpu"
+    assert (answer["device"], answer["precision"]) == ("cpu", "32")
     assert answer["memory_mib"] > 50
     per_step = answer["step_seconds"] + answer["read_seconds"]
     assert answer["total_seconds"] == pytest.approx(10_000 * per_step)

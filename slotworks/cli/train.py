@@ -173,7 +173,7 @@ def try_out(name: str, overrides: Sequence[str], device: str | None, *, quiet: b
     shapes = ", ".join(f"{field} {' x '.join(map(str, shape))}" for field, shape in answer["batch"].items())
     trained, parameters, samples = (f"{answer[key]:,}" for key in ("trained", "parameters", "samples"))
     lines = {
-        "device": f"{answer['device']}, {answer['threads']} threads",
+        "device": f"{answer['device']}, {answer['threads']} threads, precision {answer['precision']}",
         "parameters": f"{trained} trained" + (f" of {parameters}" if trained != parameters else ""),
         "data": f"{answer['data']}, {samples} samples; a batch: {shapes}",
         "memory": f"{answer['memory_mib']:,.0f} MiB at its peak",

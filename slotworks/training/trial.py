@@ -30,7 +30,8 @@ def dry_run(run: Run, *, steps: int = 3, device: str | None = None) -> dict[str,
         `parameters`, `trained` of them, `data`, `samples` in the training split, `batch` with the shape of each field,
         `memory_mib` at its peak (of the process on a CPU, of tensors on a GPU), `step_seconds` of an update,
         `read_seconds` of its samples, `once_seconds` to compute features that later trainings find stored,
-        `total_seconds` without evaluations and checkpoints, `steps`, `device`, `threads`.
+        `total_seconds` without evaluations and checkpoints, `steps`, `precision` as it was settled, `device`,
+        `threads`.
 
     Raises:
         UserError: if data, weights or an earlier run that the recipe builds on are missing, or it trains nothing.
@@ -65,6 +66,7 @@ def dry_run(run: Run, *, steps: int = 3, device: str | None = None) -> dict[str,
         "once_seconds": once,
         "total_seconds": once + run.steps * (step + (0 if run.num_workers else read)),
         "steps": run.steps,
+        "precision": found["precision"],
         "device": found["device"],
         "threads": found["threads"],
     }
