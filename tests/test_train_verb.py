@@ -139,7 +139,7 @@ def test_a_device_reaches_the_training(monkeypatch):
 
     asked = []
 
-    class Fabric:
+    class Fabric(devices.Fabric):
         def __init__(self, **options):
             asked.append((options["accelerator"], options["devices"]))
 
@@ -155,7 +155,7 @@ def test_a_device_reaches_the_training(monkeypatch):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.04 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (360_000, "4 d 4 h")],
+    [(0.04, "0.04 s"), (59.6, "1 min"), (200.0, "3 min 20 s"), (7500.0, "2 h 5 min"), (360_000.0, "4 d 4 h")],
 )
 def test_a_duration_is_written_in_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
@@ -179,11 +179,13 @@ def one_of_each_class() -> list[str]:
 
 
 def test_the_help_of_a_recipe_is_for_people(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "120")
     for name in one_of_each_class():
         with pytest.raises(SystemExit):
             build(name, ["--help"])
         text = capsys.readouterr().out
         assert not re.search(r"pyright|type: *ignore|noqa", text), name
+        assert re.findall(r"(--\S+)[^\n]*\n│ +\(default:", text) == [], name  # nothing but a default is said of them
     for words in ("--device D", "--dry-run", "--out DIR", "method options", "optimizer options", "(default: "):
         assert words in text
+    assert re.search(r"^ +Command: .*\n +Takes: .*\n +Expected: ", text, re.MULTILINE)

@@ -1,12 +1,12 @@
 """`slotworks train`."""
 
-import inspect
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
 from slotworks import tables
@@ -110,7 +110,8 @@ def folder_of(name: str) -> Path:
 def build(name: str, overrides: Sequence[str]) -> "Run":
     """The recipe of this name, or the run of a run.yaml, with fields overridden from the command line."""
     run, about = _named(name)
-    about = f"{inspect.cleandoc(about)}\n\nOptions of the command itself:\n{OPTIONS}"
+    first, _, more = about.partition("\n")  # lines that are indented are shown as they are
+    about = f"{first}\n{indent(dedent(more), '  ')}\nOptions of the command itself:\n{OPTIONS}"
     return override(run, overrides, prog=f"slotworks train {name}", about=about)
 
 
