@@ -152,7 +152,7 @@ def train(
         run_folder: made if it is missing.
         on_eval: called at each evaluation with the step, the metrics and the detector's verdict.
         finish: measure and report when all steps are done.
-        options: passed on to `slotworks.training.train`.
+        options: passed on to `slotworks.training.train`, such as `device="cpu"`.
 
     Returns:
         `folder`, `step`, `seconds` of training and, if finished, the test `metrics` (empty without true masks), the
@@ -163,6 +163,8 @@ def train(
     folder = Path(run_folder)
     check_run(run)
     check_writable(folder)
+    if options.get("device") is not None:
+        find_device(options["device"])  # a wrong name is found before the data are opened
     validation = run.data.open("val")
     scored = _has_masks(validation)
     if not scored and not hasattr(run.method, "categories"):  # predicted sets are scored without masks
@@ -199,7 +201,7 @@ def train(
         answer["signal"] = result.signal
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     if finish and result.finished and first:
-        answer |= _finish(folder)
+        answer |= _finish(folder, options.get("device"))
     return answer
 
 
@@ -214,11 +216,11 @@ def check_run(run: Run) -> None:
         check_extra("wandb", "wandb")
 
 
-def _finish(folder: Path) -> dict:
+def _finish(folder: Path, device: str | None) -> dict:
     """The last measurement, on the test split, which chose nothing; and the report."""
     from slotworks.reports import write_report
 
-    run, method = load(folder)
+    run, method = load(folder, device=device)
     settings = _settings(folder)
     method.export(folder)
     if not _finds_slots(method):

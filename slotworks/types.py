@@ -250,6 +250,10 @@ class DataConfig:
         """Open one split: `train`, `val` or `test`."""
         raise NotImplementedError
 
+    def preview(self) -> Dataset:
+        """The training split for a trial that writes nothing, so it has to be prepared, or to need no preparing."""
+        return self.open("train")
+
     @property
     def name(self) -> str:
         """The name printed beside every number."""

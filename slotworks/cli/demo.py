@@ -30,6 +30,7 @@ def demo(
     seed: int = 0,
     steps: int | None = None,
     precision: Precision = "auto",
+    device: str | None = None,
     keep_memory: bool = False,
     open: bool = True,
     json: bool = False,
@@ -48,6 +49,7 @@ def demo(
         seed: of weights, data order and noise.
         steps: fewer or more than the recipe's.
         precision: 32, bf16 or 16 (mixed); auto: what this device computes fast.
+        device: cpu, cuda, cuda:1 or mps; by default the first GPU, or the CPU.
         keep_memory: keep freed memory: faster on a CPU under Linux, at the cost of some memory.
         open: show the report in a browser where there is one.
         json: print the result as JSON.
@@ -65,7 +67,7 @@ def demo(
     run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
     err.print(f"Training {RECIPE} for {run.steps} steps. {run.expected}", soft_wrap=True)
-    answer = train_one(run, out_folder)
+    answer = train_one(run, out_folder, device=device)
     if json:
         print_json(answer)
     elif "metrics" in answer:

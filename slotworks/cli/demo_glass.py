@@ -35,6 +35,7 @@ def demo_glass(
     steps: int | None = None,
     seed: int = 0,
     precision: Precision = "auto",
+    device: str | None = None,
     open: bool = True,
     json: bool = False,
 ) -> None:
@@ -59,6 +60,7 @@ def demo_glass(
         steps: of each training, in the place of the recipes'.
         seed: of weights, data order and noise.
         precision: of generation and training: 32, bf16 or 16; auto: what this device computes fast.
+        device: cpu, cuda, cuda:1 or mps; by default the first GPU, or the CPU.
         open: show the report in a browser where there is one.
         json: print the result as JSON.
     """
@@ -74,7 +76,7 @@ def demo_glass(
     generated = out_folder / "generated"
     _say(1, f"{images:,} images from captions, with masks from attention")
     synthesis = replace(RECIPES["glass.scenes"](), num_images=images, precision=precision)
-    made = api.synthesize(synthesis, generated)
+    made = api.synthesize(synthesis, generated, device=device)
 
     def on_generated(run: "Run") -> "Run":
         data: Any = run.data
@@ -94,7 +96,7 @@ def demo_glass(
         folders[name] = out_folder / name
         if name == "glass_phase2":
             run = replace(run, method=replace(run.method, phase_1=str(folders["glass"])))
-        answers[name] = api.train(on_generated(run), folders[name])
+        answers[name] = api.train(on_generated(run), folders[name], device=device)
         if "metrics" not in answers[name]:
             err.print("Stopped; the same command goes on from there.")
             check_stopped(answers[name])
@@ -102,9 +104,10 @@ def demo_glass(
 
     _say(4, f"removal of an object from each of {REMOVALS} drawn scenes")
     last = folders["glass_phase2"]
-    removal = api.evaluate(last, task="removal", num_images=REMOVALS, steps=EDIT_STEPS, cfg_scale=EDIT_SCALE)[0]
+    how = {"steps": EDIT_STEPS, "cfg_scale": EDIT_SCALE, "device": device}
+    removal = api.evaluate(last, task="removal", num_images=REMOVALS, **how)[0]
     _say(5, "an object is taken out of a drawn scene")
-    edits = _edit(last, seed)
+    edits = _edit(last, seed, device)
     pictures = last / "pictures"
     if made["sheet"]:
         with replacing(pictures / "generated_sheet.png") as beside:
@@ -139,7 +142,7 @@ def demo_glass(
     show_page(page, open=open)
 
 
-def _edit(run: Path, seed: int) -> list[str]:
+def _edit(run: Path, seed: int, device: str | None) -> list[str]:
     """Draw a scene that the run has not seen and take one object out; gives the files written."""
     from PIL import Image
 
@@ -164,6 +167,7 @@ def _edit(run: Path, seed: int) -> list[str]:
         steps=EDIT_STEPS,
         cfg_scale=EDIT_SCALE,
         seed=seed,
+        device=device,
     )
     return answers[0]["written"]
 

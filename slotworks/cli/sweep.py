@@ -34,6 +34,7 @@ finished is not trained again: stopped and started once more, a sweep goes on wh
   --seeds N       seeds of each variant, from the recipe's own seed on; default 1
   --metric N      metrics of the plot, with commas between them; by default the first two
   --out DIR       default runs/sweeps/RECIPE; with table.csv, table.md, plot.png and a folder for each variant
+  --device D      cpu, cuda, cuda:1 or mps; default: the first GPU, or the CPU
   --json          print the table as JSON
   --keep-memory   keep freed memory: faster on a CPU under Linux (docs/performance.md)
 
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     rest, seeds = take_option(rest, "--seeds")
     rest, metrics = take_option(rest, "--metric")
     rest, folder = take_option(rest, "--out")
+    rest, device = take_option(rest, "--device")
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
     rest = [word for word in rest if word not in ("--json", "--keep-memory")]
     if seeds is not None and (not seeds.isdigit() or int(seeds) < 1):
@@ -89,6 +91,7 @@ def main(argv: Sequence[str]) -> int:
         seeds=int(seeds or 1),
         out=Path(folder) if folder else Path("runs/sweeps") / name.replace(".py:", ".").replace("/", "_"),
         plotted=metrics.split(",") if metrics else None,
+        device=device,
     )
     if as_json:
         print_json(rows)
@@ -168,6 +171,7 @@ def sweep(
     seeds: int = 1,
     out: Path,
     plotted: Sequence[str] | None = None,
+    device: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train every variant with every seed, then write `table.csv`, `table.md` and `plot.png` into `out`.
 
@@ -198,7 +202,7 @@ def sweep(
         for variant, run in runs.items():
             place = out / (_folder(variant) if not variant.is_default else "default")
             err.print(f"{variant.group or recipe}: {variant.label}", style="bold", highlight=False, markup=False)
-            answers = [_one(replace(run, seed=seed), place / f"seed{seed}") for seed in _seeds(run, seeds)]
+            answers = [_one(replace(run, seed=seed), place / f"seed{seed}", device) for seed in _seeds(run, seeds)]
             rows.append(_row(variant, answers))
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
@@ -237,7 +241,7 @@ def _folder(variant: Variant) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", name)
 
 
-def _one(run: "Run", folder: Path) -> dict[str, Any]:
+def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
     """Train and measure one run, or read what an earlier sweep left."""
     from slotworks.api import train
     from slotworks.cli.train import check_stopped
@@ -248,7 +252,7 @@ def _one(run: "Run", folder: Path) -> dict[str, Any]:
     if done.is_file() and unsettled(load_run(folder), run) == run:
         return json.loads(done.read_text(encoding="utf-8"))
     try:
-        answer = train(run, folder)
+        answer = train(run, folder, device=device)
     except Diverged as error:
         err.print(str(error), soft_wrap=True, markup=False)
         answer = {"diverged": str(error)}

@@ -1,46 +1,59 @@
 """`slotworks train`."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from slotworks import tables
-from slotworks.cli.console import err, percent, print_json, take_option
+from slotworks.cli.console import err, out, percent, print_json, take_option
 from slotworks.errors import Stopped, UserError
 from slotworks.outputs import Outputs, writing
 
 if TYPE_CHECKING:
     from slotworks.training import Run
 
-HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--json] [--keep-memory] [--OPTION VALUE ...]
+HELP = """usage: slotworks train CONFIG [--out DIR] [--seeds N] [--device D] [--dry-run] [--OPTION VALUE ...]
 
 Train a recipe. A run that was stopped goes on where it stopped when the same command is given again.
 
   slotworks train slot_attention.tetrominoes_mini                  minutes on a CPU, no download
+  slotworks train slot_attention.tetrominoes_mini --dry-run        what it costs here; writes nothing
   slotworks train slot_attention.tetrominoes --data.root DIR       the paper's setting on the official file
   slotworks train slot_attention.clevr6 --optimizer.lr 2e-4 --method.num-slots 11
   slotworks train slot_attention.tetrominoes_mini --seeds 3        three seeds, mean and spread
+  slotworks train runs/mine/run.yaml                               a run once more, into runs/mine_again
   slotworks train my_runs.py:ablation_3                            a recipe in a file of your own
   torchrun --nproc-per-node 8 -m slotworks train slot_attention.clevr6
 
+%s
+`slotworks train CONFIG --help` lists every option of a recipe, `slotworks recipes` what each takes. Recipes:
+"""
+
+OPTIONS = """\
   --out DIR      run folder; default runs/CONFIG (with --seeds: runs/CONFIG/seed0, ...)
   --seeds N      train N seeds, from the recipe's own seed on, and report mean and spread; default 1
+  --device D     cpu, cuda, cuda:1 or mps; default: the first GPU, or the CPU
+  --dry-run      build everything and make a few steps in memory: parameters, memory, time, and where each setting
+                 comes from; writes nothing
+  --module FILE  Python file that defines the classes that a run.yaml names
   --json         print the result as JSON
   --keep-memory  keep freed memory: faster on a CPU under Linux, at the cost of some memory (docs/performance.md)
-
-`slotworks train CONFIG --help` lists every option of a recipe. Recipes:
 """
+
+FLAGS = ("--json", "--keep-memory", "--dry-run")
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(HELP % OPTIONS, end="")
         for row in tables.read()["recipes"]:
             print(f"  {row['name']}\n      {row['about']}")
         return 0
@@ -49,41 +62,77 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"The first word after `train` is {name}, expected a recipe; `slotworks recipes` lists them.")
     rest, folder = take_option(rest, "--out")
     rest, seeds = take_option(rest, "--seeds")
-    as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
-    rest = [word for word in rest if word not in ("--json", "--keep-memory")]
-    if keep_memory:
+    rest, device = take_option(rest, "--device")
+    rest, module = take_option(rest, "--module")
+    flags, rest = {*FLAGS} & {*rest}, [word for word in rest if word not in FLAGS]
+    if module:
+        from slotworks.configs import import_file
+
+        import_file(Path(module))
+    if "--keep-memory" in flags:
         from slotworks.training.allocator import keep_freed_memory
 
         keep_freed_memory()
-    run = build(name, rest)
-    base = Path(folder or folder_of(name))
-    if seeds is None:
-        answer = train_one(run, base)
+    if "--dry-run" in flags:
+        if folder or seeds:
+            option = "--out" if folder else "--seeds"
+            raise UserError(f"A dry run writes nothing and tries one seed; leave {option} out.")
+        answer = try_out(name, rest, device, quiet="--json" in flags)
     else:
-        if not seeds.isdigit() or int(seeds) < 1:
-            raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
-        answer = train_seeds(run, base, int(seeds))
-    if as_json:
+        run = build(name, rest)
+        base = Path(folder or folder_of(name))
+        if is_file(name):
+            err.print(f"Training as {name} says, into {base}.", soft_wrap=True, markup=False)
+        if seeds is None:
+            answer = train_one(run, base, device=device)
+        else:
+            if not seeds.isdigit() or int(seeds) < 1:
+                raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
+            answer = train_seeds(run, base, int(seeds), device=device)
+    if "--json" in flags:
         print_json(answer)
     check_stopped(answer)
     return 1 if any("diverged" in one for one in answer.get("runs", ())) else 0
 
 
+def is_file(name: str) -> bool:
+    """Whether this is a run.yaml or a run folder, and not a recipe."""
+    return name.endswith((".yaml", ".yml")) or (Path(name) / "run.yaml").is_file()
+
+
 def folder_of(name: str) -> Path:
-    """The run folder of a recipe where none is named."""
+    """The run folder of a recipe where none is named; of a run that is repeated, another one beside it."""
+    if is_file(name):
+        path = Path(name)
+        first = path.parent if path.name == "run.yaml" else path.with_suffix("") if path.suffix else path
+        again = f"{first.resolve().name}_again"
+        return first.with_name(again) if first.name else Path("..") / again
     return Path("runs") / name.replace(".py:", ".").replace("/", "_")
 
 
 def build(name: str, overrides: Sequence[str]) -> "Run":
-    """The recipe of this name with fields overridden from the command line."""
+    """The recipe of this name, or the run of a run.yaml, with fields overridden from the command line."""
+    run, about = _named(name)
+    first, _, more = about.partition("\n")  # lines that are indented are shown as they are
+    about = f"{first}\n{indent(dedent(more), '  ')}\nOptions of the command itself:\n{OPTIONS}"
+    changed = override(run, overrides, prog=f"slotworks train {name}", about=about)
+    if run.steps and not changed.steps:
+        raise UserError("steps is 0; it must be 1 or more, since this recipe is one to train.")
+    return changed
+
+
+def _named(name: str) -> "tuple[Run, str]":
+    """A run before anything is overridden, and what is known about it."""
+    if is_file(name):
+        import slotworks.api  # noqa: F401  (a run names classes of the package; it never says what to import)
+        from slotworks.training import load_run
+
+        run = load_run(Path(name))
+        return run, f"The run of {name}. {run.expected}"
     from slotworks.configs import find
 
     function = find(name)
-    recipe = function()
-    run = override(recipe, overrides, prog=f"slotworks train {name}", about=function.__doc__)
-    if recipe.steps and not run.steps:
-        raise UserError("steps is 0; it must be 1 or more, since this recipe is one to train.")
-    return run
+    return function(), function.__doc__ or ""
 
 
 def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None = None) -> "Run":
@@ -121,11 +170,59 @@ def check_stopped(answer: dict) -> None:
         raise Stopped(answer["signal"])
 
 
-def train_one(run: "Run", folder: Path) -> dict:
+def try_out(name: str, overrides: Sequence[str], device: str | None, *, quiet: bool) -> dict:
+    """`--dry-run`: a few steps in memory, and every setting with where it comes from."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a download would be written
+    run, (before, _) = build(name, overrides), _named(name)
+    from slotworks.api import find_device
+    from slotworks.training.trial import dry_run, origins
+
+    if device is not None:
+        find_device(device)
+    answer = dry_run(run, device=device)
+    answer["settings"] = origins(run, before, Path(name).name if is_file(name) else "recipe")
+    if quiet:
+        return answer
+    width = max(len(row["name"]) for row in answer["settings"]) + 2
+    for row in answer["settings"]:
+        out.print(f"{row['name']:<{width}}{row['value']}  ({row['from']})", soft_wrap=True, markup=False)
+    out.print()
+    shapes = ", ".join(f"{field} {' x '.join(map(str, shape))}" for field, shape in answer["batch"].items())
+    trained, parameters, samples = (f"{answer[key]:,}" for key in ("trained", "parameters", "samples"))
+    lines = {
+        "device": f"{answer['device']}, {answer['threads']} threads, precision {answer['precision']}",
+        "parameters": f"{trained} trained" + (f" of {parameters}" if trained != parameters else ""),
+        "data": f"{answer['data']}, {samples} samples; a batch: {shapes}",
+        "memory": f"{answer['memory_mib']:,.0f} MiB at its peak",
+        "step": f"{answer['step_seconds']:.3g} s, and {answer['read_seconds']:.3g} s to read its samples",
+    }
+    if answer["once_seconds"]:
+        lines["features"] = f"{duration(answer['once_seconds'])} to compute them once; a training stores them"
+    lines["total"] = f"{duration(answer['total_seconds'])} for {answer['steps']:,} steps, without evaluations"
+    for label, text in lines.items():
+        out.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
+    out.print("Nothing was written.")
+    return answer
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest units that it fills: `3 min 20 s`, `2 h 5 min`, `4 d 1 h`."""
+    whole = round(seconds)
+    if whole < 1:
+        return f"{seconds:.2g} s"
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, whole = divmod(whole, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
+
+
+def train_one(run: "Run", folder: Path, *, device: str | None = None) -> dict:
     """Train and say what came out."""
     from slotworks.api import train
 
-    answer = train(run, folder, on_eval=_say)
+    answer = train(run, folder, on_eval=_say, device=device)
     if "metrics" in answer:
         protocol = escape(answer["protocol"])
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
@@ -135,7 +232,7 @@ def train_one(run: "Run", folder: Path) -> dict:
     return answer
 
 
-def train_seeds(run: "Run", base: Path, count: int) -> dict:
+def train_seeds(run: "Run", base: Path, count: int, *, device: str | None = None) -> dict:
     """Train several seeds one after the other, each resuming by itself; report mean and spread, write summary.json.
 
     A seed that diverges is named and left out of the mean; the others go on.
@@ -147,7 +244,7 @@ def train_seeds(run: "Run", base: Path, count: int) -> dict:
     for seed in range(run.seed, run.seed + count):
         err.print(f"[bold]seed {seed}[/bold]")
         try:
-            answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}")})
+            answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}", device=device)})
         except Diverged as error:
             err.print(str(error), soft_wrap=True, markup=False)
             answers.append({"seed": seed, "diverged": str(error)})

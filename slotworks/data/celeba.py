@@ -33,11 +33,11 @@ class CelebA(Photos):
     that file is.
     """
 
-    root: str = "data/celeba"
-    image_size: int = 128
-    crop: Crop = "whole"
-    flip: bool = False
-    interpolation: Interpolation = "bilinear"
+    root: str = "data/celeba"  # folder of the official files, and of what is prepared from them
+    image_size: int = 128  # pixels, square
+    crop: Crop = "whole"  # which part of a picture is seen
+    flip: bool = False  # mirror training images left to right at random
+    interpolation: Interpolation = "bilinear"  # of the images when they are resized
 
     official_splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
 

@@ -47,10 +47,11 @@ class CLEVRv1(PreparedData):
     `color` (integers from 1, see CATEGORIES; 0 where there is none); `num_objects`.
     """
 
-    root: str = "data/clevr"
-    image_size: int = 128
+    root: str = "data/clevr"  # folder of the official files, and of what is prepared from them
+    image_size: int = 128  # pixels, square
     max_objects: int = MAX_OBJECTS  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-    val_size: int = 512
+    """most objects in one scene"""
+    val_size: int = 512  # images of the validation split
 
     def __post_init__(self) -> None:
         super().__post_init__()

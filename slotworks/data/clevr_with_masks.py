@@ -45,10 +45,11 @@ class CLEVR(MultiObjectFile):
 
     prepares_all: ClassVar[bool] = True
 
-    root: str = "data/clevr_with_masks"
-    train_size: int = 70_000
+    root: str = "data/clevr_with_masks"  # folder of the official files, and of what is prepared from them
+    train_size: int = 70_000  # images of the training split
     max_objects: int = 6  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-    image_size: int = 128
+    """most objects in one scene"""
+    image_size: int = 128  # pixels, square
 
     def __post_init__(self):
         super().__post_init__()

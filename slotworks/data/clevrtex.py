@@ -56,9 +56,9 @@ class CLEVRTex(PreparedData):
     Materials are not stored. Colours exist in the other variants' files, too, but say nothing there.
     """
 
-    root: str = "data/clevrtex"
-    variant: Variant = "full"
-    image_size: int = 128
+    root: str = "data/clevrtex"  # folder of the official files, and of what is prepared from them
+    variant: Variant = "full"  # which of the official variants
+    image_size: int = 128  # pixels, square
     mask_size: int | None = None  # of the masks, if it is another
 
     def __post_init__(self):

@@ -184,7 +184,7 @@ class COCO(AnnotatedPhotos):
     them.
     """
 
-    root: str = "data/coco"
+    root: str = "data/coco"  # folder of the official files, and of what is prepared from them
 
     official_splits: ClassVar[dict[str, str]] = {"train": "train2017", "val": "val2017", "test": "val2017"}
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from slotworks.data.store import Row, Store, write_store
 from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
 from slotworks.nn.resize import resize
-from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, UserError, to_batch
+from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, RawBatch, UserError, to_batch
 
 VERSION = 1  # part of the key: raised when the same settings give other features
 PROBES = 32  # images whose pixels enter the key
@@ -121,6 +121,12 @@ class CachedFeatures(DataConfig):
             rows = _Rows(self, dataset, path)
             write_store(path, rows, source=key, settings={"batch_size": self.batch_size}, total=rows.total)
         return Store(path)
+
+    def preview(self) -> Dataset:
+        """The stored features, or else an `OnDemand`, which computes those that are asked for and stores nothing."""
+        images = self.images.preview()
+        path = self.store_path(self.key(images))
+        return Store(path) if path.exists() else OnDemand(self, images)
 
     def augment(self, batch: Batch) -> Batch:
         """Stored features of a training batch, on their device, to float32. Nothing is random."""
@@ -238,18 +244,23 @@ class _Rows:
 
     def __call__(self, start: int) -> Iterator[Row]:
         self._check_disk((self.total - start) * self.config.row_bytes)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         compute, size = self.config.computation(), self.config.batch_size
         for first in range(start // size * size, self.total, size):
             indices = np.arange(first, min(first + size, self.total))
-            batch = self._images(indices, device or torch.device("cpu"))
-            arrays = compute(batch)
-            if self.config.keep_images:
-                pixels = (255 * batch["image"]).round().to(torch.uint8)
-                arrays["image"] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+            arrays = self.arrays(indices, compute)
             for k, index in enumerate(indices):
                 if index >= start:
                     yield {name: values[k] for name, values in arrays.items()}
+
+    def arrays(self, indices: np.ndarray, compute: Callable[[Batch], dict[str, np.ndarray]]) -> RawBatch:
+        """What is stored of these rows."""
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        batch = self._images(indices, device or torch.device("cpu"))
+        arrays = compute(batch)
+        if self.config.keep_images:
+            pixels = (255 * batch["image"]).round().to(torch.uint8)
+            arrays["image"] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return arrays
 
     def _images(self, indices: np.ndarray, device: torch.device) -> Batch:
         """The images of rows, and maps that are to be kept; mirrored where the row is a mirrored copy."""
@@ -273,6 +284,21 @@ class _Rows:
                 f"The features of {self.config.name} need {needed / 1e9:,.1f} GB more in {self.path.parent}, where "
                 f"{free / 1e9:,.1f} GB are free; free some space or choose another root."
             )
+
+
+class OnDemand:
+    """Rows of `CachedFeatures` as a data set: each batch is computed when it is read, and kept nowhere."""
+
+    computes_features = True  # reading takes as long as the encoder
+
+    def __init__(self, config: CachedFeatures, dataset: Dataset):
+        self._rows, self._compute = _Rows(config, dataset, Path(config.root)), config.computation()
+
+    def __len__(self) -> int:
+        return self._rows.total
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch:
+        return self._rows.arrays(np.asarray(indices), self._compute)
 
 
 def _crc(values: np.ndarray) -> int:

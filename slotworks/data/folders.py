@@ -15,10 +15,10 @@ CLEVR_MIRROR_PAGE = "https://sites.google.com/view/slate-autoencoder"
 class _Folder(Pictures):
     """Every picture below the folder, squeezed to a square; splits as for own pictures, by a hash of the name."""
 
-    image_size: int = 128
-    crop: Crop = "whole"
-    flip: bool = False
-    interpolation: Interpolation = "bilinear"
+    image_size: int = 128  # pixels, square
+    crop: Crop = "whole"  # which part of a picture is seen
+    flip: bool = False  # mirror training images left to right at random
+    interpolation: Interpolation = "bilinear"  # of the images when they are resized
 
     @property
     def page(self) -> str:
@@ -44,7 +44,7 @@ class _Folder(Pictures):
 class Bitmoji(_Folder):
     """Bitmoji (Graux 2021): about 130,000 drawn faces, one of SLATE's data sets. There are no official splits."""
 
-    root: str = "data/bitmoji"
+    root: str = "data/bitmoji"  # folder of the official files, and of what is prepared from them
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Bitmoji(_Folder):
 class CLEVRMirror(_Folder):
     """CLEVR-Mirror (Singh et al. 2022): CLEVR's objects before a mirror, for SLATE. No masks or official splits."""
 
-    root: str = "data/clevr_mirror"
+    root: str = "data/clevr_mirror"  # folder of the official files, and of what is prepared from them
 
     @property
     def name(self) -> str:

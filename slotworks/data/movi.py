@@ -113,18 +113,18 @@ class MOVi(OfficialData):
     and deleted, and keeps the official 16 bits with their range; resizing is bilinear without antialiasing, as SAVi's.
     """
 
-    root: str = "data/movi"
-    variant: Variant = "a"
+    root: str = "data/movi"  # folder of the official files, and of what is prepared from them
+    variant: Variant = "a"  # which of the official variants
     resolution: str = "128x128"  # of the official files: 128x128 or 256x256
     image_size: int | None = None  # pixels; None: as the official files
     mask_size: int | None = None  # pixels; None: as the images
     interpolation: Interpolation = "bicubic"  # of images that are resized
-    frames: Literal["video", "single"] = "video"
+    frames: Literal["video", "single"] = "video"  # whole videos, or each frame as an image of its own
     clip_length: int | None = None  # frames of a training sample; None: the whole video
     clip_stride: int | None = None  # frames from the start of a window to that of the next; None: clip_length
     frames_per_video: int | None = None  # single frames of a video that training sees; None: all
     frame_seed: int = 0  # which ones
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[Extra, ...] = ()  # further maps of each frame
 
     def __post_init__(self):
         super().__post_init__()

@@ -32,8 +32,8 @@ class MultiDSprites(MultiObjectFile):
     so one that exists may have few pixels or none.
     """
 
-    root: str = "data/multi_dsprites"
-    variant: Variant = "colored_on_grayscale"
+    root: str = "data/multi_dsprites"  # folder of the official files, and of what is prepared from them
+    variant: Variant = "colored_on_grayscale"  # which of the official variants
 
     def __post_init__(self):
         super().__post_init__()

@@ -30,9 +30,9 @@ class MultiObjectFile(PreparedData):
 
     prepares_all: ClassVar[bool] = False
 
-    train_size: int = 60_000
-    test_size: int = 320
-    val_size: int = 320
+    train_size: int = 60_000  # images of the training split
+    test_size: int = 320  # images of the test split
+    val_size: int = 320  # images of the validation split
 
     @property
     def remote_file(self) -> str:

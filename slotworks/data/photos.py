@@ -57,10 +57,10 @@ class Photos(OfficialData):
     """
 
     root: str = ""
-    image_size: int = 224
-    crop: Crop = "center"
-    flip: bool = True
-    interpolation: Interpolation = "bicubic"
+    image_size: int = 224  # pixels, square
+    crop: Crop = "center"  # which part of a photograph is seen
+    flip: bool = True  # mirror training images left to right at random
+    interpolation: Interpolation = "bicubic"  # of the images when they are resized
     skip_damaged: bool = False  # leave out pictures that cannot be read, and say which
 
     official_splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "val"}
@@ -183,8 +183,8 @@ class MaskedPhotos(Photos):
     without labels does not need them, and they take as much room as the images.
     """
 
-    mask_size: int = 320
-    train_masks: bool = False
+    mask_size: int = 320  # pixels, square; masks may be larger than images
+    train_masks: bool = False  # also prepare masks for the training images
 
     def has_masks(self, split: str) -> bool:
         """Whether the store of an official split holds masks."""

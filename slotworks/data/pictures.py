@@ -27,8 +27,8 @@ class Pictures(Photos):
     """
 
     root: str = "data/pictures"
-    val_fraction: float = 0.1
-    test_fraction: float = 0.1
+    val_fraction: float = 0.1  # share of the pictures for validation
+    test_fraction: float = 0.1  # share of the pictures for tests
 
     official_splits: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
 

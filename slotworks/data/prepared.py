@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from slotworks.data.store import Row, Store, read_index, write_store
-from slotworks.types import DataConfig, UserError
+from slotworks.types import DataConfig, Dataset, UserError
 
 SPLITS = ("train", "val", "test")
 FINGERPRINT_BYTES = 1 << 20
@@ -55,6 +55,21 @@ class OfficialData(DataConfig):
         part = self.part(split)
         store = Store(part.prepare())
         return store.select(part.split_rows(store, split))
+
+    def preview(self) -> Dataset:
+        """The prepared training split.
+
+        Raises:
+            UserError: it is not prepared, or its official files are missing.
+        """
+        part = self.part("train")
+        if not part.store_path.exists():
+            part.source()  # names an official file that is missing
+            raise UserError(
+                f"{part.store_path} is not there yet and a trial writes nothing; training prepares it, as does "
+                "`slotworks data prepare` for official files."
+            )
+        return self.open("train")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Shapes3D(PreparedData):
     Reading the official file, HDF5, needs the extra `hdf5`; the prepared store does not.
     """
 
-    root: str = "data/3dshapes"
+    root: str = "data/3dshapes"  # folder of the official files, and of what is prepared from them
 
     @property
     def name(self) -> str:

@@ -38,12 +38,12 @@ class ShapeStacks(MaskedPhotos):
     `iseg` there are no masks. Images are made small by Pillow. Beside `image`: `mask`, and `num_objects` with a pixel.
     """
 
-    root: str = "data/shapestacks"
-    image_size: int = 96
-    mask_size: int = 96
-    crop: Crop = "whole"
-    flip: bool = False
-    interpolation: Interpolation = "bilinear"
+    root: str = "data/shapestacks"  # folder of the official files, and of what is prepared from them
+    image_size: int = 96  # pixels, square
+    mask_size: int = 96  # pixels, square; masks may be larger than images
+    crop: Crop = "whole"  # which part of a picture is seen
+    flip: bool = False  # mirror training images left to right at random
+    interpolation: Interpolation = "bilinear"  # of the images when they are resized
     lists_name: str = "default"  # of the split: default, blocks_all or ccs_all
 
     official_splits: ClassVar[dict[str, str]] = {"train": "train", "val": "eval", "test": "test"}

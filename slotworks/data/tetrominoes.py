@@ -19,7 +19,7 @@ class Tetrominoes(MultiObjectFile):
     `visibility` (1, also for the background); and `num_objects`. The axes of `x` and `y` are the official ones.
     """
 
-    root: str = "data/tetrominoes"
+    root: str = "data/tetrominoes"  # folder of the official files, and of what is prepared from them
 
     @property
     def name(self) -> str:

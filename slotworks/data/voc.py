@@ -39,7 +39,7 @@ class VOC(MaskedPhotos):
     no void pixels. Objects never share pixels.
     """
 
-    root: str = "data/VOCdevkit"
+    root: str = "data/VOCdevkit"  # folder of the official files, and of what is prepared from them
 
     official_splits: ClassVar[dict[str, str]] = {"train": "trainaug", "val": "val", "test": "val"}
 

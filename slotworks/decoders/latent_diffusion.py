@@ -47,7 +47,7 @@ class DenoiserConfig:
     prediction: Prediction = "epsilon"  # what is predicted: the noise, the data (sample) or the velocity
     num_timesteps: int = 1000  # T; fewer give better masks and worse images in the paper's figure 9
     beta_start: float = 0.0015  # of a schedule whose roots grow linearly
-    beta_end: float = 0.0195
+    beta_end: float = 0.0195  # noise variance of the last step
     solver: Solver = "singlestep"  # DPM-Solver++ of order 3, as in the code
     quantize_steps: bool = True  # quantise each estimate of the latents while sampling
     latent_scale: float = 1.0  # factor on latents, of about 1 over their standard deviation (not in the paper)

@@ -19,8 +19,8 @@ from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
 class BlocksConfig(MethodConfig):
     """Settings of the grid."""
 
-    rows: int = 2
-    columns: int = 2
+    rows: int = 2  # of blocks
+    columns: int = 2  # of blocks
     image_size: int = 32  # of the data, in pixels; any works
 
     def build(self) -> "Blocks":

@@ -37,6 +37,7 @@ class DeepSpectralConfig(MethodConfig):
     encoder: ViTConfig = field(
         default_factory=lambda: ViTConfig("facebook/dino-vits16", image_size=480, feature_dim=384, features="keys")
     )
+    """the frozen network whose features are cut into segments"""
     num_slots: int = 15  # segments, the background among them
     num_eigenvectors: int = 5  # smallest ones, the constant one included, which is then left out
     color_weight: float = 0.0  # weight of the affinity of colours; the paper's option, off in the example

@@ -35,10 +35,10 @@ class DinosaurConfig(MethodConfig):
     test_iterations: int | None = None  # T outside of training; None: as in training
     feature_mlp_dim: int | None = None  # hidden width of the MLP between features and slots; None: the features' width
     mlp_dim: int = 1024  # hidden width of the residual MLP inside Slot Attention
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
-    decoder: Literal["mlp", "transformer"] = "mlp"
+    decoder: Literal["mlp", "transformer"] = "mlp"  # what reconstructs the features
     decoder_dims: tuple[int, ...] = (2048, 2048, 2048)  # hidden widths of the MLP decoder
     decoder_positions: Literal["normal", "sine"] = "normal"  # how the MLP decoder's learned positions start
     decoder_blocks: int = 4  # of the Transformer decoder

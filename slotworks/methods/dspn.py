@@ -33,6 +33,7 @@ class DSPNConfig(MethodConfig):
     """Hyperparameters of DSPN; the defaults are CLEVR10's."""
 
     loss_weights: dict[str, float] = field(default_factory=lambda: {"representation": 0.1})
+    """by term; a term not named here weighs 1"""
     image_size: tuple[int, int] = (128, 128)  # height and width in pixels
     num_slots: int = 10  # elements of the set
     num_iterations: int = 10  # T in training: steps of the inner descent

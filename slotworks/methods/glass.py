@@ -42,9 +42,10 @@ class GlassConfig(LatentSlotOptions):
     """
 
     loss_weights: dict[str, float] = field(default_factory=lambda: {"semantic": 0.7, "instance": 0.9})
-    encoder: ViTConfig = DINOV2_B14_NORMED_448
+    """by term; a term not named here weighs 1"""
+    encoder: ViTConfig = DINOV2_B14_NORMED_448  # the frozen network whose features the slots see
     diffusion: StableDiffusionConfig = field(default_factory=StableDiffusionConfig)  # trained: phase 2
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     decoder_dims: tuple[int, ...] = (1536, 1536, 1536)  # hidden widths of the MLP decoder, before its last layer
     decoder_positions: Literal["normal", "sine"] = "normal"  # how the MLP decoder's learned positions start
     decoder_input: Literal["context", "slots"] = "context"  # what it reads: slots after or before the projection

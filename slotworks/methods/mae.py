@@ -36,8 +36,8 @@ class MAEConfig(MethodConfig):
     num_layers: int = 6  # blocks of the encoder
     num_heads: int = 4  # of the encoder
     decoder_dim: int = 96  # width of a token in the decoder, a multiple of 4 and of its heads
-    decoder_layers: int = 2
-    decoder_heads: int = 4
+    decoder_layers: int = 2  # Transformer layers of the decoder
+    decoder_heads: int = 4  # attention heads of the decoder
     mask_ratio: float = 0.75  # share of the patches that the encoder does not see
     position_temperature: float = 10.0  # ratio of the longest wave of the position embeddings to the shortest
     norm_targets: bool = False  # predict patches with mean 0 and variance 1 each (the paper's better choice on photos)

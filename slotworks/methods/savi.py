@@ -51,9 +51,10 @@ class SAViConfig(MethodConfig):
     qkv_dim: int = 128  # of the corrector
     num_iterations: int = 1  # T of the corrector at every frame; descendants without boxes: 2
     mlp_dim: int | None = None  # hidden width of the corrector's residual MLP; SAVi has none
-    initializer: Literal["boxes", "centers", "learned", "gaussian"] = "boxes"
+    initializer: Literal["boxes", "centers", "learned", "gaussian"] = "boxes"  # where slots start from
     absent_box: float = 0.0  # stands for a missing box: 0, as the background's, in SAVi's code; -1 tells them apart
     predictor: Literal["transformer", "steve", "mlp", "identity"] = "transformer"
+    """what carries slots to the next frame"""
     predictor_qkv_dim: int = 128  # of predictor="transformer"
     predictor_mlp_dim: int = 256  # of predictor="transformer"
     predictor_norm: Literal["post", "pre"] = "post"  # of predictor="transformer"; SAVi's code knows both
@@ -61,12 +62,12 @@ class SAViConfig(MethodConfig):
     short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
     start_from: str | None = None  # run folder whose weights training starts from; read when it starts
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # of the corrector's iterations
-    encoder: Literal["cnn", "resnet18", "resnet34"] = "cnn"
+    encoder: Literal["cnn", "resnet18", "resnet34"] = "cnn"  # of each frame
     encoder_channels: int = 32  # of the CNN, or of the first stage of the ResNet
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution or one stage each
     encoder_blocks: int = 0  # Transformer blocks over the features of a frame; SAVi++: 4
     encoder_hidden_dim: int = 64  # of the MLP behind the position embedding
-    decoder_channels: int = 64
+    decoder_channels: int = 64  # of the spatial broadcast decoder
     decoder_strides: tuple[int, ...] = (2, 2, 2, 1)  # one 5x5 layer each; 2 doubles the size
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position (not in the paper)
     targets: tuple[Target, ...] = ("flow",)  # what the decoder renders; flow needs it among the data's extras

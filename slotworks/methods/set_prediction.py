@@ -37,7 +37,7 @@ class SetPredictionConfig(SlotAttentionOptions):
     position_embedding: bool = True  # added to the encoder's features
     head_dim: int = 64  # hidden width of the MLP that reads a slot
     categories: tuple[int, ...] = (2, 2, 3, 8)  # classes of each property, in the order of the data set
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     stepwise_loss: bool = False  # a loss after every iteration, summed, instead of the last only
     coordinate_scale: float = 1.0  # coordinates are compared in [0, scale]

@@ -37,7 +37,7 @@ class SlateConfig(TokenOptions):
     test_iterations: int | None = None  # T outside of training; None: as in training
     slot_heads: int = 1  # heads of Slot Attention, one softmax over heads and slots
     mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
 
     def build(self) -> "Slate":

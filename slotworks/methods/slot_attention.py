@@ -35,7 +35,7 @@ class SlotAttentionConfig(SlotAttentionOptions):
     position_embedding: bool = True  # added to the encoder's features
     decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
     position_gain: float = 1.0  # factor on the initial weights of both position embeddings (not in the paper)

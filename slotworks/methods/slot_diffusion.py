@@ -44,7 +44,7 @@ class SlotDiffusionConfig(MethodConfig):
     initializer: Literal["gaussian", "per_slot", "learned"] = "learned"  # learned ones are drawn from N(0, 1)
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     position_gain: float = 1.0  # factor on the initial weights of the position embedding (not in the paper)
-    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)  # the diffusion model that decodes the slots
     autoencoder: VQConfig | None = field(default_factory=VQConfig)  # None: diffusion of the image itself
     autoencoder_run: str = "runs/vqvae.clevrtex"  # run folder of the first stage; read when training starts
 
@@ -57,11 +57,11 @@ class SlotDiffusionConfig(MethodConfig):
 class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     """Hyperparameters of the second stage on videos: SAVi's loop over time, torch's Transformer between frames."""
 
-    num_slots: int = 15
-    num_iterations: int = 2
-    autoencoder_run: str = "runs/vqvae.movi_d"
-    predictor_blocks: int = 2
-    predictor_heads: int = 4
+    num_slots: int = 15  # K: objects and background
+    num_iterations: int = 2  # T at every frame
+    autoencoder_run: str = "runs/vqvae.movi_d"  # run folder of the VQ-VAE; read when training starts
+    predictor_blocks: int = 2  # Transformer blocks of the predictor
+    predictor_heads: int = 4  # attention heads of the predictor
     predictor_dim: int = 768  # hidden width of its two-layer networks
     predictor_dropout: float = 0.1  # torch's default, which the released code keeps
     shared_noise: bool = True  # sampling: the same starting noise for all frames

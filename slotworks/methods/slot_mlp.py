@@ -24,8 +24,8 @@ class SlotMLPConfig(MethodConfig):
     """Hyperparameters for set prediction (table 8); the defaults are CLEVR10's."""
 
     image_size: tuple[int, int] = (128, 128)  # height and width in pixels
-    num_slots: int = 10
-    slot_dim: int = 64
+    num_slots: int = 10  # K: objects and background
+    slot_dim: int = 64  # D, the width of a slot
     channels: int = 64  # of the encoder
     encoder_strides: tuple[int, ...] = (1, 2, 2, 1)  # one 5x5 convolution each
     hidden_dims: tuple[int, ...] = (512, 512)  # of the MLP over the whole feature map
@@ -44,8 +44,8 @@ class SlotMLPAutoencoderConfig(MethodConfig):
     """Hyperparameters for object discovery (table 9); the defaults are Tetrominoes', as in `SlotAttentionConfig`."""
 
     image_size: tuple[int, int] = (35, 35)  # height and width in pixels
-    num_slots: int = 4
-    slot_dim: int = 64
+    num_slots: int = 4  # K: objects and background
+    slot_dim: int = 64  # D, the width of a slot
     channels: int = 32  # of encoder and decoder
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
     decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size

@@ -35,16 +35,16 @@ Orders = Literal["standard", "random", "all"]
 class SpotConfig(MethodConfig):
     """Hyperparameters of the first stage."""
 
-    encoder: ViTConfig = field(default_factory=ViTConfig)
+    encoder: ViTConfig = field(default_factory=ViTConfig)  # the vision transformer whose features the slots see
     num_slots: int = 7  # K
-    slot_dim: int = 256
+    slot_dim: int = 256  # D, the width of a slot
     num_iterations: int = 3  # T of Slot Attention in training
     test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int = 1024  # hidden width of the residual MLP inside Slot Attention
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
-    decoder_blocks: int = 4
-    decoder_heads: int = 6
+    decoder_blocks: int = 4  # Transformer blocks of the decoder
+    decoder_heads: int = 6  # attention heads of the decoder
     train_orders: Orders = "random"  # in which the decoder reads patches in training; standard: as in DINOSAUR
     eval_orders: Orders = "standard"  # in evaluation; all: the ensemble of the paper's tables
 
@@ -71,9 +71,11 @@ class SpotStudentConfig(SpotConfig):
     """Hyperparameters of the second stage."""
 
     loss_weights: dict[str, float] = field(default_factory=lambda: {"distill": 0.005})
+    """by term; a term not named here weighs 1"""
     encoder: ViTConfig = field(default_factory=lambda: ViTConfig(trained_blocks=4))
-    initializer: Literal["gaussian", "per_slot", "learned"] = "learned"
-    gradient: Literal["unrolled", "implicit", "bilevel"] = "bilevel"
+    """the vision transformer whose features the slots see"""
+    initializer: Literal["gaussian", "per_slot", "learned"] = "learned"  # where slots start from
+    gradient: Literal["unrolled", "implicit", "bilevel"] = "bilevel"  # through all iterations, or the last only
     teacher: str = "runs/spot.coco"  # run folder of the first stage; read when training starts, not for evaluation
     teacher_orders: Orders = "random"  # in which the teacher reads patches
 

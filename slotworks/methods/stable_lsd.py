@@ -28,8 +28,9 @@ from slotworks.types import Batch, Method, SlotOutput, UserError
 class StableLSDConfig(LatentSlotOptions):
     """Hyperparameters of StableLSD; those of the slots are `LatentSlotOptions`, where "boxes" makes StableLSD-BBox."""
 
-    encoder: ViTConfig = DINOV2_B14_NORMED_448
+    encoder: ViTConfig = DINOV2_B14_NORMED_448  # the frozen network whose features the slots see
     diffusion: StableDiffusionConfig = field(default_factory=StableDiffusionConfig)
+    """the diffusion model that decodes the slots"""
     box_scale: float = 1.0  # boxes in [0, 1] times this start slots; 256 gives the pixels of the released evaluation
     dynamic: bool = False  # StableLSD-Dynamic: as many slots win positions as there are objects
     drop_masked_slots_from_context: bool = False  # the U-Net does not see the others; the released code shows them

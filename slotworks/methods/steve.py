@@ -44,9 +44,9 @@ class SteveConfig(TokenOptions):
     mlp_dim: int = 192  # hidden width of the residual MLP inside Slot Attention
     mlp_in_last_iteration: bool = False  # the released code leaves it out there; a bi-level gradient needs it
     predictor_blocks: int = 1  # Transformer blocks among slots, between frames
-    predictor_heads: int = 4
-    predictor_dropout: float = 0.0
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
+    predictor_heads: int = 4  # attention heads of the predictor
+    predictor_dropout: float = 0.0  # share of the predictor's numbers that training drops
+    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
 
     def build(self) -> "Steve":

@@ -43,8 +43,8 @@ class TinyDiffusionConfig(MethodConfig):
     unet_dims: tuple[int, ...] = (64, 128)  # channels of the U-Net's levels, all with attention
     head_dim: int = 32  # channels of a head of the U-Net's attention
     context_dim: int = 64  # width of a token
-    text_layers: int = 2
-    text_heads: int = 4
+    text_layers: int = 2  # Transformer layers of the text encoder
+    text_heads: int = 4  # attention heads of the text encoder
     max_tokens: int = 32  # of a prompt, with those of its beginning and end
     empty_share: float = 0.1  # share of the images that are shown without their caption, for guidance
 

@@ -24,7 +24,7 @@ class VQConfig:
     dims: tuple[int, ...] = (64, 128, 256)  # channels of the levels; each after the first halves the side
     layers: int = 2  # residual blocks of a level; one more in the decoder
     latent_dim: int = 3  # channels of a latent, and width of a code
-    num_codes: int = 4096
+    num_codes: int = 4096  # words of the codebook
     norm_groups: int = 32  # of every GroupNorm
     attention: bool = True  # one self-attention in the middle of encoder and decoder
     code_range: float | None = None  # codes start uniform in +- this; None: one over their number

@@ -22,7 +22,7 @@ class LatentSlotOptions(MethodConfig):
     """What a method passes on to `LatentSlotAttention`; the defaults are the released code's of LSD."""
 
     num_slots: int = 7  # K
-    slot_dim: int = 768
+    slot_dim: int = 768  # D, the width of a slot
     num_iterations: int = 5  # T of Slot Attention
     mlp_dim: int = 768  # hidden width of the residual MLP inside Slot Attention
     num_heads: int = 1  # of Slot Attention

@@ -19,7 +19,15 @@ RENDERED = 100  # images or videos, as in table 4 of SlotDiffusion
 VIDEO_FRAMES = 24  # of a video that is rendered: MOVi's
 
 
-def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = None) -> dict:
+def measure(
+    run: Run,
+    *,
+    steps: int = 5,
+    load: Callable[[str], Method] | None = None,
+    raw: RawBatch | None = None,
+    training_only: bool = False,
+    device: str | None = None,
+) -> dict:
     """Train on noise of the recipe's image and batch size, then encode, decode and render it; no data set is opened.
 
     A method on a frozen encoder trains on features, as it does with the cache.
@@ -31,15 +39,18 @@ def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = 
         steps: timed steps, after two that are not; times are medians.
         load: gives a method that builds on an earlier run that run's method; fresh weights take as long as trained
             ones. None: such a method is measured as far as it goes.
+        raw: a batch of the data, of one micro-batch, in the place of noise.
+        training_only: leave out inference and rendering, whose numbers are then NaN.
+        device: such as cpu or cuda:1; by default the first GPU if there is one.
 
     Returns:
         `step_ms`, `train_images_per_second`, `infer_images_per_second` (NaN without the encoder's weights),
         `render_s`, seconds for 100 images, or for 100 videos of 24 frames, from their slots with the method's own
         number of sampling steps (NaN for a method that renders no pictures), `train_mib` and `peak_mib`, the peak
-        memory until the end of training, and of all, `parameters`, `precision` and `channels_last` as they were
-        settled, `device`, `threads`.
+        memory until the end of training, and of all, `parameters`, `trained`, how many of them training changes,
+        `precision` and `channels_last` as they were settled, `device`, `threads`.
     """
-    fabric = open_fabric(run)
+    fabric = open_fabric(run, device=device)
     run = settle_run(run, fabric)
     torch.manual_seed(run.seed)
     method = run.method.build()
@@ -50,7 +61,7 @@ def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = 
     optimizer = build_optimizer(method, run)
     model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), optimizer)
     size = run.batch_size // run.accumulate
-    raw = _noise(run, size, video=isinstance(method, VideoMethod))
+    raw = _noise(run, size, video=isinstance(method, VideoMethod)) if raw is None else raw
     frames = raw["video"].shape[1] if "video" in raw else 1
 
     def step() -> None:
@@ -70,7 +81,7 @@ def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = 
     train_mib = _peak_mib(fabric.device)
     method.eval()
     infer_seconds = render_seconds = math.nan
-    if type(method).encode is not Method.encode:  # an autoencoder or the like finds no slots
+    if type(method).encode is not Method.encode and not training_only:  # an autoencoder or the like finds no slots
         with suppress(UserError):  # the weights of the frozen encoder are not here
             infer_seconds = _seconds(infer, steps, fabric.device)
         render_seconds = _render_seconds(method, run, frames if "video" in raw else None, size, fabric.device)
@@ -84,6 +95,7 @@ def measure(run: Run, *, steps: int = 5, load: Callable[[str], Method] | None = 
         "train_mib": train_mib,
         "peak_mib": _peak_mib(fabric.device),
         "parameters": sum(p.numel() for p in method.parameters()),
+        "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
         "precision": run.precision,
         "channels_last": run.channels_last,
         "device": torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu",

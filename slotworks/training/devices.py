@@ -15,18 +15,23 @@ from slotworks.training.run import Run
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces what the run already says
 
 
-def open_fabric(run: Run, *, accelerator: str = "auto", devices: int = 1) -> Fabric:
+def open_fabric(run: Run, *, device: str | None = None, accelerator: str = "auto", devices: int = 1) -> Fabric:
     """The devices to train on, launched: those of `torchrun` if it started this process, otherwise `devices` of them.
 
-    With more than one device and without `torchrun`, the current command is started once more for each further device.
+    `device` names a single one, such as cpu, cuda, cuda:1 or mps; under `torchrun` only its kind counts. With more than
+    one device and without `torchrun`, the current command is started once more for each further device.
     """
-    nodes = 1
+    nodes, chosen = 1, None
+    if device is not None:
+        accelerator, _, number = device.partition(":")
+        devices, chosen = 1, [int(number)] if number and accelerator != "cpu" else None
     if torch.distributed.is_torchelastic_launched():
-        devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+        chosen, devices, nodes = None, int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
     strategy = "auto"
     if devices * nodes > 1:
         strategy = "ddp_find_unused_parameters_true" if run.method.skips_weights else "ddp"
-    options: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes, "strategy": strategy}
+    options: dict[str, Any] = {"accelerator": accelerator, "devices": chosen or devices, "num_nodes": nodes}
+    options["strategy"] = strategy
     if run.precision == "auto":  # the processes decide together, so they have to be there first
         plain = Fabric(**options, precision="32-true")
         plain.launch()

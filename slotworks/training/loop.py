@@ -87,6 +87,7 @@ def train(
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     on_eval: Callable[[int, dict[str, float]], None] | None = None,
     fabric: Fabric | None = None,
+    device: str | None = None,
     stop_after: int | None = None,
 ) -> Result:
     """Train until `run.steps` and write the run folder; goes on from `checkpoints/last.safetensors` if there is one.
@@ -99,6 +100,7 @@ def train(
         on_log: called with the step and the numbers of each line of metrics.jsonl about training.
         on_eval: called with the step and the numbers of each evaluation.
         fabric: where to train, already launched; by default one device, or what `torchrun` started.
+        device: which one that is, such as cpu, cuda:1 or mps; by default the first GPU if there is one.
         stop_after: stop politely after this many steps of this session.
 
     Returns:
@@ -113,7 +115,7 @@ def train(
     if run.steps == 0:
         raise UserError("This recipe trains nothing (steps is 0); give its name to `slotworks evaluate`.")
     run.data.check_method(run.method)
-    fabric = fabric or open_fabric(run)
+    fabric = fabric or open_fabric(run, device=device)
     run = settle_run(run, fabric)
     evaluators = [evaluators] if callable(evaluators) else list(evaluators)
     world = fabric.world_size

@@ -22,9 +22,9 @@ class SceneConfig(DataConfig):
     """
 
     num_train: int = 60_000  # images
-    num_val: int = 320
+    num_val: int = 320  # validation images
     num_test: int = 320  # Slot Attention's tables use 320 test images
-    seed: int = 0
+    seed: int = 0  # of what is drawn
 
     def open(self, split: str = "train") -> "SceneDataset":
         """Open one split: `train`, `val` or `test`."""

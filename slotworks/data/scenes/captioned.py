@@ -19,7 +19,7 @@ class CaptionedScenes(DataConfig):
     GLASS's data engine writes; the classes alone, the prompt that it reads masks from.
     """
 
-    scenes: ShapeScenes = field(default_factory=lambda: ShapeScenes())
+    scenes: ShapeScenes = field(default_factory=lambda: ShapeScenes())  # what the captions describe
     both_share: float = 0.4  # share of "caption; class class"
     classes_share: float = 0.2  # share of "class class"
 

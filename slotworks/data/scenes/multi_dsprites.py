@@ -77,7 +77,7 @@ class SpriteScenes(SceneConfig):
         ValueError: for an unknown variant or a negative number of images.
     """
 
-    variant: Variant = "colored_on_grayscale"
+    variant: Variant = "colored_on_grayscale"  # which of the official variants
 
     def __post_init__(self):
         super().__post_init__()

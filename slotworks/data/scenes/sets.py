@@ -31,9 +31,10 @@ class SetScenes(ShapeScenes):
     of large ones. The floor is grey, as CLEVR's; gradients and patterns go from grey to another colour.
     """
 
-    image_size: int = 64
-    min_objects: int = 2
-    max_objects: int = 5  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
+    image_size: int = 64  # pixels, square
+    min_objects: int = 2  # fewest objects in one scene
+    max_objects: int = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
     shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle")  # three, as CLEVR
     sizes: tuple[float, ...] = (0.15, 0.2, 0.27, 0.36)  # shares of the image
     num_depths: int = 2  # levels of depth

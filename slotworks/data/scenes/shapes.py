@@ -105,12 +105,14 @@ class ShapeScenes(SceneConfig):
     """
 
     image_size: int = 64  # pixels, square
-    min_objects: int = 1
-    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
-    shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star")
+    min_objects: int = 1  # fewest objects in one scene
+    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
+    shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star")  # names of the shapes that are drawn
     colors: tuple[ColorName, ...] = tuple(COLORS)  # pyright: ignore[reportAssignmentType]
+    """names of the colours that are drawn"""
     sizes: tuple[float, ...] = (0.18, 0.24, 0.3)  # diameters as shares of the image
-    background: Background = "plain"
+    background: Background = "plain"  # what is behind the objects
     occlusion: bool = True  # whether objects may cover each other
     classes: Literal["shape", "color"] = "shape"  # which property is an object's class
 

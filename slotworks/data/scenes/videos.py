@@ -51,23 +51,25 @@ class VideoScenes(SceneConfig):
     """
 
     num_train: int = 10_000  # videos
-    num_val: int = 100
-    num_test: int = 100
+    num_val: int = 100  # validation videos
+    num_test: int = 100  # test videos
     image_size: int = 64  # pixels, square
     num_frames: int = 24  # of a whole video
-    min_objects: int = 2
-    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]  # a setting here, not a fact
-    shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star")
+    min_objects: int = 2  # fewest objects in one scene
+    max_objects: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
+    shapes: tuple[ShapeName, ...] = ("circle", "square", "triangle", "star")  # names of the shapes that are drawn
     colors: tuple[ColorName, ...] = tuple(COLORS)  # pyright: ignore[reportAssignmentType]
+    """names of the colours that are drawn"""
     sizes: tuple[float, ...] = (0.18, 0.24, 0.3)  # diameters as shares of the picture
-    background: Literal["plain", "textured"] = "plain"
+    background: Literal["plain", "textured"] = "plain"  # what is behind the objects
     max_speed: float = 0.03  # of objects along each axis, in shares of the picture per frame
     camera_speed: float = 0.0  # largest one along each axis, in shares of the picture per frame; 0: the camera rests
     appearing: float = 0.25  # share of objects that come in from outside, during the first half of the video
-    frames: Literal["video", "single"] = "video"
+    frames: Literal["video", "single"] = "video"  # whole videos, or each frame as an image of its own
     clip_length: int | None = None  # frames of a training sample; None: the whole video
     clip_stride: int | None = None  # frames from the start of a window to that of the next; None: clip_length
-    extras: tuple[Flow, ...] = ()
+    extras: tuple[Flow, ...] = ()  # further maps of each frame
 
     def __post_init__(self):
         super().__post_init__()
