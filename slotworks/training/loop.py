@@ -35,7 +35,7 @@ from slotworks.training.interrupt import Interrupt
 from slotworks.training.logs import Display, Log, cut_back
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder, loader
-from slotworks.training.run import Run
+from slotworks.training.run import Run, check_objects
 from slotworks.training.seeds import seed_for, set_seed
 from slotworks.types import Method, RawBatch, UserError, to_batch
 
@@ -108,6 +108,7 @@ def train(
     folder = Path(folder)
     if run.steps == 0:
         raise UserError("This recipe trains nothing (steps is 0); give its name to `slotworks evaluate`.")
+    check_objects(run)
     fabric = fabric or open_fabric(run)
     evaluators = [evaluators] if callable(evaluators) else list(evaluators)
     first, world = fabric.is_global_zero, fabric.world_size
