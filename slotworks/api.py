@@ -133,7 +133,7 @@ def train(
     finish: bool = True,
     **options: Any,
 ) -> dict:
-    """Train, resuming what the folder holds, and then measure on the test split and write the report.
+    """Train, resuming what the folder holds, and then measure on the split of `run.eval_split` and write the report.
 
     Where the data have no true masks, nothing can be scored: there are pictures and the detector's word only.
 
@@ -145,8 +145,8 @@ def train(
         options: passed on to `slotworks.training.train`.
 
     Returns:
-        `folder`, `step`, `seconds` of training and, if finished, the test `metrics` (empty without true masks), the
-        `protocol` they follow and the `verdict`.
+        `folder`, `step`, `seconds` of training and, if finished, the last `metrics` (empty without true masks), the
+        `split` they are of, the `protocol` they follow and the `verdict`.
     """
     folder = Path(run_folder)
     validation = run.data.open("val")
@@ -185,22 +185,30 @@ def train(
 
 
 def _finish(folder: Path) -> dict:
-    """The last measurement, on the test split, which chose nothing; and the report."""
+    """The last measurement, on the split that the run names, which chose nothing; and the report."""
     from slotworks.reports import write_report
 
     run, method = load(folder)
     method.export(folder)
     if not _finds_slots(method):
-        return {"metrics": {}, "protocol": "", "verdict": "no slots to look at", "report": str(write_report(folder))}
-    test, source = run.data.open("test"), _images_for(run, run.data, "test")
+        return {
+            "metrics": {},
+            "split": run.eval_split,
+            "protocol": "",
+            "verdict": "no slots to look at",
+            "report": str(write_report(folder)),
+        }
+    split = run.eval_split
+    test, source = run.data.open(split), _images_for(run, run.data, split)
     sets = []
     if isinstance(method, PredictsSets):
         sets = evaluate_sets(method, test, num_images=run.eval_images)
         for one in sets:
-            _record(folder, source, "test", one)
+            _record(folder, source, split, one)
         if not _attends(method, test):
             return {
                 "metrics": _plain(sets[0]),
+                "split": split,
                 "protocol": sets[0].rules,
                 "verdict": "no attention to look at",
                 "report": str(write_report(folder)),
@@ -210,14 +218,15 @@ def _finish(folder: Path) -> dict:
         names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
         results = evaluate_under(list(names), method, test, num_images=run.eval_images)
     for result in results:
-        _record(folder, source, "test", result)
+        _record(folder, source, split, result)
     result = results[0] if results else None
     findings = _diagnose(folder, run, doctor.stats_of(method, test, num_images=run.eval_images), run.steps)
     _show(method, result, test, folder, run.steps)
     described = [one.rules for one in sets] + ([result.protocol.describe()] if result else [])
     return {
         "metrics": {name: value for one in (*sets, *results[:1]) for name, value in _plain(one).items()},
-        "protocol": "; ".join(described) or _unscored(run.data, "test"),
+        "split": split,
+        "protocol": "; ".join(described) or _unscored(run.data, split),
         "verdict": doctor.verdict(findings),
         "report": str(write_report(folder)),
     }
@@ -227,7 +236,7 @@ def evaluate(
     run_folder: str | Path,
     *,
     data: DataConfig | Sequence[DataConfig] | None = None,
-    split: str = "test",
+    split: str | None = None,
     task: Task = "discovery",
     protocols: Sequence[str] | None = None,
     num_images: int | None = None,
@@ -247,7 +256,7 @@ def evaluate(
     Args:
         run_folder: a run with a checkpoint, or one that `untrained` made.
         data: other data sets than the run's own.
-        split: of the data set.
+        split: of the data set; None is the run's `eval_split` of its own data, and test of others.
         task: `discovery` of objects under protocols; `semantic` segmentation, over all images at once; `properties` of
             objects read from frozen slots, by probes trained on the training split; `reconstruction` of the images;
             `removal` of an object from each image by its slot; `sets` of objects that the method itself predicts.
@@ -283,6 +292,7 @@ def evaluate(
     if task != "discovery" and protocols is not None:
         raise UserError(f"Protocols belong to the task discovery; leave them out for {task}.")
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
+    split = split or (run.eval_split if all(one.name == run.data.name for one in given) else "test")
     sources = [_images_for(run, one, split) for one in given]
     how = {"num_images": num_images, "batch_size": batch_size, "seed": seed, **options}
     records = []
@@ -351,17 +361,17 @@ def _properties(method: Method, run: Run, source: DataConfig, dataset: Dataset, 
 
 
 def examine(
-    run_folder: str | Path, *, split: str = "test", num_images: int = 320, device: str | None = None
+    run_folder: str | Path, *, split: str | None = None, num_images: int = 320, device: str | None = None
 ) -> list[doctor.Finding]:
     """Look for collapsed or badly shared slots; writes `eval/doctor.json` and returns the findings, worst first.
 
-    A run without a checkpoint is judged by its curves alone.
+    A run without a checkpoint is judged by its curves alone. `split` is the run's `eval_split` where it is None.
     """
     folder = Path(run_folder)
     run, stats = load_run(folder / "run.yaml"), {}
     if run.steps == 0 or (folder / LAST).is_file():
         _, method = load(folder, device=device)
-        stats = doctor.stats_of(method, run.data.open(split), num_images=num_images)
+        stats = doctor.stats_of(method, run.data.open(split or run.eval_split), num_images=num_images)
     return _diagnose(folder, run, stats)
 
 

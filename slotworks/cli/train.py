@@ -95,7 +95,11 @@ def train_one(run: Run, folder: Path) -> dict:
     answer = train(run, folder, on_eval=_say)
     if "metrics" in answer:
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
-        scores = f"[bold]{scores}[/bold]  on the test split, {answer['protocol']}" if scores else answer["protocol"]
+        scores = (
+            f"[bold]{scores}[/bold]  on the {answer['split']} split, {answer['protocol']}"
+            if scores
+            else answer["protocol"]
+        )
         err.print(scores, soft_wrap=True)
         err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True)
     return answer

@@ -121,6 +121,7 @@ class Run:
     save_every: int = 1000  # steps between checkpoints (the last one replaces the one before)
     keep_every: int | None = None  # steps between checkpoints that are kept for good; None: only the last
     eval_images: int = 320  # images per evaluation
+    eval_split: Literal["test", "val"] = "test"  # split of the last evaluation: val where the published number is from
     protocol: str = "slot-attention"  # name of the evaluation protocol
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra `wandb`)
@@ -142,6 +143,7 @@ class Run:
             f"batch_size is {self.batch_size} and accumulate is {self.accumulate}; the batch must divide into equal "
             "micro-batches.",
         )
+        _check(self.eval_split in ("test", "val"), f"eval_split is {self.eval_split!r}; choose test or val.")
         _check(self.precision in ("32", "bf16", "16"), f"precision is {self.precision!r}; choose 32, bf16 or 16.")
         _check(
             self.ema_decay is None or 0 < self.ema_decay < 1,
