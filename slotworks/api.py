@@ -143,7 +143,7 @@ def train(
     finish: bool = True,
     **options: Any,
 ) -> dict:
-    """Train, resuming what the folder holds, and then measure on the test split and write the report.
+    """Train, resuming what the folder holds, and then measure on the split of `run.eval_split` and write the report.
 
     Where the data have no true masks, nothing can be scored: there are pictures and the detector's word only.
 
@@ -155,8 +155,9 @@ def train(
         options: passed on to `slotworks.training.train`, such as `device="cpu"`.
 
     Returns:
-        `folder`, `step`, `seconds` of training and, if finished, the test `metrics` (empty without true masks), the
-        `protocol` they follow and the `verdict`; `signal` if Ctrl-C or SIGTERM stopped it, its number.
+        `folder`, `step`, `seconds` of training and, if finished, the last `metrics` (empty without true masks), the
+        `split` they are of, the `protocol` they follow and the `verdict`; `signal` if Ctrl-C or SIGTERM stopped it,
+        its number.
     """
     from slotworks.training.loop import train as train_loop  # imported here: Lightning takes seconds
 
@@ -217,29 +218,37 @@ def check_run(run: Run) -> None:
 
 
 def _finish(folder: Path, device: str | None) -> dict:
-    """The last measurement, on the test split, which chose nothing; and the report."""
+    """The last measurement, on the split that the run names, which chose nothing; and the report."""
     from slotworks.reports import write_report
 
     run, method = load(folder, device=device)
     settings = _settings(folder)
     method.export(folder)
     if not _finds_slots(method):
-        return {"metrics": {}, "protocol": "", "verdict": "no slots to look at", "report": str(write_report(folder))}
-    test, source = run.data.open("test"), _images_for(run, run.data, "test")
+        return {
+            "metrics": {},
+            "split": run.eval_split,
+            "protocol": "",
+            "verdict": "no slots to look at",
+            "report": str(write_report(folder)),
+        }
+    split = run.eval_split
+    test, source = run.data.open(split), _images_for(run, run.data, split)
     sets = []
     if isinstance(method, PredictsSets):
         sets = evaluate_sets(method, test, num_images=run.eval_images)
         for one in sets:
-            _record(folder, source, "test", one, settings)
+            _record(folder, source, split, one, settings)
         if not _attends(method, test):
             return {
                 "metrics": _plain(sets[0]),
+                "split": split,
                 "protocol": sets[0].rules,
                 "verdict": "no attention to look at",
                 "report": str(write_report(folder)),
             }
     results: list[DiscoveryResult] = []
-    unscored = _unscored(run.data, "test")
+    unscored = _unscored(run.data, split)
     if _has_masks(test):
         names = dict.fromkeys((run.protocol, known_protocols.DEFAULT))  # the second counts the background, too
         try:
@@ -247,7 +256,7 @@ def _finish(folder: Path, device: str | None) -> dict:
         except NotFinite as error:  # the pictures and the detector's word are all there is to say
             unscored = str(error)
     for result in results:
-        _record(folder, source, "test", result, settings)
+        _record(folder, source, split, result, settings)
     result = results[0] if results else None
     stats = _stats(method, test, run.eval_images)
     findings = _diagnose(folder, run, stats, run.steps)
@@ -255,6 +264,7 @@ def _finish(folder: Path, device: str | None) -> dict:
     described = [one.rules for one in sets] + ([result.protocol.describe()] if result else [])
     return {
         "metrics": {name: value for one in (*sets, *results[:1]) for name, value in _plain(one).items()},
+        "split": split,
         "protocol": "; ".join(described) or unscored,
         "verdict": _verdict(findings, stats),
         "report": str(write_report(folder)),
@@ -265,7 +275,7 @@ def evaluate(
     run_folder: str | Path,
     *,
     data: DataConfig | Sequence[DataConfig] | None = None,
-    split: str = "test",
+    split: str | None = None,
     task: Task = "discovery",
     protocols: Sequence[str] | None = None,
     num_images: int | None = None,
@@ -288,7 +298,7 @@ def evaluate(
     Args:
         run_folder: a run with a checkpoint, or one that `untrained` made.
         data: other data sets than the run's own.
-        split: of the data set.
+        split: of the data set; None is the run's `eval_split` of its own data, and test of others.
         task: `discovery` of objects under protocols; `semantic` segmentation, over all images at once; `properties` of
             objects read from frozen slots, by probes trained on the training split; `reconstruction` of the images;
             `removal` of an object from each image by its slot; `sets` of objects that the method itself predicts.
@@ -342,6 +352,7 @@ def evaluate(
     if task != "discovery" and protocols is not None:
         raise UserError(f"Protocols belong to the task discovery; leave them out for {task}.")
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else data
+    split = split or (run.eval_split if all(one.name == run.data.name for one in given) else "test")
     sources = [_images_for(run, one, split) for one in given]
     if task == "semantic":
         for source in sources:
@@ -428,11 +439,11 @@ def _properties(method: Method, run: Run, source: DataConfig, dataset: Dataset, 
 
 
 def examine(
-    run_folder: str | Path, *, split: str = "test", num_images: int = 320, device: str | None = None
+    run_folder: str | Path, *, split: str | None = None, num_images: int = 320, device: str | None = None
 ) -> list[doctor.Finding]:
     """Look for collapsed or badly shared slots; writes `eval/doctor.json` and returns the findings, worst first.
 
-    A run without a checkpoint is judged by its curves alone.
+    A run without a checkpoint is judged by its curves alone. `split` is the run's `eval_split` where it is None.
     """
     folder = Path(run_folder)
     check_options(num_images=num_images)
@@ -440,7 +451,7 @@ def examine(
     run, stats = load_run(folder / "run.yaml"), {}
     if run.steps == 0 or (folder / LAST).is_file():
         _, method = load(folder, device=device)
-        stats = _stats(method, run.data.open(split), num_images)
+        stats = _stats(method, run.data.open(split or run.eval_split), num_images)
     return _diagnose(folder, run, stats)
 
 

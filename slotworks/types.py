@@ -13,7 +13,7 @@ boxes `b t m 4`, slots `b t n d`; an object keeps its id, and a slot its place, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -146,6 +146,20 @@ class MethodConfig:
     def skips_weights(self) -> bool:
         """Whether a step's loss may leave trainable weights out; several processes must be told."""
         return False
+
+
+def refuse_ignored(config: MethodConfig, because: str, names: Sequence[str]) -> None:
+    """Settings that would not be read have to keep their defaults.
+
+    Raises:
+        ValueError: with the name of one that does not; `because` is the setting that makes it mean nothing.
+    """
+    defaults = {one.name: one.default for one in fields(config)}
+    for name in names:
+        if getattr(config, name) != defaults[name]:
+            raise ValueError(
+                f"method.{name} is {getattr(config, name)!r}, which means nothing with method.{because}; leave it out."
+            )
 
 
 class Method(nn.Module):

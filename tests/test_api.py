@@ -271,6 +271,34 @@ def test_training_without_masks_shows_and_judges_but_scores_nothing(tmp_path, ca
     assert "photos has no true masks in its split val" in capsys.readouterr().err
 
 
+def test_a_recipe_says_on_which_split_it_is_measured(tmp_path):
+    """Numbers of a table that is of the validation split are compared with numbers of the validation split."""
+    run = replace(QUARTERS, eval_split="val")
+    folder = api.untrained(run, tmp_path / "run")
+    assert [(r["split"], r["num_images"]) for r in api.evaluate(folder)] == [("val", 4)]
+    assert [(r["split"], r["num_images"]) for r in api.evaluate(folder, split="test")] == [("test", 6)]
+    assert api.evaluate(folder, data=replace(TetrominoScenes(), num_test=2))[0]["split"] == "test"
+    assert list((folder / "eval").glob("*-val-oclf.json"))
+    trained = slot_attention.tetrominoes_mini()
+    small = replace(trained.method, channels=4, slot_dim=4, mlp_dim=4)
+    data = replace(trained.data, num_train=4, num_val=3, num_test=2)
+    trained = replace(trained, method=small, data=data, steps=1, batch_size=2, eval_split="val", tensorboard=False)
+    answer = api.train(trained, tmp_path / "trained")
+    assert answer["split"] == "val"
+    assert len(list((tmp_path / "trained" / "eval").glob("*-val-*.json"))) == 2
+    object.__setattr__(trained, "eval_split", "train")
+    with pytest.raises(ValueError, match="eval_split is 'train'; choose test or val"):
+        trained.__post_init__()
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if ".movi_" in name])
+def test_movi_is_measured_where_its_tables_are(name):
+    """SAVi's README, OCLF's `configs/dataset/movi_c.yaml` and SPOT's `eval_spot.py` say validation."""
+    method, _, recipe = name.partition(".")
+    own = method in ("savi", "dinosaur", "spot") and not recipe.endswith("unconditional")
+    assert recipes()[name]().eval_split == ("val" if own else "test")
+
+
 def test_settings_of_a_trained_method_can_change_for_an_evaluation(tmp_path):
     run = slot_attention.tetrominoes_mini()
     data = replace(run.data, num_train=8, num_val=4, num_test=4)

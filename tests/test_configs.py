@@ -13,9 +13,8 @@ PARAMETERS = {  # counted by hand from tables 3 to 6 of the supplement
     "slot_attention.tetrominoes": 235_812,
     "slot_attention.multi_dsprites": 235_812,
     "slot_attention.clevr6": 890_308,
-    "slot_attention.clevrtex": 890_308,
 }
-PUBLISHED = {"tetrominoes": "99.5", "multi_dsprites": "91.3", "clevr6": "98.8", "clevrtex": "67.9"}
+PUBLISHED = {"tetrominoes": "99.5", "multi_dsprites": "91.3", "clevr6": "98.8"}
 
 
 EARLIER = ("glass.", "stable_lsd.", "slot_diffusion.")
@@ -75,7 +74,7 @@ def test_published_recipes_are_the_papers(name):
 
 def test_each_published_recipe_has_a_mini_that_needs_no_file():
     names = recipes()
-    for name in PARAMETERS:
+    for name in (*PARAMETERS, "slot_attention.clevrtex"):
         data = names[f"{name}_mini"]().data
         data = replace(data, num_train=2)
         assert data.open("train").__getitems__([1])["image"].shape == (1, *data.size, 3)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from slotworks.cli import main
-from slotworks.cli.sweep import Variant, combinations, find_ablations, setting_words
+from slotworks.cli.sweep import Variant, _runs, combinations, find_ablations, setting_words
 from slotworks.cli.train import build
 from slotworks.configs.ablations import ABLATIONS
 from slotworks.reports.sweep import as_csv, as_markdown, plot, write_sweep
@@ -21,9 +21,10 @@ SMALL = (
 ).split()
 
 
-def row(group, label, *seeds, metric="fg_ari", diverged=0):
+def row(group, label, *seeds, metric="fg_ari", diverged=0, failed=()):
     metrics = {metric: {"mean": float(np.mean(seeds)), "std": 0.05, "seeds": list(seeds)}} if seeds else {}
-    return {"group": group, "variant": label, "settings": "", "diverged": diverged, "seconds": 1.0, "metrics": metrics}
+    counts = {"diverged": diverged, "failed": list(failed), "seconds": 1.0}
+    return {"group": group, "variant": label, "settings": "", **counts, "metrics": metrics}
 
 
 def test_settings_are_words_of_the_command_line():
@@ -62,20 +63,74 @@ def test_the_list_has_every_figure_of_the_supplement():
 
 
 @pytest.mark.parametrize(
-    "recipe", [RECIPE, "ablations.sets_mini", "slot_attention.tetrominoes", "set_prediction.clevr10"]
+    ("recipe", "impossible"),
+    [
+        (RECIPE, []),
+        ("ablations.sets_mini", []),
+        ("slot_attention.tetrominoes", ["soft_kmeans: soft k-means. soft_kmeans compares slots with features, but"]),
+        ("set_prediction.clevr10", ["num_slots: 7. Images hold up to 10 objects but the method predicts 7; set"]),
+    ],
 )
-def test_every_ablation_changes_one_thing_of_the_recipe(recipe):
+def test_every_ablation_changes_one_thing_of_the_recipe(recipe, impossible, capsys):
+    """What cannot be is left out with a sentence, and the rest goes on."""
     plain = build(recipe, [])
-    names = set()
-    for variant in find_ablations(recipe, "all"):
-        if variant.is_default:
-            continue
-        run = build(recipe, [word for setting in variant.settings for word in setting_words(setting)])
-        assert run != plain, variant
-        names.add(variant.group)
-    left_out = set(ABLATIONS) - names
+    variants = find_ablations(recipe, "all")
+    runs, left_out = _runs(recipe, variants, [])
+    assert all(run != plain for variant, run in runs.items() if not variant.is_default)
+    assert len(runs) == len(variants) - len(impossible)
+    said = capsys.readouterr().err
+    for sentence, expected in zip(left_out, impossible, strict=True):
+        assert sentence.startswith(f"Left out: {expected}")
+        assert sentence in said
     sets = hasattr(plain.method, "categories")
-    assert left_out == ({"soft_kmeans"} if sets else {"stepwise_loss", "coordinate_scale"})
+    unasked = set(ABLATIONS) - {variant.group for variant in variants}
+    assert unasked == ({"soft_kmeans"} if sets else {"stepwise_loss", "coordinate_scale"})
+
+
+def test_ablations_of_another_network_are_left_out():
+    """SlotDiffusion's ResNet has no features without positions."""
+    _, left_out = _runs("slot_attention.clevrtex", find_ablations("slot_attention.clevrtex", "position_embedding"), [])
+    assert left_out[0].startswith("Left out: position_embedding: without. method.position_embedding is False, which")
+
+
+def test_a_recipe_that_cannot_be_is_a_mistake():
+    """Its variants are changes of it: there is nothing to compare with."""
+    with pytest.raises(UserError, match="Images hold up to 10 objects but the method predicts 5"):
+        _runs("set_prediction.clevr10", find_ablations("set_prediction.clevr10", "update"), ["--method.num-slots", "5"])
+
+
+def test_what_fails_is_a_row_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    from slotworks import api
+
+    train = api.train
+
+    def fails_once(run, folder, **options):
+        if run.method.update == "replace":
+            raise RuntimeError("the accelerator is out of memory")
+        return train(run, folder, **options)
+
+    monkeypatch.setattr(api, "train", fails_once)
+    words = ["sweep", RECIPE, *SMALL, "--out", str(tmp_path), "--set", "method.update=replace,gru", "--json"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert [(r["variant"], r["failed"], bool(r["metrics"])) for r in rows] == [
+        ("update=replace", ["RuntimeError: the accelerator is out of memory"], False),
+        ("update=gru", [], True),
+    ]
+    assert "Failed: RuntimeError: the accelerator is out of memory" in printed.err
+    table = (tmp_path / "table.md").read_text()
+    assert "Failed: update=replace. RuntimeError: the accelerator is out of memory" in table
+    monkeypatch.setattr(api, "train", train)
+    assert main(words) == 0  # it is tried again
+    assert all(r["metrics"] and not r["failed"] for r in json.loads(capsys.readouterr().out))
+
+
+def test_missing_data_are_no_failure_of_each_variant(tmp_path, capsys):
+    words = ["sweep", "slot_attention.tetrominoes", "--ablation", "update", "--data.root", str(tmp_path / "none")]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_ablations():
@@ -159,21 +214,29 @@ def test_mistakes(words, text, capsys):
     assert text in capsys.readouterr().err
 
 
-ROWS = [row("update", "GRU", 0.8, 0.9), row("update", "replace", 0.5, 0.7, diverged=1), row("mlp", "with")]
+ROWS = [
+    row("update", "GRU", 0.8, 0.9),
+    row("update", "replace", 0.5, 0.7, diverged=1),
+    row("mlp", "with", failed=["Out of memory."] * 2),
+]
 
 
 def test_tables_by_hand():
-    lines = as_markdown(ROWS, ["fg_ari"], "title").splitlines()
+    lines = as_markdown(ROWS, ["fg_ari"], "title", ["Left out: no_slots."]).splitlines()
     assert lines[4:] == [
         "| ablation | variant | fg_ari | seeds |",
         "| --- | --- | --- | --- |",
         "| update | GRU | 85.0 ± 5.0 | 2 |",
         "|  | replace | 60.0 ± 5.0 | 2, 1 diverged |",
-        "| mlp | with | - | 0 |",
+        "| mlp | with | - | 0, 2 failed |",
+        "",
+        "Failed: mlp: with. Out of memory.",
+        "",
+        "Left out: no_slots.",
     ]
     assert as_csv(ROWS[:1], ["fg_ari"]).splitlines() == [
-        "group,variant,settings,seeds,diverged,seconds,fg_ari_mean,fg_ari_std,fg_ari_seeds",
-        "update,GRU,,2,0,1.0," + f"{np.mean([0.8, 0.9])}," + "0.05,0.8 0.9",
+        "group,variant,settings,seeds,diverged,failed,seconds,fg_ari_mean,fg_ari_std,fg_ari_seeds",
+        "update,GRU,,2,0,0,1.0," + f"{np.mean([0.8, 0.9])}," + "0.05,0.8 0.9",
     ]
 
 

@@ -22,7 +22,7 @@ def doctor(
     run: Annotated[Path, tyro.conf.Positional],
     /,
     images: int = 320,
-    split: Literal["train", "val", "test"] = "test",
+    split: Literal["train", "val", "test"] | None = None,
     module: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -36,7 +36,7 @@ def doctor(
     Args:
         run: run folder.
         images: how many images to look at.
-        split: train, val or test.
+        split: train, val or test; by default that of the recipe (eval_split).
         module: Python file that defines the run's own classes.
         json: print the findings as JSON.
     """

@@ -24,7 +24,7 @@ def evaluate(
     task: Literal["discovery", "semantic", "properties", "reconstruction", "removal", "sets"] = "discovery",
     protocol: tuple[str, ...] = (),
     lengths: tuple[int, ...] = (),
-    split: Literal["train", "val", "test"] = "test",
+    split: Literal["train", "val", "test"] | None = None,
     images: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -68,7 +68,7 @@ def evaluate(
         protocol: of discovery: names, or all. Default: the run's own; oclf for several runs.
         lengths: of discovery in videos: score the first so many frames of each video, one number after the other; also
             draws RUN/eval/lengths-DATA-SPLIT.png, which the report shows.
-        split: train, val or test.
+        split: train, val or test; by default that of the recipe for its own data (eval_split), test for other data.
         images: how many images; all by default.
         batch_size: images per forward pass.
         seed: of the initial slots.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 HELP = """usage: slotworks sweep RECIPE [--set FIELD=A,B ...] [--ablation NAMES] [--seeds N] [--OPTION VALUE ...]
 
 Train a recipe in several variants, each in a run folder of its own, and compare them in one table and one plot. What is
-finished is not trained again: stopped and started once more, a sweep goes on where it was.
+finished is not trained again: stopped and started once more, a sweep goes on where it was. A variant whose settings do
+not fit together is left out with a sentence; one that fails is a row that says so, and is tried again the next time.
 
   slotworks sweep set_prediction.scenes_mini --set method.num-iterations=1,3,5 --seeds 3
   slotworks sweep RECIPE --set method.update=gru,replace --set method.num-slots=4,7     all four combinations
@@ -175,29 +176,31 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Train every variant with every seed, then write `table.csv`, `table.md` and `plot.png` into `out`.
 
-    A variant that diverges, or whose settings do not fit together, is named in the table and left out of means.
+    A variant that cannot be, since its settings do not fit together, is left out with a sentence. One that diverges or
+    fails is a row that says so, with the means of its other seeds.
 
     Returns:
         The rows of the table: `group`, `variant`, `settings`, and `metrics` with `mean`, `std` and `seeds` of each.
 
     Raises:
+        UserError: if no variant can be, or the data are missing.
         Stopped: after Ctrl-C or SIGTERM, once the table is written.
     """
     from slotworks.api import check_run
-    from slotworks.cli.train import build
     from slotworks.files import check_writable
     from slotworks.reports.sweep import FILES, write_sweep
 
-    runs = {}  # all of them are built before the first is trained: a wrong name is found at once
-    for variant in variants:
-        words = [word for setting in variant.settings for word in setting_words(setting)]
-        runs[variant] = run = build(recipe, [*overrides, *words])
+    runs, left_out = _runs(recipe, variants, overrides)
+    for run in runs.values():
         check_run(run)
         check_metrics(run, plotted or ())
     check_writable(out)
     Outputs(out).check_free(FILES)
     rows: list[dict[str, Any]] = []
     stopped = None
+    first = next(iter(runs.values()))
+    if not list(out.glob(f"*/*/{RESULT}")):  # what no variant can be trained without is no failure of each
+        first.data.open("train")
     try:
         for variant, run in runs.items():
             place = out / (_folder(variant) if not variant.is_default else "default")
@@ -208,7 +211,7 @@ def sweep(
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         err.print("Stopped; the same command goes on from there. The table holds what is finished.")
     if rows:
-        written = write_sweep(rows, out, title=recipe, plotted=plotted)
+        written = write_sweep(rows, out, title=recipe, plotted=plotted, notes=left_out)
         err.print("Wrote " + ", ".join(str(path) for path in written), soft_wrap=True, highlight=False, markup=False)
     if stopped:
         raise stopped
@@ -232,6 +235,54 @@ def check_metrics(run: "Run", names: Sequence[str]) -> None:
             raise UserError(f"There is no metric {name!r} to plot; there are {', '.join(known)}.")
 
 
+def _runs(recipe: str, variants: Sequence[Variant], overrides: Sequence[str]) -> "tuple[dict[Variant, Run], list[str]]":
+    """The run of each variant, all built before the first is trained; and a sentence for each that cannot be."""
+    from slotworks.cli.train import build
+
+    runs, left_out = {}, []
+    error: UserError | None = None
+    for variant in variants:
+        words = [word for setting in variant.settings for word in setting_words(setting)]
+        try:
+            run = build(recipe, [*overrides, *words])
+            _try_to_build(run)
+        except UserError as mistake:
+            if variant.is_default:  # all others are changes of it
+                raise
+            error = mistake
+            left_out.append(f"Left out: {': '.join(filter(None, (variant.group, variant.label)))}. {mistake}")
+            err.print(left_out[-1], soft_wrap=True, highlight=False, markup=False)
+        else:
+            runs[variant] = run
+    if not runs:
+        raise error or UserError("There is no variant to train.")
+    return runs, left_out
+
+
+def _try_to_build(run: "Run") -> None:
+    """Find settings that do not fit together where only the method knows; on no device, so that it costs nothing.
+
+    Raises:
+        UserError: with the method's own sentence.
+    """
+    import torch
+
+    from slotworks.training.run import check_objects
+
+    check_objects(run)
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            run.method.build()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except (
+        RuntimeError,
+        OSError,
+        ImportError,
+    ):  # not every network can be built without memory; its training will tell
+        return
+
+
 def _seeds(run: "Run", count: int) -> range:
     return range(run.seed, run.seed + count)
 
@@ -242,7 +293,7 @@ def _folder(variant: Variant) -> str:
 
 
 def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
-    """Train and measure one run, or read what an earlier sweep left."""
+    """Train and measure one run, or read what an earlier sweep left; a failure is said and not kept."""
     from slotworks.api import train
     from slotworks.cli.train import check_stopped
     from slotworks.training import Diverged, load_run
@@ -256,6 +307,10 @@ def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
     except Diverged as error:
         err.print(str(error), soft_wrap=True, markup=False)
         answer = {"diverged": str(error)}
+    except Exception as error:  # whatever it was, the other variants go on
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        err.print(f"Failed: {words}", soft_wrap=True, markup=False, highlight=False)
+        return {"seed": run.seed, "failed": words}
     check_stopped(answer)
     kept = {key: answer[key] for key in ("metrics", "seconds", "verdict", "diverged") if key in answer}
     result = {"seed": run.seed, **kept}
@@ -270,12 +325,14 @@ def _row(variant: Variant, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = [answer["metrics"][name]["mean"] for answer in finished]
         metrics[name] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0, "seeds": values}
     shown = ", ".join(f"{name} {percent(value['mean'])}" for name, value in list(metrics.items())[:2])
-    err.print(f"{variant.label}: {shown or 'diverged'}", highlight=False, markup=False)
+    failed = [answer["failed"] for answer in answers if "failed" in answer]
+    err.print(f"{variant.label}: {shown or ('failed' if failed else 'diverged')}", highlight=False, markup=False)
     return {
         "group": variant.group,
         "variant": variant.label,
         "settings": " ".join(variant.settings),
-        "diverged": len(answers) - len(finished),
+        "diverged": sum("diverged" in answer for answer in answers),
+        "failed": failed,
         "seconds": sum(answer.get("seconds", 0) for answer in answers) / len(answers),
         "metrics": metrics,
     }

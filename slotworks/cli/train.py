@@ -226,7 +226,7 @@ def train_one(run: "Run", folder: Path, *, device: str | None = None) -> dict:
     if "metrics" in answer:
         protocol = escape(answer["protocol"])
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
-        scores = f"[bold]{scores}[/bold]  on the test split, {protocol}" if scores else protocol
+        scores = f"[bold]{scores}[/bold]  on the {answer['split']} split, {protocol}" if scores else protocol
         err.print(scores, soft_wrap=True)
         err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True, markup=False)
     return answer

@@ -5,6 +5,7 @@ Watters et al. 2019 (arXiv 1901.07017), as in Locatello et al. 2020, supplement 
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -62,15 +63,24 @@ class BroadcastConv(nn.Conv2d):
 
 
 class SameConvTranspose(nn.ConvTranspose2d):
-    """A transposed convolution that multiplies the size by its stride and crops as TensorFlow's `SAME` does."""
+    """A transposed convolution that multiplies the size by its stride and crops as TensorFlow's `SAME` does.
+
+    With `crop="torch"` it crops as torch does with a padding of half the kernel.
+    """
+
+    def __init__(
+        self, dim_in: int, dim: int, kernel_size: int, stride: int, *, crop: Literal["same", "torch"] = "same"
+    ):
+        super().__init__(dim_in, dim, kernel_size, stride)
+        self.crop = kernel_size // 2 if crop == "torch" else (kernel_size - stride) // 2
+        self.more = stride - 1 if crop == "torch" else 0  # rows after, without which torch's crop leaves too few
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Float[Tensor, "s d h w"]
     ) -> Float[Tensor, "s c h2 w2"]:
-        """Crops one pixel less before than after where the kernel leaves an odd number."""
+        """TensorFlow crops one pixel less before than after where the kernel leaves an odd number, torch one more."""
         height, width = x.shape[-2] * self.stride[0], x.shape[-1] * self.stride[1]
-        crop = (self.kernel_size[0] - self.stride[0]) // 2
-        full = nn.functional.conv_transpose2d(x, self.weight, self.bias, self.stride, crop)
+        full = nn.functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.crop, self.more)
         return full[..., :height, :width]
 
 
@@ -91,6 +101,8 @@ class SpatialBroadcastDecoder(nn.Module):
         out_channels: of what is rendered: 3 colours, or the channels of another target.
         last_kernel_size: of the last layer; SAVi has 1.
         signed_position: positions as row and column from -1 to 1 (SAVi), not as four distances.
+        make: "keras" has Glorot's initial weights and TensorFlow's crop; "torch" has torch's for both (SlotDiffusion's
+            repository, `deconv_norm_act` of its library nerv).
 
     Raises:
         ValueError: if the kernel is even, or the grid does not grow to the size of the image.
@@ -114,6 +126,7 @@ class SpatialBroadcastDecoder(nn.Module):
         out_channels: int = 3,
         last_kernel_size: int = 3,
         signed_position: bool = False,
+        make: Literal["keras", "torch"] = "keras",
     ):
         super().__init__()
         factor = shuffle
@@ -139,11 +152,13 @@ class SpatialBroadcastDecoder(nn.Module):
             elif stride == 1:
                 layers.append(nn.Conv2d(width, channels, kernel_size, padding="same"))
             else:
-                layers.append(SameConvTranspose(width, channels, kernel_size, stride))
+                crop = "same" if make == "keras" else "torch"
+                layers.append(SameConvTranspose(width, channels, kernel_size, stride, crop=crop))
         self.layers = nn.ModuleList(layers)
         self.last = nn.Conv2d(channels, out_channels * shuffle**2 + 1, last_kernel_size, padding="same")
         self.shuffle = nn.PixelShuffle(shuffle)
-        glorot_(self)
+        if make == "keras":
+            glorot_(self)
 
     def forward(self, slots: Float[Tensor, "b n d"]) -> DecoderOutput:
         """Render slots. No activation on the colours, so they may leave their range."""

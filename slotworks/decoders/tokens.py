@@ -14,12 +14,14 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, dropout
+from torch.nn.functional import cross_entropy, dropout, pad
 
 from slotworks.nn.dvae import PATCH, Block, DiscreteVAE, cosine_anneal
 from slotworks.nn.noise import batch_uniform
 from slotworks.nn.transformer import TransformerDecoder
 from slotworks.types import MethodConfig
+
+Groups = dict[str, list[nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class TokenOptions(MethodConfig):
     vocab_size: int = 1024  # words of the discrete VAE
     dvae_channels: int = 64  # of its hidden layers
     dvae_block: Block = "norm"  # norm: GroupNorm and no bias, as in SLATE; bias: STEVE's, no norm
+    dvae_signed: bool = False  # it sees images in [-1, 1], as in SlotDiffusion's repository, not in [0, 1]
     dvae_run: str = ""  # run folder of a discrete VAE trained before, which then stays as it is; "": trained jointly
     tau_start: float = 1.0  # temperature of the relaxed codes at step 0
     tau_end: float = 0.1  # and from tau_steps on
@@ -52,11 +55,13 @@ class TokenOptions(MethodConfig):
 
     def discrete_vae(self) -> DiscreteVAE:
         """Fresh weights; they need no gradient where `dvae_run` names trained ones."""
-        dvae = DiscreteVAE(self.vocab_size, channels=self.dvae_channels, block=self.dvae_block)
+        dvae = DiscreteVAE(self.vocab_size, channels=self.dvae_channels, block=self.dvae_block, signed=self.dvae_signed)
         return dvae.requires_grad_(not self.dvae_run)
 
-    def token_decoder(self, slot_dim: int, *, begin: Literal["word", "vector"]) -> "TokenDecoder":
-        """The Transformer with these options; `begin` as there."""
+    def token_decoder(
+        self, slot_dim: int, *, begin: Literal["word", "vector"], make: Literal["slate", "slot_diffusion"] = "slate"
+    ) -> "TokenDecoder":
+        """The Transformer with these options; `begin` and `make` as there."""
         return TokenDecoder(
             slot_dim,
             self.vocab_size,
@@ -66,6 +71,7 @@ class TokenOptions(MethodConfig):
             num_heads=self.decoder_heads,
             dropout=self.dropout,
             begin=begin,
+            make=make,
             word_dropout=self.word_dropout,
         )
 
@@ -82,6 +88,9 @@ class TokenDecoder(nn.Module):
         num_heads: of its attentions.
         dropout: on embeddings, attention weights and branches.
         begin: how the begin token starts: "word" is one more row of SLATE's table, normal; "vector" is STEVE's, Glorot.
+        make: "slot_diffusion" as in SlotDiffusion's repository (`img_based/models/slate/slate_transformer.py`): slots
+            are projected with a bias, that projection and the head start as torch starts them, and there is no position
+            for the last token, which only SLATE's slots look at.
         word_dropout: share of the words before a position that training hides from it, their places stay (Bowman et
             al. 2016, arXiv 1511.06349). Not in the papers: it makes the decoder ask the slots early in training.
 
@@ -102,6 +111,7 @@ class TokenDecoder(nn.Module):
         num_heads: int = 4,
         dropout: float = 0.1,
         begin: Literal["word", "vector"] = "word",
+        make: Literal["slate", "slot_diffusion"] = "slate",
         word_dropout: float = 0.0,
     ):
         super().__init__()
@@ -111,12 +121,14 @@ class TokenDecoder(nn.Module):
         self.words = nn.Embedding(vocab_size, dim)
         limit = 0.0 if begin == "word" else (3 / dim) ** 0.5  # torch's Glorot for a tensor `1 1 c`
         self.begin = nn.Parameter(torch.randn(dim) if begin == "word" else torch.empty(dim).uniform_(-limit, limit))
-        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1 + num_tokens, dim)))
-        self.project_slots = nn.Linear(slot_dim, dim, bias=False)
+        places = num_tokens + (make == "slate")
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(places, dim)))
+        self.project_slots = nn.Linear(slot_dim, dim, bias=make == "slot_diffusion")
         self.transformer = TransformerDecoder(dim, num_blocks, num_heads, dropout=dropout, norm_stream=True)
         self.head = nn.Linear(dim, vocab_size, bias=False)
-        for layer in (self.project_slots, self.head):
-            nn.init.xavier_uniform_(layer.weight)
+        if make == "slate":
+            for layer in (self.project_slots, self.head):
+                nn.init.xavier_uniform_(layer.weight)
 
     def embed(self, tokens: Int64[Tensor, "b p"]) -> Float[Tensor, "b p1 c"]:
         """Begin token and words with their positions: `1 + p` places, of which the decoder reads all but the last.
@@ -124,7 +136,11 @@ class TokenDecoder(nn.Module):
         SLATE's slots look at the same embeddings, without the begin token.
         """
         begin = self.begin.expand(len(tokens), 1, -1)
-        x = torch.cat([begin, self.words(tokens)], dim=1) + self.positions[: 1 + tokens.shape[1]]
+        x = torch.cat([begin, self.words(tokens)], dim=1)
+        positions = self.positions[: x.shape[1]]
+        if len(positions) < x.shape[1]:  # the last token has none, and nobody reads it
+            positions = pad(positions, (0, 0, 0, 1))
+        x = x + positions
         return dropout(x, self.dropout, self.training)
 
     def forward(self, slots: Float[Tensor, "b n d"], embedded: Float[Tensor, "b p1 c"]) -> Float[Tensor, "b p v"]:
@@ -185,7 +201,8 @@ class TokenDecoder(nn.Module):
             else:
                 out = self.transformer(self.embed(tokens[:, :i]), memory)[0][:, -1:]
             tokens[:, i] = pick(self.head(out)[:, 0], draws[:, i], temperature, top_k, top_p)
-            x = (self.words(tokens[:, i]) + self.positions[i + 1])[:, None]
+            if i + 1 < self.num_tokens:
+                x = (self.words(tokens[:, i]) + self.positions[i + 1])[:, None]
         return tokens
 
 
@@ -240,16 +257,18 @@ def write(
     return dvae.decode(tokens, options.grid).clamp(0, 1)
 
 
-def groups_of(method: nn.Module) -> dict[str, list[nn.Parameter]]:
+def groups_of(method: nn.Module, *, projection: Literal["encoder", "decoder"] = "encoder") -> Groups:
     """Trainable parameters of SLATE and STEVE by learning rate: `encoder`, `decoder` and `dvae`.
 
-    The decoder's projection of the slots belongs to the encoder, as in STEVE's code. The group of a fixed discrete VAE
-    is empty.
+    The decoder's `projection` of the slots belongs to the encoder in STEVE's code, to the decoder in SlotDiffusion's.
+    The group of a fixed discrete VAE is empty.
     """
-    groups: dict[str, list[nn.Parameter]] = {"encoder": [], "decoder": [], "dvae": []}
+    groups: Groups = {"encoder": [], "decoder": [], "dvae": []}
     for name, parameter in method.named_parameters():
         part = name.split(".")[0]
-        if part not in ("decoder", "dvae") or name.startswith("decoder.project_slots."):
+        if name.startswith("decoder.project_slots."):
+            part = projection
+        elif part not in ("decoder", "dvae"):
             part = "encoder"
         if parameter.requires_grad:
             groups[part].append(parameter)

@@ -31,7 +31,7 @@ class CNNEncoder(nn.Module):
         norm_eps: float = 1e-5,
     ):
         super().__init__()
-        self.strides = tuple(strides)
+        self.strides, self.feature_dim = tuple(strides), channels
         widths = [3] + [channels] * len(self.strides)
         self.convs = nn.ModuleList(
             nn.Conv2d(c_in, channels, kernel_size, stride) for c_in, stride in zip(widths, self.strides, strict=False)

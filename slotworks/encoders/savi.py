@@ -1,14 +1,16 @@
 """The frame encoder of SAVi: a network, a position embedding, a LayerNorm and an MLP.
 
-Kipf et al. 2022 (arXiv 2111.12594), `savi/modules/video.py: FrameEncoder` of the released code.
+Kipf et al. 2022 (arXiv 2111.12594), `savi/modules/video.py: FrameEncoder` of the released code; and the form that
+SlotDiffusion (Wu et al. 2023) and its baselines share.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slotworks.encoders.resnet import ResNetEncoder
 from slotworks.nn.conv import same_conv
 from slotworks.nn.init import lecun_
 from slotworks.nn.position import PositionEmbedding
@@ -59,22 +61,52 @@ class PositionedEncoder(nn.Module):
     Args:
         backbone: a network, such as `ConvBackbone` or `ResNetEncoder`.
         hidden_dim: of the MLP, which has no residual branch.
+        out_dim: of the features; None is the network's own width.
         norm_eps: epsilon of the LayerNorm; flax has 1e-6.
+        signed_position: positions as row and column from -1 to 1 (SAVi); False: as four distances (Slot Attention).
+        signed_image: the network sees images in [-1, 1].
+        init: initial weights of all layers, LeCun's as in flax; "torch" keeps the network's own and torch's elsewhere.
 
     >>> import torch
     >>> PositionedEncoder(ConvBackbone(32, strides=(2, 1)))(torch.zeros(2, 3, 16, 16)).shape
     torch.Size([2, 64, 32])
     """
 
-    def __init__(self, backbone: Backbone, hidden_dim: int = 64, *, norm_eps: float = 1e-6):
+    def __init__(
+        self,
+        backbone: Backbone,
+        hidden_dim: int = 64,
+        *,
+        out_dim: int | None = None,
+        norm_eps: float = 1e-6,
+        signed_position: bool = True,
+        signed_image: bool = False,
+        init: Literal["lecun", "torch"] = "lecun",
+    ):
         super().__init__()
-        self.backbone, self.feature_dim = backbone, backbone.feature_dim
-        self.position = PositionEmbedding(self.feature_dim, signed=True)
-        self.norm = nn.LayerNorm(self.feature_dim, eps=norm_eps)
-        self.mlp = nn.Sequential(
-            nn.Linear(self.feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, self.feature_dim)
+        width = backbone.feature_dim
+        self.backbone, self.feature_dim, self.signed_image = backbone, out_dim or width, signed_image
+        self.position = PositionEmbedding(width, signed=signed_position)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, self.feature_dim))
+        if init == "lecun":
+            lecun_(self)
+
+    @classmethod
+    def slot_diffusion(cls, dim: int) -> "PositionedEncoder":
+        """What Slot Attention, SAVi, SLATE and STEVE have in SlotDiffusion's repository: its ResNet-18 of 256 channels.
+
+        `img_based/models/slot_attention.py: SA._build_encoder` there. A quarter of the image's side, features of `dim`.
+        """
+        return cls(
+            ResNetEncoder(18),
+            dim,
+            out_dim=dim,
+            norm_eps=1e-5,
+            signed_position=False,
+            signed_image=True,
+            init="torch",
         )
-        lecun_(self)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the feature map for an image of this size in pixels."""
@@ -83,4 +115,5 @@ class PositionedEncoder(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""
         position = self.position(*self.grid(image.shape[-2], image.shape[-1]))
-        return self.mlp(self.norm(self.backbone(image) + position.flatten(2).transpose(1, 2)))
+        features = self.backbone(2 * image - 1 if self.signed_image else image)
+        return self.mlp(self.norm(features + position.flatten(2).transpose(1, 2)))

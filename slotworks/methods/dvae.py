@@ -21,6 +21,7 @@ class DVAEConfig(MethodConfig):
     vocab_size: int = 1024  # words
     dvae_channels: int = 64  # of the hidden layers
     dvae_block: Block = "norm"  # norm: SLATE's, GroupNorm and no bias; bias: STEVE's, no norm
+    dvae_signed: bool = False  # it sees images in [-1, 1], as in SlotDiffusion's repository, not in [0, 1]
     tau_start: float = 1.0  # temperature of the relaxed codes at step 0
     tau_end: float = 0.1  # and from tau_steps on
     tau_steps: int = 30_000  # half a cosine between
@@ -39,7 +40,9 @@ class DVAE(Method):
     def __init__(self, config: DVAEConfig):
         super().__init__()
         self.config = config
-        self.dvae = DiscreteVAE(config.vocab_size, channels=config.dvae_channels, block=config.dvae_block)
+        self.dvae = DiscreteVAE(
+            config.vocab_size, channels=config.dvae_channels, block=config.dvae_block, signed=config.dvae_signed
+        )
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error, summed over the values of an image, mean over images."""

@@ -7,6 +7,10 @@ the first frame, and the target is optical flow as colours; `initializer="learne
 "unconditional SAVi" of later papers. SAVi++ (Elsayed et al. 2022, arXiv 2206.07764) has depth as a second target, a
 Transformer over the features (`encoder_blocks`), wider parts, and random crops, which are not here. `carry=False` is
 the baseline: Slot Attention frame by frame.
+
+`parts="slot_diffusion"` is the SAVi of SlotDiffusion's tables (Wu et al. 2023, appendix D.3; released code,
+`video_based/models/savi.py`): its ResNet-18, images in [-1, 1], a mean for a loss, positions as four distances, Slot
+Attention's place of the epsilon, torch's initial weights, padding and Transformer.
 """
 
 from collections.abc import Callable
@@ -21,7 +25,7 @@ from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.encoders import ResNetEncoder
 from slotworks.encoders.savi import ConvBackbone, PositionedEncoder
 from slotworks.nn.flow import flow_to_rgb
-from slotworks.nn.init import lecun_, unlike
+from slotworks.nn.init import lecun_, torch_, unlike
 from slotworks.slots import INITIALIZERS, PREDICTORS, BoxInit, LearnedInit, SlotAttention, TransformerPredictor
 from slotworks.slots.predictors import PredictorBlock
 from slotworks.slots.video import VideoSlotAttention, map_over_time
@@ -35,6 +39,7 @@ from slotworks.types import (
     UserError,
     VideoMethod,
     cut_clips,
+    refuse_ignored,
 )
 
 Target = Literal["rgb", "flow", "depth"]
@@ -53,11 +58,14 @@ class SAViConfig(MethodConfig):
     mlp_dim: int | None = None  # hidden width of the corrector's residual MLP; SAVi has none
     initializer: Literal["boxes", "centers", "learned", "gaussian"] = "boxes"  # where slots start from
     absent_box: float = 0.0  # stands for a missing box: 0, as the background's, in SAVi's code; -1 tells them apart
+    parts: Literal["savi", "slot_diffusion"] = "savi"  # whose; slot_diffusion: see above
     predictor: Literal["transformer", "steve", "mlp", "identity"] = "transformer"
     """what carries slots to the next frame"""
+    predictor_blocks: int = 1  # of predictor="transformer"
+    predictor_dropout: float = 0.0  # of predictor="transformer"; SlotDiffusion's code has torch's default, 0.1
     predictor_qkv_dim: int = 128  # of predictor="transformer"
     predictor_mlp_dim: int = 256  # of predictor="transformer"
-    predictor_norm: Literal["post", "pre"] = "post"  # of predictor="transformer"; SAVi's code knows both
+    predictor_norm: Literal["post", "pre"] = "post"  # of predictor="transformer"; SAVi's code knows both, the other pre
     carry: bool = True  # False: every frame starts anew, without the predictor
     short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
     start_from: str | None = None  # run folder whose weights training starts from; read when it starts
@@ -92,7 +100,13 @@ class SAVi(VideoMethod):
         if not config.targets or any(target not in CHANNELS for target in config.targets):
             raise ValueError(f"targets is {config.targets}; give one or more of {', '.join(CHANNELS)}.")
         self.config = config
-        self.encoder = PositionedEncoder(_backbone(config), config.encoder_hidden_dim)
+        other = config.parts == "slot_diffusion"
+        if other:
+            own = ("encoder", "encoder_channels", "encoder_strides", "encoder_blocks", "encoder_hidden_dim")
+            refuse_ignored(config, "parts='slot_diffusion'", (*own, "qkv_dim", "predictor_qkv_dim", "predictor_norm"))
+            self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim)
+        else:
+            self.encoder = PositionedEncoder(_backbone(config), config.encoder_hidden_dim)
         feature_dim = self.encoder.feature_dim
         self.transformer: nn.Module = nn.Identity()
         if config.encoder_blocks:  # SAVi++: 64 wide whatever the network
@@ -108,18 +122,23 @@ class SAVi(VideoMethod):
             config.slot_dim,
             config.num_iterations,
             mlp_dim=config.mlp_dim,
-            qkv_dim=config.qkv_dim,
-            eps_in="denominator",
-            norm_eps=1e-6,
+            qkv_dim=None if other else config.qkv_dim,
+            eps=1e-6 if other else 1e-8,
+            eps_in="attention" if other else "denominator",
+            norm_eps=1e-5 if other else 1e-6,
             gradient=config.gradient,
         )
         predictor = PREDICTORS[config.predictor](config.slot_dim)
-        if config.predictor == "transformer":
+        size = {"num_blocks": config.predictor_blocks, "mlp_dim": config.predictor_mlp_dim}
+        if config.predictor == "transformer" and other:
+            predictor = TransformerPredictor.slot_diffusion(config.slot_dim, dropout=config.predictor_dropout, **size)
+        elif config.predictor == "transformer":
             predictor = TransformerPredictor(
                 config.slot_dim,
                 qkv_dim=config.predictor_qkv_dim,
-                mlp_dim=config.predictor_mlp_dim,
                 norm=config.predictor_norm,
+                dropout=config.predictor_dropout,
+                **size,
             )
         self.video_slots = VideoSlotAttention(corrector, predictor, carry=config.carry)
         self.decoder = SpatialBroadcastDecoder(
@@ -130,9 +149,13 @@ class SAVi(VideoMethod):
             shuffle=config.decoder_shuffle,
             out_channels=sum(CHANNELS[target] for target in config.targets),
             last_kernel_size=1,
-            signed_position=True,
+            signed_position=not other,
+            make="torch" if other else "keras",
         )
-        lecun_(self)
+        if other:
+            torch_(corrector)
+        else:
+            lecun_(self)
         if isinstance(self.initializer, LearnedInit):
             nn.init.normal_(self.initializer.slots)
 
@@ -224,7 +247,10 @@ class SAVi(VideoMethod):
 
     def decode(self, slots: Float[Tensor, "b t n d"]) -> DecoderOutput:
         """Slots of every frame to what the targets are, channels one after the other."""
-        return map_over_time(self.decoder, slots)
+        out = map_over_time(self.decoder, slots)
+        if self.config.parts == "slot_diffusion":
+            return DecoderOutput((out.recon + 1) / 2, out.masks, (out.parts + 1) / 2)
+        return out
 
     @property
     def color_channels(self) -> slice | None:
@@ -252,12 +278,17 @@ class SAVi(VideoMethod):
         return torch.cat(parts, dim=2)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Squared error by target, summed over frames, pixels and channels, mean over videos."""
+        """Squared error by target, summed over frames, pixels and channels, mean over videos.
+
+        With SlotDiffusion's parts it is the mean over all values in [-1, 1], four times that in [0, 1].
+        """
         batch = cut_clips(batch, self.config.short_clips, step)
         recon = self.decode(self.encode_batch(batch).slots).recon
-        error = (recon - self.target(batch)).square().sum(dim=(1, 3, 4)).mean(dim=0)  # by channel
-        terms = error.split([CHANNELS[target] for target in self.config.targets])
-        return {target: term.sum() for target, term in zip(self.config.targets, terms, strict=True)}
+        error = (recon - self.target(batch)).square()  # b t c h w
+        terms = dict(zip(self.config.targets, error.split([CHANNELS[t] for t in self.config.targets], 2), strict=True))
+        if self.config.parts == "slot_diffusion":
+            return {target: 4 * term.mean() for target, term in terms.items()}
+        return {target: term.sum() / len(error) for target, term in terms.items()}
 
 
 def _backbone(config: SAViConfig):

@@ -61,7 +61,10 @@ class SetPrediction(Method):
         super().__init__()
         self.config = config
         self.encoder = CNNEncoder(
-            config.channels, strides=config.encoder_strides, position_embedding=config.position_embedding
+            config.channels,
+            strides=config.encoder_strides,
+            position_embedding=config.position_embedding,
+            norm_eps=config.norm_eps,
         )
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = config.slot_attention(

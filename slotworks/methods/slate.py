@@ -6,6 +6,10 @@ Singh, Deng and Ahn 2022, "Illiterate DALL-E Learns to Compose", arXiv 2110.1140
 Slots look at the embedded tokens, not at pixels, through the table and the positions that the decoder reads its input
 with. The discrete VAE learns from its own error alone: tokens carry no gradient.
 
+`parts="slot_diffusion"` is the SLATE of SlotDiffusion's tables (Wu et al. 2023, appendix D.3; released code,
+`img_based/models/slate`): slots look at the image through a ResNet-18, they are projected with a bias, and the discrete
+VAE is one trained before.
+
 Differences from the released code: `mu` and `log_sigma` of the initial slots come from a range 1.4 times as wide, as in
 Keras; the learning rate of the warm-up at step s is s / 30,000 of the full one, not (s + 1) / 30,000; no halving where
 the validation loss stagnates (docs/methods/slate.md). `initializer`, `gradient`, `word_dropout` and `dvae_run` are
@@ -21,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.decoders.tokens import TokenOptions, groups_of, words_of, write
+from slotworks.encoders.savi import PositionedEncoder
 from slotworks.nn.dvae import copy_trained
-from slotworks.nn.init import he_glorot_
-from slotworks.slots import INITIALIZERS, SlotAttention
+from slotworks.nn.init import he_glorot_, torch_
+from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention
 from slotworks.types import Batch, Method, SlotOutput
 
 
@@ -31,6 +36,7 @@ from slotworks.types import Batch, Method, SlotOutput
 class SlateConfig(TokenOptions):
     """Hyperparameters of SLATE; those of the words and the Transformer are `TokenOptions`."""
 
+    parts: Literal["slate", "slot_diffusion"] = "slate"  # whose; slot_diffusion: see above
     num_slots: int = 3  # K
     slot_dim: int = 192  # D of slots, queries, keys and values
     num_iterations: int = 3  # T of Slot Attention in training
@@ -54,21 +60,25 @@ class Slate(Method):
         super().__init__()
         self.config = config
         self.dvae = config.discrete_vae()
-        self.decoder = config.token_decoder(config.slot_dim, begin="word")
-        width = config.model_dim
-        self.token_mlp = nn.Sequential(
-            nn.LayerNorm(width), he_glorot_(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)))
-        )
+        self.decoder = config.token_decoder(config.slot_dim, begin="word", make=config.parts)
+        other = config.parts == "slot_diffusion"
+        self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim) if other else None
+        self.token_mlp = None if other else _token_mlp(config.model_dim)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = SlotAttention(
-            width,
+            config.slot_dim if other else config.model_dim,
             config.slot_dim,
             config.num_iterations,
             mlp_dim=config.mlp_dim,
             num_heads=config.slot_heads,
+            eps=1e-6 if other else 1e-8,
             gradient=config.gradient,
         )
-        if self.slot_attention.mlp is not None:
+        if other:
+            torch_(self.slot_attention)
+            if isinstance(self.initializer, LearnedInit):
+                nn.init.normal_(self.initializer.slots)
+        elif self.slot_attention.mlp is not None:
             he_glorot_(self.slot_attention.mlp)
 
     def prepare(self, load: Callable[[str], Method]) -> None:
@@ -79,18 +89,22 @@ class Slate(Method):
     def encode(
         self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
     ) -> SlotOutput:
-        """Images in [0, 1] to slots, through their most probable tokens.
+        """Images in [0, 1] to slots, through their most probable tokens or through the ResNet.
 
         `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
         """
-        embedded = self.decoder.embed(self.dvae.tokenize(image))
-        return self._group(embedded, num_slots, num_iterations)
+        if self.encoder is None:
+            features = self._token_features(self.decoder.embed(self.dvae.tokenize(image)))
+        else:
+            features = self.encoder(image)
+        return self._group(features, num_slots, num_iterations)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Squared error of the discrete VAE and cross-entropy of the tokens, both summed over an image."""
         terms, tokens = words_of(batch["image"], self.dvae, self.config, step)
         embedded = self.decoder.embed(tokens)
-        terms["cross_entropy"] = self.decoder.loss(self._group(embedded).slots, embedded, tokens)
+        features = self._token_features(embedded) if self.encoder is None else self.encoder(batch["image"])
+        terms["cross_entropy"] = self.decoder.loss(self._group(features).slots, embedded, tokens)
         return terms
 
     def sample(
@@ -113,14 +127,24 @@ class Slate(Method):
         return {}
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`encoder` (up to the slots as the decoder sees them), `decoder`, and `dvae`, empty if that is fixed."""
-        return groups_of(self)
+        """`encoder` (up to the slots as SLATE's decoder sees them), `decoder`, and `dvae`, empty if it is fixed."""
+        return groups_of(self, projection="decoder" if self.encoder is not None else "encoder")
+
+    def _token_features(self, embedded: Float[Tensor, "b p1 c"]) -> Float[Tensor, "b p c"]:
+        assert self.token_mlp is not None
+        return self.token_mlp(embedded[:, 1:])
 
     def _group(
-        self, embedded: Float[Tensor, "b p1 c"], num_slots: int | None = None, num_iterations: int | None = None
+        self, features: Float[Tensor, "b p c"], num_slots: int | None = None, num_iterations: int | None = None
     ) -> SlotOutput:
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
-        slots = self.initializer(len(embedded), num_slots)
-        out = self.slot_attention(self.token_mlp(embedded[:, 1:]), slots, num_iterations=num_iterations)
-        return replace(out, grid=self.config.grid)
+        slots = self.initializer(len(features), num_slots)
+        out = self.slot_attention(features, slots, num_iterations=num_iterations)
+        size = self.config.image_size
+        return replace(out, grid=self.config.grid if self.encoder is None else self.encoder.grid(size, size))
+
+
+def _token_mlp(width: int) -> nn.Module:
+    layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+    return nn.Sequential(nn.LayerNorm(width), he_glorot_(layers))

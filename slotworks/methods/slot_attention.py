@@ -3,7 +3,12 @@
 Locatello et al. 2020, "Object-Centric Learning with Slot Attention", arXiv 2006.15055; hyperparameters from the
 supplement, section 5. The defaults are the model for Tetrominoes and multi-dSprites (tables 4 and 6);
 `configs/slot_attention.py` has CLEVR6 (tables 3 and 5). Differences from the paper: none with the defaults.
+The original's LayerNorms are Keras', with an epsilon of 1e-3: `norm_eps`, which the recipes of the paper set.
 `encoder_strides` and `decoder_shuffle` make the reduced-cost variant that the `_mini` recipes use.
+
+`parts="slot_diffusion"` is the Slot Attention of SlotDiffusion's tables (Wu et al. 2023, appendix D.3; released code,
+`img_based/models/slot_attention.py`): a ResNet-18 before the slots, a decoder that ends in 1x1 kernels, torch's initial
+weights and padding, learned slots from N(0, 1).
 """
 
 import math
@@ -12,12 +17,14 @@ from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.encoders import CNNEncoder
+from slotworks.encoders.savi import PositionedEncoder
+from slotworks.nn.init import torch_
 from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttentionOptions
-from slotworks.types import Batch, DecoderOutput, Method, SlotOutput
+from slotworks.types import Batch, DecoderOutput, Method, SlotOutput, refuse_ignored
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,10 @@ class SlotAttentionConfig(SlotAttentionOptions):
     num_iterations: int = 3  # T in training
     test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int | None = 128  # hidden width of the residual MLP inside Slot Attention; None: no MLP
-    channels: int = 32  # of encoder and decoder
-    encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
-    position_embedding: bool = True  # added to the encoder's features
+    parts: Literal["slot_attention", "slot_diffusion"] = "slot_attention"  # whose; slot_diffusion: see above
+    channels: int = 32  # of encoder and decoder; with SlotDiffusion's parts of the decoder, the ResNet has its own
+    encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each; not of the ResNet
+    position_embedding: bool = True  # added to the encoder's features; the ResNet always has one
     decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
@@ -53,12 +61,17 @@ class SlotAttentionAutoencoder(Method):
     def __init__(self, config: SlotAttentionConfig):
         super().__init__()
         self.config = config
-        self.encoder = CNNEncoder(
-            config.channels, strides=config.encoder_strides, position_embedding=config.position_embedding
-        )
+        other = config.parts == "slot_diffusion"
+        if other:
+            refuse_ignored(config, "parts='slot_diffusion'", ("encoder_strides", "position_embedding"))
+        self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim) if other else _encoder(config)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = config.slot_attention(
-            config.channels, config.slot_dim, config.num_iterations, mlp_dim=config.mlp_dim, gradient=config.gradient
+            self.encoder.feature_dim,
+            config.slot_dim,
+            config.num_iterations,
+            mlp_dim=config.mlp_dim,
+            gradient=config.gradient,
         )
         self.decoder = SpatialBroadcastDecoder(
             config.slot_dim,
@@ -66,7 +79,13 @@ class SlotAttentionAutoencoder(Method):
             channels=config.channels,
             strides=config.decoder_strides,
             shuffle=config.decoder_shuffle,
+            last_kernel_size=1 if other else 3,
+            make="torch" if other else "keras",
         )
+        if other:
+            torch_(self.slot_attention)
+            if isinstance(self.initializer, LearnedInit):
+                nn.init.normal_(self.initializer.slots)
         for position in (self.encoder.position, self.decoder.position):
             if position is not None:
                 position.project.weight.data *= config.position_gain
@@ -80,7 +99,7 @@ class SlotAttentionAutoencoder(Method):
         """
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
-        features = self.encoder(2 * image - 1)
+        features = self.encoder(image if self.config.parts == "slot_diffusion" else 2 * image - 1)
         slots = self.initializer(len(image), num_slots)
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
         return replace(out, grid=self.encoder.grid(*image.shape[-2:]))
@@ -97,3 +116,12 @@ class SlotAttentionAutoencoder(Method):
             self.initializer.noise_scale = (1 + math.cos(math.pi * progress)) / 2
         recon = self.decode(self.encode(batch["image"]).slots).recon
         return {"recon": 4 * F.mse_loss(recon, batch["image"])}
+
+
+def _encoder(config: SlotAttentionConfig) -> CNNEncoder:
+    return CNNEncoder(
+        config.channels,
+        strides=config.encoder_strides,
+        position_embedding=config.position_embedding,
+        norm_eps=config.norm_eps,
+    )

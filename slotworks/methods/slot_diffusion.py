@@ -64,6 +64,7 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
     predictor_heads: int = 4  # attention heads of the predictor
     predictor_dim: int = 768  # hidden width of its two-layer networks
     predictor_dropout: float = 0.1  # torch's default, which the released code keeps
+    predictor_hidden_dropout: bool = False  # also inside the two-layer networks, as torch's own Transformer has it
     shared_noise: bool = True  # sampling: the same starting noise for all frames
     short_clips: ShortClips = ()  # training on pieces of clips at first: (until step, frames), ... (not in the paper)
     start_from: str | None = None  # run folder of SlotDiffusion on images whose weights training starts from; likewise
@@ -225,15 +226,13 @@ class VideoSlotDiffusion(VideoMethod):
         super().__init__()
         self.config = config
         self.front = _Front(config)
-        predictor = TransformerPredictor(
+        predictor = TransformerPredictor.slot_diffusion(
             config.slot_dim,
             config.predictor_heads,
             num_blocks=config.predictor_blocks,
             mlp_dim=config.predictor_dim,
-            norm="pre",
             dropout=config.predictor_dropout,
-            init="torch",
-            norm_eps=1e-5,
+            hidden_dropout=config.predictor_hidden_dropout,
         )
         self.video_slots = VideoSlotAttention(_slot_attention(config), predictor)
         self.decoder = LatentDiffusionDecoder(config.slot_dim, config.image_size, config.denoiser, config.autoencoder)

@@ -28,6 +28,7 @@ class SlotMLPConfig(MethodConfig):
     slot_dim: int = 64  # D, the width of a slot
     channels: int = 64  # of the encoder
     encoder_strides: tuple[int, ...] = (1, 2, 2, 1)  # one 5x5 convolution each
+    norm_eps: float = 1e-5  # of the encoder's LayerNorm: torch's; Keras', and so Slot Attention's own code, has 1e-3
     hidden_dims: tuple[int, ...] = (512, 512)  # of the MLP over the whole feature map
     feature_side: int = 16  # feature maps are resized to this height and width
     head_dim: int = 64  # hidden width of the MLP that reads a slot
@@ -48,6 +49,7 @@ class SlotMLPAutoencoderConfig(MethodConfig):
     slot_dim: int = 64  # D, the width of a slot
     channels: int = 32  # of encoder and decoder
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
+    norm_eps: float = 1e-5  # of the encoder's LayerNorm: torch's; Keras', and so Slot Attention's own code, has 1e-3
     decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
     hidden_dims: tuple[int, ...] = (512, 1024, 1024)  # of the MLP over the whole feature map
@@ -81,7 +83,7 @@ class SlotMLPSets(_SlotMLPMethod):
     def __init__(self, config: SlotMLPConfig):
         super().__init__()
         self.config = config
-        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides)
+        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides, norm_eps=config.norm_eps)
         self.slot_mlp = SlotMLP(
             config.channels,
             config.num_slots,
@@ -109,7 +111,7 @@ class SlotMLPAutoencoder(_SlotMLPMethod):
     def __init__(self, config: SlotMLPAutoencoderConfig):
         super().__init__()
         self.config = config
-        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides)
+        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides, norm_eps=config.norm_eps)
         self.slot_mlp = SlotMLP(
             config.channels,
             config.num_slots,

@@ -5,6 +5,10 @@ Singh, Wu and Ahn 2022, "Simple Unsupervised Object-Centric Learning for Complex
 vocabulary. Here slots look at pixels, through a CNN of their own, and two iterations for each frame carry the residual
 MLP in the first alone; a Transformer block among slots leads to the next frame.
 
+`parts="slot_diffusion"` is the STEVE of SlotDiffusion's tables (Wu et al. 2023, appendix D.3; released code,
+`video_based/models/steve`): a ResNet-18 before the slots, the residual MLP in every iteration, torch's Transformer
+between frames, slots projected with a bias, and a discrete VAE trained before.
+
 Differences from the released code: `mu` and `log_sigma` of the initial slots come from a range 1.4 times as wide, as in
 Keras; the learning rate of the warm-up at step s is s / 30,000 of the full one, not (s + 1) / 30,000. `initializer`,
 `word_dropout` and `dvae_run` are options of ours.
@@ -19,11 +23,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.decoders.tokens import TokenOptions, groups_of, words_of, write
+from slotworks.encoders.savi import PositionedEncoder
 from slotworks.encoders.steve import SteveEncoder
 from slotworks.nn.dvae import Block, copy_trained
-from slotworks.nn.init import he_glorot_
-from slotworks.slots import INITIALIZERS, SlotAttention, TransformerPredictor, VideoSlotAttention, map_over_time
-from slotworks.types import Batch, Method, ShortClips, SlotOutput, VideoMethod, cut_clips
+from slotworks.nn.init import he_glorot_, torch_
+from slotworks.slots import (
+    INITIALIZERS,
+    LearnedInit,
+    SlotAttention,
+    TransformerPredictor,
+    VideoSlotAttention,
+    map_over_time,
+)
+from slotworks.types import Batch, Method, ShortClips, SlotOutput, VideoMethod, cut_clips, refuse_ignored
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class SteveConfig(TokenOptions):
     vocab_size: int = 4096  # words of the discrete VAE
     dvae_block: Block = "bias"  # bias: no norm; norm: SLATE's, GroupNorm and no bias
     decoder_blocks: int = 8  # of the Transformer
+    parts: Literal["steve", "slot_diffusion"] = "steve"  # whose; slot_diffusion: see above
     cnn_channels: int = 64  # of the encoder's first three convolutions
     cnn_stride: int = 2  # of the first; the released code has 1 for frames of 64 pixels
     num_slots: int = 15  # K
@@ -68,26 +81,41 @@ class Steve(VideoMethod):
         super().__init__()
         self.config = config
         self.dvae = config.discrete_vae()
-        self.encoder = SteveEncoder(config.model_dim, config.cnn_channels, stride=config.cnn_stride)
+        other = config.parts == "slot_diffusion"
+        if other:
+            unread = ("cnn_channels", "cnn_stride", "mlp_in_last_iteration")
+            refuse_ignored(config, "parts='slot_diffusion'", unread)
+            self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim)
+        else:
+            self.encoder = SteveEncoder(config.model_dim, config.cnn_channels, stride=config.cnn_stride)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         attention = SlotAttention(
-            config.model_dim,
+            config.slot_dim if other else config.model_dim,
             config.slot_dim,
             config.num_iterations,
             mlp_dim=config.mlp_dim,
-            mlp_in_last_iteration=config.mlp_in_last_iteration,
+            mlp_in_last_iteration=other or config.mlp_in_last_iteration,
+            eps=1e-6 if other else 1e-8,
             gradient=config.gradient,
         )
-        if attention.mlp is not None:
+        if other:
+            torch_(attention)
+            if isinstance(self.initializer, LearnedInit):
+                nn.init.normal_(self.initializer.slots)
+        elif attention.mlp is not None:
             he_glorot_(attention.mlp)
-        predictor = TransformerPredictor.steve(
+        make = TransformerPredictor.slot_diffusion if other else TransformerPredictor.steve
+        predictor = make(
             config.slot_dim,
             config.predictor_heads,
             num_blocks=config.predictor_blocks,
             dropout=config.predictor_dropout,
         )
         self.slots = VideoSlotAttention(attention, predictor, first_iterations=config.first_iterations)
-        self.decoder = config.token_decoder(config.slot_dim, begin="vector")
+        if other:
+            self.decoder = config.token_decoder(config.slot_dim, begin="word", make="slot_diffusion")
+        else:
+            self.decoder = config.token_decoder(config.slot_dim, begin="vector")
 
     def prepare(self, load: Callable[[str], Method]) -> None:
         """Take the discrete VAE of `dvae_run`, where there is one."""
@@ -142,5 +170,5 @@ class Steve(VideoMethod):
         return {}
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """`encoder` (up to the slots as the decoder sees them), `decoder`, and `dvae`, empty if that is fixed."""
-        return groups_of(self)
+        """`encoder` (up to the slots as STEVE's decoder sees them), `decoder`, and `dvae`, empty if it is fixed."""
+        return groups_of(self, projection="decoder" if self.config.parts == "slot_diffusion" else "encoder")

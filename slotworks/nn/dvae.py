@@ -1,12 +1,13 @@
 """Discrete VAE: an image as a short list of words from a learned vocabulary, and back.
 
 Ramesh et al. 2021 (arXiv 2102.12092), in the small form of SLATE (Singh et al. 2022, arXiv 2110.11405; released code)
-and STEVE (Singh et al. 2022, arXiv 2205.14065; released code), which differ in `block` alone:
+and STEVE (Singh et al. 2022, arXiv 2205.14065; released code), which differ in `block` and size:
 
 | code base | arguments |
 | --- | --- |
 | SLATE (3D Shapes) | `vocab_size=1024, block="norm"` |
 | STEVE | `vocab_size=4096, block="bias"` |
+| SLATE and STEVE in SlotDiffusion's repository | `vocab_size=4096, block="norm", signed=True` |
 """
 
 import math
@@ -113,6 +114,7 @@ class DiscreteVAE(nn.Module):
         vocab_size: number of words.
         channels: of the hidden layers, in both directions.
         block: "norm" as in SLATE or "bias" as in STEVE, see `ConvBlock`.
+        signed: the network reads and writes images in [-1, 1]; outside of it they are in [0, 1] all the same.
 
     >>> dvae = DiscreteVAE(vocab_size=32, channels=16)
     >>> tokens = dvae.tokenize(torch.rand(2, 3, 32, 24))
@@ -120,9 +122,9 @@ class DiscreteVAE(nn.Module):
     (torch.Size([2, 48]), torch.Size([2, 3, 32, 24]))
     """
 
-    def __init__(self, vocab_size: int, *, channels: int = 64, block: Block = "norm"):
+    def __init__(self, vocab_size: int, *, channels: int = 64, block: Block = "norm", signed: bool = False):
         super().__init__()
-        self.vocab_size = vocab_size
+        self.vocab_size, self.signed = vocab_size, signed
 
         def conv(channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1) -> ConvBlock:
             return ConvBlock(channels_in, channels_out, kernel, stride, block=block)
@@ -148,7 +150,7 @@ class DiscreteVAE(nn.Module):
             raise ValueError(
                 f"The image has {image.shape[-2]} x {image.shape[-1]} pixels; both must be multiples of {PATCH}."
             )
-        logits = self.encoder(image)
+        logits = self.encoder(2 * image - 1 if self.signed else image)
         return log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
     def forward(
@@ -186,7 +188,8 @@ class DiscreteVAE(nn.Module):
         return self._image(self.decoder(self.first.finish(x.contiguous())))
 
     def _image(self, out: Tensor) -> Tensor:
-        return out if out.dtype == torch.float64 else out.float()
+        out = out if out.dtype == torch.float64 else out.float()
+        return (out + 1) / 2 if self.signed else out
 
 
 def copy_trained(dvae: DiscreteVAE, source: nn.Module, run: str) -> None:
@@ -198,9 +201,9 @@ def copy_trained(dvae: DiscreteVAE, source: nn.Module, run: str) -> None:
     trained = getattr(source, "dvae", None)
     if not isinstance(trained, DiscreteVAE):
         raise UserError(f"{run} is a run of {type(source).__name__}, which has no discrete VAE; give one of dvae.")
-    if unlike(dvae.state_dict(), trained.state_dict()):
+    if unlike(dvae.state_dict(), trained.state_dict()) or dvae.signed != trained.signed:
         raise UserError(
             f"The discrete VAE of {run} has {trained.vocab_size} words and is of another make than the one asked for, "
-            f"with {dvae.vocab_size}; set vocab_size, dvae_channels and dvae_block as in that run."
+            f"with {dvae.vocab_size}; set vocab_size, dvae_channels, dvae_block and dvae_signed as in that run."
         )
     dvae.load_state_dict(trained.state_dict())

@@ -1,4 +1,4 @@
-"""Weight initialisation of the original codes (Keras, flax), which torch's differs from; whether weights fit."""
+"""Initial weights of the original codes, Keras' and flax' among them; whether weights fit."""
 
 import math
 from collections.abc import Mapping
@@ -64,6 +64,14 @@ def he_glorot_(mlp: nn.Module) -> nn.Module:
     nn.init.zeros_(first.bias)
     nn.init.zeros_(last.bias)
     return mlp
+
+
+def torch_(module: nn.Module) -> nn.Module:
+    """torch's own initial weights for every linear layer, convolution and GRU inside `module`. Norms are left alone."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.GRUCell):
+            layer.reset_parameters()
+    return module
 
 
 def glorot_vector(*shape: int) -> nn.Parameter:

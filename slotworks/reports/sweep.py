@@ -18,16 +18,22 @@ PLOTTED = 2  # metrics, where none are named
 
 
 def write_sweep(
-    rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str, plotted: Sequence[str] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    title: str,
+    plotted: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write `table.csv`, `table.md` and `plot.png`.
 
     Args:
-        rows: of `group`, `variant`, `settings`, `diverged`, `seconds` and `metrics`, which maps a name to `mean`,
-            `std` and the values of all `seeds`.
+        rows: of `group`, `variant`, `settings`, `diverged` (how many seeds), `failed` (a sentence for each seed that
+            did), `seconds` and `metrics`, which maps a name to `mean`, `std` and the values of all `seeds`.
         folder: made if it is missing.
         title: of the table and the plot.
         plotted: metrics of the plot; by default the first two.
+        notes: sentences below the Markdown table.
 
     Returns:
         The three files.
@@ -42,7 +48,7 @@ def write_sweep(
             raise UserError(f"There is no metric {name!r} to plot; there are {', '.join(names)}.")
     with writing(folder, doing="writing a table") as outputs:
         outputs.write_text(FILES[0], as_csv(rows, names))
-        outputs.write_text(FILES[1], as_markdown(rows, names, title))
+        outputs.write_text(FILES[1], as_markdown(rows, names, title, notes))
         with outputs.replacing(FILES[2]) as beside:
             plot(rows, list(plotted or names[:PLOTTED]), title).save(beside, format="PNG", optimize=True)
     return [folder / name for name in FILES]
@@ -53,20 +59,21 @@ def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{name}_{what}" for name in names for what in ("mean", "std", "seeds")]
-    writer.writerow(["group", "variant", "settings", "seeds", "diverged", "seconds", *columns])
+    writer.writerow(["group", "variant", "settings", "seeds", "diverged", "failed", "seconds", *columns])
     for row in rows:
         values = []
         for name in names:
             metric = row["metrics"].get(name)
             each = " ".join(map(str, metric["seeds"])) if metric else ""
             values += [metric["mean"], metric["std"], each] if metric else ["", "", ""]
-        about = [row["group"], row["variant"], row["settings"], _count(row), row["diverged"], round(row["seconds"], 1)]
+        counts = [_count(row), row["diverged"], len(row["failed"])]
+        about = [row["group"], row["variant"], row["settings"], *counts, round(row["seconds"], 1)]
         writer.writerow([*about, *values])
     return text.getvalue()
 
 
-def as_markdown(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> str:
-    """The same with scores in percent, mean and standard deviation over seeds."""
+def as_markdown(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, notes: Sequence[str] = ()) -> str:
+    """Scores in percent, mean and standard deviation over seeds; below them what failed and why, and the notes."""
     grouped = any(row["group"] for row in rows)
     head = [*(["ablation"] if grouped else []), "variant", *names, "seeds"]
     lines = [f"# {title}", "", "Percent, mean ± standard deviation over seeds.", ""]
@@ -76,8 +83,13 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: 
         cells = [] if not grouped else [row["group"] if row["group"] != before else ""]
         before = row["group"]
         seeds = f"{_count(row)}" + (f", {row['diverged']} diverged" if row["diverged"] else "")
+        seeds += f", {len(row['failed'])} failed" if row["failed"] else ""
         cells += [row["variant"], *(_cell(row["metrics"].get(name)) for name in names), seeds]
         lines.append("| " + " | ".join(cells) + " |")
+    for row in rows:
+        named = ": ".join(filter(None, (row["group"], row["variant"])))
+        lines += [line for reason in dict.fromkeys(row["failed"]) for line in ("", f"Failed: {named}. {reason}")]
+    lines += [line for note in notes for line in ("", note)]
     return "\n".join(lines) + "\n"
 
 
@@ -145,7 +157,7 @@ def _panel(draw: Any, rows: Any, places: Sequence[int], name: str, x: int, top: 
         first = row["group"] != group
         group = row["group"]
         if metric is None:
-            draw.text((x + 4, y + 3), "diverged", INK, font)
+            draw.text((x + 4, y + 3), "failed" if row["failed"] else "diverged", INK, font)
             reference = None if first else reference
             continue
         if first:

@@ -13,7 +13,7 @@ ablations of its supplement, section 2, and the departures of later code, each u
 | VideoSAUR | `gru_state="normalized"` |
 | lucidrains | `qkv_bias=True`; its multi-head module: `heads="separate", scale=slot_dim ** -0.5` |
 | OCLF | `num_heads=k`; returns the mean over heads where we return the sum |
-| SlotDiffusion | `eps=1e-6` |
+| SlotDiffusion, and its Slot Attention, SAVi, SLATE and STEVE | `eps=1e-6` |
 | BO-QSA | `gradient="bilevel", eps=1.0, eps_in="denominator"` with `LearnedInit` |
 """
 

@@ -15,6 +15,7 @@ class SlotAttentionOptions(MethodConfig):
     softmax_over: Literal["slots", "positions"] = "slots"  # positions: ordinary attention, slots do not compete
     update: Literal["gru", "replace"] = "gru"  # replace: what was aggregated is the new slot
     layer_norm: bool = True  # on features, on slots and before the MLP
+    norm_eps: float = 1e-5  # of these LayerNorms and of the encoder's: torch's; Keras', and so the original's, is 1e-3
     attention_scale: float | None = None  # factor on the logits; None: slot_dim ** -0.5; the temperature ablation: 1
     eps: float = 1e-8  # offset of the weighted mean
     eps_in: Literal["attention", "denominator"] = "attention"  # where it is added
@@ -51,5 +52,6 @@ class SlotAttentionOptions(MethodConfig):
             aggregation=self.aggregation,
             update=self.update,
             layer_norm=self.layer_norm,
+            norm_eps=self.norm_eps,
             gradient=gradient,
         )

@@ -27,6 +27,7 @@ class PredictorBlock(nn.Module):
             the first LayerNorm replaces the residual stream, too (the first block of STEVE's).
         bias: biases in the attention; the two-layer network always has them.
         dropout: on attention weights and on both branches, in training.
+        hidden_dropout: also on the hidden layer of the network, as `torch.nn.TransformerEncoderLayer` has it.
         gain: factor on the initial weights of both output projections, with `init="slate"`.
         init: "flax" is LeCun's normal as in SAVi's code; "slate" Glorot, He for the first layer of the network; "torch"
             is that of `torch.nn.TransformerEncoderLayer`.
@@ -43,6 +44,7 @@ class PredictorBlock(nn.Module):
         norm: Literal["post", "pre", "stream"] = "post",
         bias: bool = True,
         dropout: float = 0.0,
+        hidden_dropout: bool = False,
         gain: float = 1.0,
         init: Literal["flax", "slate", "torch"] = "flax",
         norm_eps: float = 1e-6,
@@ -52,7 +54,7 @@ class PredictorBlock(nn.Module):
             raise ValueError(f"norm is {norm!r}; choose post, pre or stream.")
         if init not in ("flax", "slate", "torch"):
             raise ValueError(f"init is {init!r}; choose flax, slate or torch.")
-        self.norm, self.dropout = norm, dropout
+        self.norm, self.dropout, self.hidden_dropout = norm, dropout, hidden_dropout
         scheme = "torch" if init == "torch" else "slate"
         self.attention = MultiHeadAttention(
             dim, num_heads, bias=bias, dropout=dropout, gain=gain, init=scheme, qkv_dim=qkv_dim
@@ -73,10 +75,16 @@ class PredictorBlock(nn.Module):
         """One block."""
         if self.norm == "post":
             x = self.norm_attention(slots + self.attention(slots, slots))
-            return self.norm_mlp(x + self._drop(self.mlp(x)))
+            return self.norm_mlp(x + self._network(x))
         own = self.norm_attention(slots)
         x = (own if self.norm == "stream" else slots) + self.attention(own, own)
-        return x + self._drop(self.mlp(self.norm_mlp(x)))
+        return x + self._network(self.norm_mlp(x))
+
+    def _network(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        if not self.hidden_dropout:
+            return self._drop(self.mlp(x))
+        first, relu, last = self.mlp
+        return self._drop(last(self._drop(relu(first(x)))))
 
     def _drop(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return dropout(x, self.dropout, self.training)
@@ -89,7 +97,7 @@ class TransformerPredictor(nn.Module):
     | --- | --- |
     | SAVi | none; SAVi++: `qkv_dim=256, mlp_dim=1024` |
     | STEVE | `TransformerPredictor.steve(slot_dim)` |
-    | SlotDiffusion | `num_blocks=2, mlp_dim=768, norm="pre", dropout=0.1, init="torch", norm_eps=1e-5` |
+    | SlotDiffusion | `TransformerPredictor.slot_diffusion(slot_dim)` |
 
     Args:
         slot_dim: width of a slot.
@@ -147,6 +155,33 @@ class TransformerPredictor(nn.Module):
             dropout=dropout,
             gain=(2 * num_blocks) ** -0.5,
             init="slate",
+        )
+
+    @classmethod
+    def slot_diffusion(
+        cls,
+        slot_dim: int,
+        num_heads: int = 4,
+        *,
+        num_blocks: int = 2,
+        mlp_dim: int | None = None,
+        dropout: float = 0.1,
+        hidden_dropout: bool = True,
+    ) -> "TransformerPredictor":
+        """That of SlotDiffusion's repository, `video_based/models/predictor.py`: a pre-norm `nn.TransformerEncoder`.
+
+        `mlp_dim` is four times `slot_dim` where it is None.
+        """
+        return cls(
+            slot_dim,
+            num_heads,
+            num_blocks=num_blocks,
+            mlp_dim=mlp_dim or 4 * slot_dim,
+            norm="pre",
+            dropout=dropout,
+            hidden_dropout=hidden_dropout,
+            init="torch",
+            norm_eps=1e-5,
         )
 
     def forward(self, slots: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

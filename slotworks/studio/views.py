@@ -35,7 +35,7 @@ class Studio:
         sampler = self.renderer == "sample"
         self.steps, self.cfg_scale = sampling_of(method, None, None, EDITING) if sampler else (None, None)
         try:
-            self.dataset: Dataset | None = run.data.open("test")
+            self.dataset: Dataset | None = run.data.open(run.eval_split)
         except (UserError, OSError):  # its files are elsewhere
             self.dataset = None
 

@@ -37,7 +37,7 @@ from slotworks.training.logs import Display, Log, cut_back
 from slotworks.training.numerics import numerics_notes, settle_run
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder, loader
-from slotworks.training.run import Run
+from slotworks.training.run import Run, check_objects
 from slotworks.training.seeds import seed_for, set_seed
 from slotworks.types import Method, RawBatch, UserError, all_finite, to_batch
 
@@ -114,6 +114,7 @@ def train(
     folder = Path(folder)
     if run.steps == 0:
         raise UserError("This recipe trains nothing (steps is 0); give its name to `slotworks evaluate`.")
+    check_objects(run)
     run.data.check_method(run.method)
     fabric = fabric or open_fabric(run, device=device)
     run = settle_run(run, fabric)

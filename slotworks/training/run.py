@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from slotworks.machine import Precision
 from slotworks.ranges import NOT_NEGATIVE, RANGES, check_number, check_numbers
-from slotworks.types import DataConfig, MethodConfig
+from slotworks.types import DataConfig, MethodConfig, UserError
 
 
 def _check(ok: bool, message: str) -> None:
@@ -25,11 +25,13 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)  # decay of the running first and second moments
     eps: float = 1e-8  # added to the root of the second moment
     weight_decay: float = 0.0  # decoupled (AdamW) if above 0; each update shrinks weights by lr * weight_decay
-    warmup_steps: int = 0  # updates over which lr rises linearly from 0
+    warmup_steps: int = 0  # updates over which lr rises linearly from warmup_scale * lr
+    warmup_scale: float = 0.0  # factor on lr of the first update of the warmup
     half_life_steps: int | None = None  # updates after which lr is halved; None: never
     half_life_after_warmup: bool = False  # count them from the end of the warmup (DINOSAUR), not from step 0
     decay: Literal["none", "linear", "cosine"] = "none"  # shape of the final decay
     decay_start: float = 0.0  # where the final decay begins, as a fraction of all steps in [0, 1)
+    decay_after_warmup: bool = False  # or where the warmup ends (SAVi, SlotDiffusion), to the very step
     final_lr_scale: float = 0.0  # factor on lr that the final decay reaches at the last step
     max_grad_norm: float | None = None  # gradients are scaled down to this norm; None: not clipped
     grad_norm_type: Literal["l2", "inf"] = "l2"  # l2: root of summed squares; inf: largest entry (SLATE, STEVE)
@@ -45,6 +47,7 @@ class Adam:
         _check(self.eps > 0, f"optimizer.eps is {self.eps}; it must be above 0.")
         _check(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it cannot be negative.")
         _check(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}; it cannot be negative.")
+        _check(0 <= self.warmup_scale <= 1, f"optimizer.warmup_scale is {self.warmup_scale}; it is a factor in [0, 1].")
         _check(
             self.half_life_steps is None or self.half_life_steps > 0,
             f"optimizer.half_life_steps is {self.half_life_steps}; give a number of steps above 0, or None for never.",
@@ -56,6 +59,11 @@ class Adam:
         _check(
             0 <= self.decay_start < 1,
             f"optimizer.decay_start is {self.decay_start}; it is a fraction of all steps in [0, 1).",
+        )
+        _check(
+            not (self.decay_after_warmup and self.decay_start),
+            f"optimizer.decay_start is {self.decay_start}, but decay_after_warmup is set; the final decay has one "
+            "beginning, so give one of the two.",
         )
         _check(self.final_lr_scale >= 0, f"optimizer.final_lr_scale is {self.final_lr_scale}; it cannot be negative.")
         _check(
@@ -74,21 +82,22 @@ class Adam:
 def schedule(optimizer: Adam, step: int, total_steps: int) -> float:
     """Learning rate of the update that follows `step` finished updates.
 
-    `lr * min(step / warmup, 1) * 0.5^(step / half_life) * decay`. The warmup multiplies a factor that already decays
-    from step 0, as in the released Slot Attention code: with lr 4e-4, warmup 10k and half-life 100k the largest value
-    is 3.73e-4, at step 10k. With `half_life_after_warmup` the factor is `0.5^(max(step - warmup, 0) / half_life)`, as
-    in DINOSAUR's code, and the largest value is 4e-4. The decay goes from 1 at `decay_start * total_steps` to
-    `final_lr_scale` at `total_steps`.
+    `lr * warm * 0.5^(step / half_life) * decay`, where `warm` rises from `warmup_scale` to 1. The warmup multiplies a
+    factor that already decays from step 0, as in the released Slot Attention code: with lr 4e-4, warmup 10k and
+    half-life 100k the largest value is 3.73e-4, at step 10k. With `half_life_after_warmup` the factor is
+    `0.5^(max(step - warmup, 0) / half_life)`, as in DINOSAUR's code, and the largest value is 4e-4. The decay goes from
+    1 at `decay_start * total_steps`, or at the end of the warmup with `decay_after_warmup`, to `final_lr_scale` at
+    `total_steps`.
     """
     lr = optimizer.lr
     if step < optimizer.warmup_steps:
-        lr *= step / optimizer.warmup_steps
+        lr *= optimizer.warmup_scale + (1 - optimizer.warmup_scale) * (step / optimizer.warmup_steps)
     if optimizer.half_life_steps is not None:
         warmup = optimizer.warmup_steps if optimizer.half_life_after_warmup else 0
         lr *= 0.5 ** (max(step - warmup, 0) / optimizer.half_life_steps)
     if optimizer.decay != "none":
-        start = optimizer.decay_start * total_steps
-        progress = min(max((step - start) / (total_steps - start), 0.0), 1.0)
+        start = optimizer.warmup_steps if optimizer.decay_after_warmup else optimizer.decay_start * total_steps
+        progress = min(max((step - start) / max(total_steps - start, 1), 0.0), 1.0)
         left = 1 - progress if optimizer.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
         lr *= optimizer.final_lr_scale + (1 - optimizer.final_lr_scale) * left
     return lr
@@ -115,6 +124,7 @@ class Run:
     save_every: int = 1000  # steps between checkpoints (the last one replaces the one before)
     keep_every: int | None = None  # steps between checkpoints that are kept for good; None: only the last
     eval_images: int = 320  # images per evaluation
+    eval_split: Literal["test", "val"] = "test"  # split of the last evaluation: val where the published number is from
     protocol: str = "slot-attention"  # name of the evaluation protocol
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra `wandb`)
@@ -136,6 +146,7 @@ class Run:
             f"batch_size is {self.batch_size} and accumulate is {self.accumulate}; the batch must divide into equal "
             "micro-batches.",
         )
+        _check(self.eval_split in ("test", "val"), f"eval_split is {self.eval_split!r}; choose test or val.")
         _check(
             self.precision in get_args(Precision),
             f"precision is {self.precision!r}; choose auto, 32, bf16 or 16.",
@@ -156,6 +167,20 @@ class Run:
             wanted is None or stored is None or wanted == stored,
             f"method.image_size is {wanted} but the images of {type(self.data).__name__} are {stored} (height, width "
             "in pixels); set both to the same size.",
+        )
+
+
+def check_objects(run: Run) -> None:
+    """Predicted sets need as many slots as images hold objects.
+
+    Raises:
+        UserError: if the method predicts sets and has fewer.
+    """
+    slots, objects = getattr(run.method, "num_slots", None), run.data.max_objects
+    if hasattr(run.method, "categories") and slots is not None and objects is not None and objects > slots:
+        raise UserError(
+            f"Images hold up to {objects} objects but the method predicts {slots}; set method.num_slots to {objects} "
+            "or more, or lower data.max_objects."
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from slotworks.configs import set_prediction, slot_attention, slot_mlp
 from slotworks.encoders import CNNEncoder
 from slotworks.methods import SlotAttentionConfig
 from slotworks.slots import GaussianInit, SlotAttention
@@ -118,12 +119,18 @@ def test_strided_encoder_of_set_prediction():
         (
             "autoencoder_clevr",
             SlotAttentionConfig(
-                image_size=(32, 32), num_slots=2, slot_dim=4, channels=4, mlp_dim=8, decoder_strides=(2, 2, 2, 2, 1)
+                image_size=(32, 32),
+                num_slots=2,
+                slot_dim=4,
+                channels=4,
+                mlp_dim=8,
+                decoder_strides=(2, 2, 2, 2, 1),
+                norm_eps=1e-3,
             ),
         ),
         (
             "autoencoder_tetrominoes",
-            SlotAttentionConfig(image_size=(9, 12), num_slots=3, slot_dim=8, channels=5, mlp_dim=10),
+            SlotAttentionConfig(image_size=(9, 12), num_slots=3, slot_dim=8, channels=5, mlp_dim=10, norm_eps=1e-3),
         ),
     ],
 )
@@ -131,9 +138,6 @@ def test_autoencoder(name, config, monkeypatch):
     ref = reference(name)
     w = weights(ref)
     method = config.build()
-    for module in method.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-3
     attention = {key.removeprefix("slot_attention/"): value for key, value in w.items()}
     state = {"initializer.mu": attention["slots_mu"], "initializer.log_sigma": attention["slots_log_sigma"]}
     state |= {f"encoder.{key}": value for key, value in encoder_state(w).items()}
@@ -148,3 +152,23 @@ def test_autoencoder(name, config, monkeypatch):
     assert_equal(out.masks, ref["masks"], 1e-5)
     if "parts" in ref:
         assert_equal(2 * out.parts - 1, ref["parts"].movedim(-1, 2), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(slot_attention.tetrominoes, slot_attention.multi_dsprites, slot_attention.clevr6),
+        *(set_prediction.clevr10, set_prediction.clevr10_stepwise, set_prediction.clevr6),
+        *(slot_mlp.tetrominoes, slot_mlp.multi_dsprites, slot_mlp.clevr6, slot_mlp.clevr10),
+    ],
+)
+def test_norms_of_the_paper_are_those_of_keras(recipe):
+    with torch.device("meta"):
+        method = recipe().method.build()
+    assert {module.eps for module in method.modules() if isinstance(module, nn.LayerNorm)} == {1e-3}
+
+
+@pytest.mark.parametrize("recipe", [slot_attention.tetrominoes_mini, set_prediction.scenes_mini])
+def test_norms_of_the_miniatures_are_torchs(recipe):
+    method = recipe().method.build()
+    assert {module.eps for module in method.modules() if isinstance(module, nn.LayerNorm)} == {1e-5}

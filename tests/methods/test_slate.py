@@ -221,12 +221,13 @@ def test_second_stages_follow_slot_diffusion(name):
     run = getattr(slate, name)()
     first = getattr(dvae_recipes, name.removesuffix("_stage2"))()
     assert run.method.dvae_run == f"runs/dvae.{name.removesuffix('_stage2')}"
-    for field in ("image_size", "vocab_size", "dvae_channels", "dvae_block"):
+    for field in ("image_size", "vocab_size", "dvae_channels", "dvae_block", "dvae_signed"):
         assert getattr(run.method, field) == getattr(first.method, field)
     assert run.method.loss_weights == {"cross_entropy": 1 / (32 * 32)}  # a mean over tokens
-    assert schedule(run.optimizer, run.optimizer.warmup_steps, run.steps) == pytest.approx(1e-4, rel=0.01)
-    assert run.optimizer.warmup_steps == pytest.approx(0.05 * run.steps)
-    assert first.method.tau_steps == pytest.approx(0.15 * first.steps)
+    assert schedule(run.optimizer, run.optimizer.warmup_steps, run.steps) == 1e-4
+    assert run.optimizer.warmup_steps == pytest.approx(0.05 * run.steps, rel=1e-4)
+    assert first.method.tau_steps == pytest.approx(0.15 * first.steps, rel=1e-4)
+    assert run.method.parts == "slot_diffusion"
 
 
 def test_constant_groups_must_exist():

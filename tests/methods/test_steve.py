@@ -154,7 +154,7 @@ def test_recipes(variant):
     second = getattr(steve, f"movi_{variant}_stage2")()
     first = getattr(dvae_recipes, f"movi_{variant}")()
     assert second.method.dvae_run == f"runs/dvae.movi_{variant}"
-    for field in ("image_size", "vocab_size", "dvae_channels", "dvae_block"):
+    for field in ("image_size", "vocab_size", "dvae_channels", "dvae_block", "dvae_signed"):
         assert getattr(second.method, field) == getattr(first.method, field)
 
 

@@ -234,7 +234,8 @@ def test_attention_of_slate(monkeypatch):
     method = load(SLATE.build(), SLATE_NAMES, theirs)
     monkeypatch.setattr(initializers, "batch_noise", lambda shape, device, dtype: ref["noise_slots"].view(shape))
     monkeypatch.setattr(dvae_module, "gumbel_noise", lambda like: ref["noise_hard"].view_as(like))
-    out = method._group(method.decoder.embed(method.dvae.tokenize(ref["in_image"], sample=True)))
+    embedded = method.decoder.embed(method.dvae.tokenize(ref["in_image"], sample=True))
+    out = method._group(method._token_features(embedded))
     attn = out.attn_maps.repeat_interleave(4, -2).repeat_interleave(4, -1)[:, :, None]
     close(ref["in_image"][:, None] * attn + 1 - attn, ref["out_attns"])
 

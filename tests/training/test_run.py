@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,7 @@ from slotworks.types import DataConfig, MethodConfig
             id="spot_coco",
         ),
         pytest.param(
-            Adam(lr=2e-4, warmup_steps=2_500, decay="cosine", decay_start=0.025),
+            Adam(lr=2e-4, warmup_steps=2_500, decay="cosine", decay_after_warmup=True),
             100_000,
             {1_250: 1.0e-4, 2_500: 2.0e-4, 51_250: 1.0e-4, 75_000: 3.07e-5, 100_000: 0},
             id="savi",
@@ -64,6 +65,14 @@ def test_schedule_closed_form():
     assert schedule(adam, 6, 10) == pytest.approx(0.3 * (6 / 8) * 0.5 ** (6 / 5) * (1 - 0.5 * (1 / 5)), rel=1e-14)
 
 
+def test_defaults_keep_what_old_runs_mean():
+    """Without the newer arguments the cosine counts from step 0 and the warmup from a rate of 0."""
+    adam = Adam(lr=1.0, warmup_steps=10, decay="cosine", final_lr_scale=0.0)
+    for step in (0, 5, 10, 50, 100):
+        expected = min(step / 10, 1) * (1 + math.cos(math.pi * step / 100)) / 2
+        assert schedule(adam, step, 100) == pytest.approx(expected, rel=1e-14, abs=1e-16)
+
+
 def recheck(settings, **change):
     """Check changed settings as their own class does; annotations checked in tests would refuse some earlier."""
     for name, value in change.items():
@@ -82,6 +91,11 @@ def recheck(settings, **change):
         ({"half_life_steps": 0}, "optimizer.half_life_steps is 0; give a number of steps above 0, or None for never."),
         ({"decay": "exponential"}, "optimizer.decay is 'exponential'; choose none, linear or cosine."),
         ({"decay_start": 1.0}, "optimizer.decay_start is 1.0; it is a fraction of all steps"),
+        ({"warmup_scale": 1.1}, r"optimizer.warmup_scale is 1.1; it is a factor in \[0, 1\]."),
+        (
+            {"decay_after_warmup": True, "decay_start": 0.1},
+            "optimizer.decay_start is 0.1, but decay_after_warmup is set",
+        ),
         ({"final_lr_scale": -0.1}, "optimizer.final_lr_scale is -0.1"),
         ({"max_grad_norm": 0.0}, "optimizer.max_grad_norm is 0.0; give a norm above 0, or None for no clipping."),
         ({"grad_norm_type": "l1"}, "optimizer.grad_norm_type is 'l1'; choose l2 or inf."),
