@@ -19,6 +19,8 @@ ROOT = Path(slotworks.__file__).parent
 STAGES = ("encoders", "slots", "decoders", "guidance")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "machine": (),
+    "progress": (),
     "files": (),
     "images": (),
     "vocabulary": (),
@@ -41,11 +43,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files", "images", "videos", "vocabulary")  # no torch in these
+BELOW_ALL = ("errors", "files", "images", "machine", "progress", "videos", "vocabulary")  # no torch in these
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
-NO_TORCH = ("reports", "errors", "files", "images", "tables", "vocabulary")
+NO_TORCH = ("reports", "errors", "files", "images", "machine", "progress", "tables", "vocabulary")
 
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -175,6 +175,7 @@ def sweep(
         The rows of the table: `group`, `variant`, `settings`, and `metrics` with `mean`, `std` and `seeds` of each.
     """
     from slotworks.cli.train import build
+    from slotworks.progress import following
     from slotworks.reports.sweep import write_sweep
 
     runs = {}  # all of them are built before the first is trained: a wrong name is found at once
@@ -182,11 +183,17 @@ def sweep(
         words = [word for setting in variant.settings for word in setting_words(setting)]
         runs[variant] = build(recipe, [*overrides, *words])
     rows: list[dict[str, Any]] = []
+    folders = ((_place(out, v) / f"seed{seed}", run) for v, run in runs.items() for seed in _seeds(run, seeds))
+    waiting = {folder: run.steps for folder, run in folders if not (folder / RESULT).is_file()}
     try:
         for variant, run in runs.items():
-            place = out / (_folder(variant) if not variant.is_default else "default")
+            place = _place(out, variant)
             err.print(f"[bold]{variant.group or recipe}: {variant.label}[/bold]", highlight=False)
-            answers = [_one(replace(run, seed=seed), place / f"seed{seed}") for seed in _seeds(run, seeds)]
+            answers = []
+            for seed in _seeds(run, seeds):
+                waiting.pop(place / f"seed{seed}", None)
+                following.set((len(waiting), sum(waiting.values())))
+                answers.append(_one(replace(run, seed=seed), place / f"seed{seed}"))
             rows.append(_row(variant, answers))
     except KeyboardInterrupt:
         err.print("Stopped; the same command goes on from there. The table holds what is finished.")
@@ -198,6 +205,11 @@ def sweep(
 
 def _seeds(run: "Run", count: int) -> range:
     return range(run.seed, run.seed + count)
+
+
+def _place(out: Path, variant: Variant) -> Path:
+    """Where the seeds of a variant are; the recipe itself comes first in each ablation and is trained once."""
+    return out / (_folder(variant) if not variant.is_default else "default")
 
 
 def _folder(variant: Variant) -> str:

@@ -122,10 +122,13 @@ def train_seeds(run: "Run", base: Path, count: int) -> dict:
 
     A seed that diverges is named and left out of the mean; the others go on.
     """
+    from slotworks.progress import following
     from slotworks.training import Diverged
 
     answers = []
     for seed in range(run.seed, run.seed + count):
+        more = run.seed + count - seed - 1
+        following.set((more, more * run.steps))
         err.print(f"[bold]seed {seed}[/bold]")
         try:
             answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}")})
