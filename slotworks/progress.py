@@ -99,11 +99,9 @@ def warning(seconds: float, advice: Advice | None = None) -> str:
     return " This is long." + (f" Shorter: {'; '.join(found)}." if found else "")
 
 
-def cpu_advice() -> list[str]:
-    """For networks that compute on the CPU."""
-    import torch
-
-    found, threads, cores = [], torch.get_num_threads(), usable_cores()
+def cpu_advice(threads: int) -> list[str]:
+    """For networks that compute on the CPU in so many threads."""
+    found, cores = [], usable_cores()
     if threads < cores:
         found.append(f"more threads (OMP_NUM_THREADS={cores}; there are {threads})")
     return [*found, "a GPU"]

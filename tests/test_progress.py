@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.console import Console
 
 from slotworks import progress as module
@@ -122,18 +121,15 @@ def test_times_in_words(seconds, text):
 
 
 def test_advice_is_true_for_the_case(monkeypatch):
-    monkeypatch.setattr(module, "usable_cores", lambda: torch.get_num_threads())
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
     monkeypatch.setattr(module.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    assert cpu_advice() == ["a GPU"]
-    assert warning(3_599.0, cpu_advice) == ""
-    assert warning(3_601.0, cpu_advice) == " This is long. Shorter: a GPU."
-    cores = torch.get_num_threads() + 1
-    monkeypatch.setattr(module, "usable_cores", lambda: cores)
-    monkeypatch.setattr(module.os, "getloadavg", lambda: (4.0 * cores, 0.0, 0.0))
-    more, gpu = cpu_advice()
-    assert more == f"more threads (OMP_NUM_THREADS={cores}; there are {cores - 1})"
-    text = warning(3_601.0, cpu_advice)
-    assert text.endswith(f"{gpu}; less other work beside it (the load is {4 * cores} on {cores} cores).")
+    assert cpu_advice(2) == ["a GPU"]
+    assert cpu_advice(1) == ["more threads (OMP_NUM_THREADS=2; there are 1)", "a GPU"]
+    assert warning(3_599.0, lambda: cpu_advice(2)) == ""
+    assert warning(3_601.0, lambda: cpu_advice(2)) == " This is long. Shorter: a GPU."
+    monkeypatch.setattr(module.os, "getloadavg", lambda: (8.0, 0.0, 0.0))
+    text = warning(3_601.0, lambda: cpu_advice(2))
+    assert text == " This is long. Shorter: a GPU; less other work beside it (the load is 8 on 2 cores)."
 
 
 def test_a_training_counts_its_evaluations():

@@ -101,7 +101,8 @@ class CachedFeatures(DataConfig):
         path = self.store_path(key)
         if not path.exists():
             rows = _Rows(self, dataset, path)
-            advice = None if torch.accelerator.is_available() else cpu_advice
+            on_cpu = not torch.accelerator.is_available()
+            advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
             settings = {"batch_size": self.batch_size}
             write_store(path, rows, source=key, settings=settings, total=rows.total, advice=advice)
         return Store(path)

@@ -153,7 +153,8 @@ def make_masks(
         with only_one(lock):
             if not final.exists():
                 _begin(work, settings)
-        advice = cpu_advice if torch.device(device).type == "cpu" else None
+        on_cpu = torch.device(device).type == "cpu"
+        advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
         with progress(final.name, sum(map(len, mine.values())), advice=advice) as advance:
             for file, part in mine.items():
                 if final.exists():

@@ -284,7 +284,7 @@ def _advice(config: Synthesis, device: torch.device) -> Advice:
     def advice() -> list[str]:
         numerics = TABLE[device_kind(device)]
         slow = [f"--precision auto, which is {numerics.precision} here"] if config.precision in numerics.slow else []
-        return [*slow, "fewer --num-images", "fewer --steps of the sampler", *cpu_advice()]
+        return [*slow, "fewer --num-images", "fewer --steps of the sampler", *cpu_advice(torch.get_num_threads())]
 
     return advice
 

@@ -173,7 +173,7 @@ class Display:
             found.append(f"--precision auto, which is {numerics.precision} here")
         if not allocator.keeps and platform.libc_ver()[0] == "glibc":
             found.append("--keep-memory")
-        return [*found, "fewer --steps", *cpu_advice()]
+        return [*found, "fewer --steps", *cpu_advice(torch.get_num_threads())]
 
     def losses(self, step: int, total: float, speed: float) -> None:
         """Show the loss and the speed in updates per second."""
