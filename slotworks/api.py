@@ -42,13 +42,14 @@ from slotworks.evaluation.segment_video import segment_video
 from slotworks.evaluation.sets import evaluate_sets
 from slotworks.files import check_writable
 from slotworks.images import find_images
+from slotworks.machine import Precision
 from slotworks.outputs import writing
 from slotworks.ranges import check_options
 from slotworks.training import Run, load_method, load_run
 from slotworks.training.checkpoint import LAST, checkpoint_step
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.logs import console, read_metrics
-from slotworks.training.numerics import slow_warning
+from slotworks.training.numerics import DTYPES, fast_precision, slow_warning
 from slotworks.training.seeds import seed_for
 from slotworks.training.serialize import to_plain
 from slotworks.types import (
@@ -667,6 +668,7 @@ def edit(
     image: str | Path,
     *,
     out: str | Path = "edits",
+    precision: Precision = "32",
     device: str | None = None,
     **options: Any,
 ) -> list[dict]:
@@ -674,14 +676,15 @@ def edit(
 
     For options and result see `slotworks.editing.edit_picture`: `remove_slots=[2]`, `add_slots=[("other.jpg", 3)]`, ...
     Out of a video file slots can be taken, see `slotworks.editing.edit_video`. A method of videos sees a picture as a
-    video of one frame.
+    video of one frame. `precision` is what pictures are rendered in; auto: what the device computes fast.
     """
     from slotworks.editing import edit_picture, edit_video
 
     check_options(**{name: options.get(name) for name in ("num_slots", "seed", "steps", "cfg_scale", "noise_seeds")})
     check_writable(out)
     run, method = load(run_folder, device=device)
-    if warning := slow_warning(options.get("precision", "32"), find_device(device)):
+    options["dtype"] = DTYPES[fast_precision(precision, find_device(device))]
+    if warning := slow_warning(precision, find_device(device)):
         console.print(warning, highlight=False, soft_wrap=True)
     if Path(image).suffix.lower() not in VIDEO_SUFFIXES:
         return edit_picture(method, image, out, image_size=run.data.size, **options)

@@ -11,11 +11,16 @@ tensors and nothing else. Optimiser states and random states lie beside them as 
 """
 
 import json
+import pickle
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,6 +39,11 @@ SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
 MLP = ("mlpdecoder", "mlp_decoder")
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 SETTINGS = ("num_iterations", "num_slots", "num_heads", "input_size", "out_size", "slot_size", "mlp_hidden_size")
+
+DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+DAMAGE += (AssertionError, SyntaxError, ImportError, MemoryError, SafetensorError, pickle.UnpicklingError)
+DAMAGE += (struct.error, zipfile.BadZipFile, zlib.error)
+"""What torch and safetensors raise for a damaged file; not `Exception`, of which errors of this package derive."""
 
 SLOT_MODULES = {
     "pos.projection": "position.project",
@@ -244,7 +254,7 @@ def _read(folder: Path) -> dict[str, Tensor]:
                 weights |= load_file(file)
             else:
                 weights |= torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch's reader answers a damaged file with a dozen kinds of exceptions
+        except DAMAGE as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
             raise UserError(f"{file} cannot be read as plain tensors ({reason}); get the checkpoint again.") from None
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):

@@ -76,6 +76,15 @@ def test_the_seed_decides_which_slot_is_which(folder, monkeypatch, capsys):
     assert Path("seed0/a_mask.png").read_bytes() != Path("seed1/a_mask.png").read_bytes()
 
 
+def test_precision_is_that_of_the_pictures(folder, monkeypatch, capsys):
+    """Slots are found in float32 whatever it is: the masks are equal, the pictures are near."""
+    run(folder, monkeypatch, capsys, "a.png --remove 1 --out float32")
+    run(folder, monkeypatch, capsys, "a.png --remove 1 --precision bf16 --out bf16")
+    assert Path("float32/a_mask.png").read_bytes() == Path("bf16/a_mask.png").read_bytes()
+    one, other = (np.asarray(Image.open(f"{name}/a_edited.png")).astype(int) for name in ("float32", "bf16"))
+    assert 0 < abs(one - other).max() <= 8
+
+
 def test_help_has_examples(capsys):
     with pytest.raises(SystemExit):
         main(["edit", "--help"])

@@ -19,6 +19,8 @@ ROOT = Path(slotworks.__file__).parent
 STAGES = ("encoders", "slots", "decoders", "guidance")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "machine": (),
+    "progress": (),
     "files": (),
     "outputs": (),
     "images": (),
@@ -45,11 +47,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
-BELOW_ALL = ("errors", "files", "outputs", "images", "limits", "ranges", "videos", "vocabulary", "yaml_text")
+BELOW_ALL = (  # no torch in these
+    *("errors", "files", "images", "limits", "machine", "outputs", "progress", "ranges", "videos", "vocabulary"),
+    "yaml_text",
+)
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
-NO_TORCH = ("reports", "errors", "files", "outputs", "images", "limits", "ranges", "tables", "vocabulary", "yaml_text")
+NO_TORCH = (
+    *("reports", "errors", "files", "images", "limits", "machine", "outputs", "progress", "ranges", "tables"),
+    *("vocabulary", "yaml_text"),
+)
 
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -154,7 +162,10 @@ def test_import_is_light():
 
 
 def test_no_exception_is_caught_that_is_not_named():
-    """`except Exception` and `suppress(Exception)` swallow what nobody thought of; one that raises again is fine."""
+    """`except Exception` and `suppress(Exception)` swallow what nobody thought of; one that raises again is fine.
+
+    `sweep` alone may: whatever ends one variant is said in its row, and the others go on.
+    """
     found = []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -169,6 +180,6 @@ def test_no_exception_is_caught_that_is_not_named():
                 names = [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name) and n.id == "Exception"]
             elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "suppress":
                 names = [argument.id for argument in node.args if isinstance(argument, ast.Name)]
-            if {"Exception", "BaseException"} & set(names):
+            if {"Exception", "BaseException"} & set(names) and path != ROOT / "cli" / "sweep.py":
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not found

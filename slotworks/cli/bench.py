@@ -7,12 +7,12 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.progress import track
 from rich.table import Table
 
 from slotworks.cli.console import err, out, parse, print_json
 from slotworks.errors import UserError
 from slotworks.machine import Precision
+from slotworks.progress import progress
 from slotworks.ranges import check_options
 
 CPU_BATCH = 4  # 64 CLEVR images take minutes a step and tens of GB there
@@ -70,13 +70,15 @@ def bench(
         configs.find(name)  # a wrong name is found before the work
     rows, left_out = [], []
     context = multiprocessing.get_context("spawn")
-    for name in track(names, "measuring", console=err, disable=json):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:  # its own process: memory of its own
-            try:
-                job = pool.submit(_measure, name, steps, batch_size, image_size, precision)
-                rows.append({"recipe": name, **job.result()})
-            except UserError as error:  # weights or an earlier run that are not here
-                left_out.append(f"{name} was left out: {error}")
+    with progress("measuring", len(names), unit="recipes") as advance:
+        for name in names:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:  # its own process: memory of its own
+                try:
+                    job = pool.submit(_measure, name, steps, batch_size, image_size, precision)
+                    rows.append({"recipe": name, **job.result()})
+                except UserError as error:  # weights or an earlier run that are not here
+                    left_out.append(f"{name} was left out: {error}")
+            advance(1)
     if not rows:
         raise UserError("\n".join(left_out))
     for sentence in left_out:

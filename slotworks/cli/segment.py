@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.progress import track
 
-from slotworks.cli.console import err, out, parse, print_json
+from slotworks.cli.console import out, parse, print_json
 from slotworks.errors import UserError
+from slotworks.progress import progress
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,7 +67,11 @@ def segment(
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
     found = api.segment(run, files, out=out_folder, **options)
-    results = list(track(found, "segmenting", total=len(files), console=err, disable=json or len(files) < 3))
+    results = []
+    with progress("segmenting", len(files), unit="files") as advance:
+        for result in found:
+            results.append(result)
+            advance(1)
     if json:
         print_json(results)
     else:

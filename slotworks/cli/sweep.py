@@ -188,6 +188,7 @@ def sweep(
     """
     from slotworks.api import check_run
     from slotworks.files import check_writable
+    from slotworks.progress import following
     from slotworks.reports.sweep import FILES, write_sweep
 
     runs, left_out = _runs(recipe, variants, overrides)
@@ -201,11 +202,17 @@ def sweep(
     first = next(iter(runs.values()))
     if not list(out.glob(f"*/*/{RESULT}")):  # what no variant can be trained without is no failure of each
         first.data.open("train")
+    folders = ((_place(out, v) / f"seed{seed}", run) for v, run in runs.items() for seed in _seeds(run, seeds))
+    waiting = {folder: run.steps for folder, run in folders if not (folder / RESULT).is_file()}
     try:
         for variant, run in runs.items():
-            place = out / (_folder(variant) if not variant.is_default else "default")
+            place = _place(out, variant)
             err.print(f"{variant.group or recipe}: {variant.label}", style="bold", highlight=False, markup=False)
-            answers = [_one(replace(run, seed=seed), place / f"seed{seed}", device) for seed in _seeds(run, seeds)]
+            answers = []
+            for seed in _seeds(run, seeds):
+                waiting.pop(place / f"seed{seed}", None)
+                following.set((len(waiting), sum(waiting.values())))
+                answers.append(_one(replace(run, seed=seed), place / f"seed{seed}", device))
             rows.append(_row(variant, answers))
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
@@ -285,6 +292,11 @@ def _try_to_build(run: "Run") -> None:
 
 def _seeds(run: "Run", count: int) -> range:
     return range(run.seed, run.seed + count)
+
+
+def _place(out: Path, variant: Variant) -> Path:
+    """Where the seeds of a variant are; the recipe itself comes first in each ablation and is trained once."""
+    return out / (_folder(variant) if not variant.is_default else "default")
 
 
 def _folder(variant: Variant) -> str:

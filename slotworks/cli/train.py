@@ -237,11 +237,14 @@ def train_seeds(run: "Run", base: Path, count: int, *, device: str | None = None
 
     A seed that diverges is named and left out of the mean; the others go on.
     """
+    from slotworks.progress import following
     from slotworks.training import Diverged
 
     Outputs(base).check_free(["summary.json"])
     answers = []
     for seed in range(run.seed, run.seed + count):
+        more = run.seed + count - seed - 1
+        following.set((more, more * run.steps))
         err.print(f"[bold]seed {seed}[/bold]")
         try:
             answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}", device=device)})

@@ -25,6 +25,7 @@ from torch import Tensor
 from slotworks.data.store import Row, Store, write_store
 from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
 from slotworks.nn.resize import resize
+from slotworks.progress import cpu_advice
 from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, RawBatch, UserError, to_batch
 
 VERSION = 1  # part of the key: raised when the same settings give other features
@@ -119,7 +120,10 @@ class CachedFeatures(DataConfig):
         path = self.store_path(key)
         if not path.exists():
             rows = _Rows(self, dataset, path)
-            write_store(path, rows, source=key, settings={"batch_size": self.batch_size}, total=rows.total)
+            on_cpu = not torch.accelerator.is_available()
+            advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
+            settings = {"batch_size": self.batch_size}
+            write_store(path, rows, source=key, settings=settings, total=rows.total, advice=advice)
         return Store(path)
 
     def preview(self) -> Dataset:

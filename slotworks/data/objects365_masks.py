@@ -31,10 +31,11 @@ from torch import Tensor
 
 from slotworks.data.photos import WORKERS, in_order
 from slotworks.data.prepared import fingerprint
-from slotworks.data.store import only_one, progress_bar
+from slotworks.data.store import only_one
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.files import replacing, write_text
 from slotworks.images import read_image
+from slotworks.progress import cpu_advice, progress
 from slotworks.types import UserError
 
 PAGE = "https://www.objects365.org/download.html"
@@ -152,8 +153,9 @@ def make_masks(
         with only_one(lock):
             if not final.exists():
                 _begin(work, settings)
-        with progress_bar() as progress:
-            task = progress.add_task(final.name, total=sum(map(len, mine.values())))
+        on_cpu = torch.device(device).type == "cpu"
+        advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
+        with progress(final.name, sum(map(len, mine.values())), advice=advice) as advance:
             for file, part in mine.items():
                 if final.exists():
                     return final
@@ -162,10 +164,10 @@ def make_masks(
                         lines = []
                         for line in _annotate(part, annotations, network, root, split, skip_damaged, images_per_batch):
                             lines.append(json.dumps(line, separators=(",", ":")) + "\n")
-                            progress.advance(task)
+                            advance(1)
                         write_text(file, "".join(lines))
                     else:
-                        progress.advance(task, len(part))
+                        advance(len(part))
         with only_one(lock):
             if not final.exists():
                 if not all(file.exists() for file in shards):

@@ -25,10 +25,8 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
+from slotworks.progress import Advice, progress
 from slotworks.types import RawBatch, UserError
 
 FORMAT = "slotworks-store"
@@ -114,6 +112,8 @@ def write_store(
     source: dict[str, Any],
     settings: dict[str, Any] | None = None,
     total: int | None = None,
+    unit: str = "images",
+    advice: Advice | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> None:
     """Write a store, going on where a killed preparation stopped. Does nothing if the store is there already.
@@ -123,7 +123,9 @@ def write_store(
         rows: called with the number of rows that are safe already; gives the following ones.
         source: what the rows are made from (name, size, fingerprint); a partial store of another source is begun anew.
         settings: how they are made, saved beside the source and compared likewise.
-        total: number of rows for the progress bar, if known.
+        total: number of rows, if known.
+        unit: what rows are, for the progress.
+        advice: what would make it shorter, see `slotworks.progress`.
         chunk_bytes: how much is collected before it is made safe.
 
     Raises:
@@ -137,11 +139,11 @@ def write_store(
             if path.exists():
                 return
             writer = _Writer(work, {"source": source, "settings": settings or {}}, chunk_bytes)
-            with writer, progress_bar() as progress:
-                task = progress.add_task(path.name, total=total, completed=writer.index["rows"])
-                for row in rows(writer.index["rows"]):
+            safe = writer.index["rows"]
+            with writer, progress(path.name, total, done=safe, unit=unit, advice=advice) as advance:
+                for row in rows(safe):
                     writer.add(row)
-                    progress.advance(task)
+                    advance(1)
                 writer.finish()
             os.rename(work, path)
             _sync_folder(path.parent)
@@ -340,17 +342,3 @@ def _sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
-
-
-class _Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
-
-
-def progress_bar() -> Progress:
-    """A bar on the terminal; nothing in a log file."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

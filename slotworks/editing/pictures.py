@@ -18,7 +18,6 @@ from slotworks.evaluation.rendering import EDITING, Renderer, renderer_of, sampl
 from slotworks.evaluation.samples import PALETTE, contact_sheet, to_pixels
 from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.images import read_image
-from slotworks.machine import Precision
 from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, UserError, to_batch
 
@@ -73,7 +72,7 @@ def edit_picture(
     steps: int | None = None,
     cfg_scale: float | None = None,
     noise_seeds: Sequence[int] = (0,),
-    precision: Precision = "32",
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:
     """Change the slots of a picture in one way and write what comes of it.
 
@@ -104,7 +103,7 @@ def edit_picture(
         steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
         cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
         noise_seeds: of the sampler's starting noise, a picture for each.
-        precision: that pictures are rendered in; auto: what the device computes fast. Slots are found in float32.
+        dtype: that pictures are rendered in, by autocast. Slots are found in float32.
 
     Returns:
         For each picture that changed its `file`, the `edit` in words, the files `written`, how many `slots` it had and
@@ -180,7 +179,7 @@ def edit_picture(
         ]
         for name, (item, edited, words) in zip(names, changed, strict=True):
             options: dict[str, Any] = {"renderer": renderer, "steps": steps, "cfg_scale": cfg_scale}
-            options |= {"seeds": noise_seeds, "precision": precision}
+            options |= {"seeds": noise_seeds, "dtype": dtype}
             edit = render_edit(method, item.scene, edited[0], **options)
             files, visible = _write(outputs, name, item, edit, noise_seeds)
             answers.append(

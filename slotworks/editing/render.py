@@ -22,7 +22,6 @@ from slotworks.evaluation.removal import going
 from slotworks.evaluation.rendering import Rendered, Renderer, render, renderer_of
 from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.evaluation.segment_video import boxes_tensor, encode_frames
-from slotworks.machine import Precision
 from slotworks.types import Method, UserError, VideoMethod
 
 
@@ -122,7 +121,7 @@ def render_edit(
     steps: int | None = None,
     cfg_scale: float | None = None,
     seeds: Sequence[int] = (0,),
-    precision: Precision = "32",
+    dtype: torch.dtype = torch.float32,
 ) -> Edit:
     """Render a scene with its own slots and with changed ones, from the same noise.
 
@@ -137,7 +136,7 @@ def render_edit(
         steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
         cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
         seeds: of the starting noise, one picture for each. A direct decoder has no noise and renders once.
-        precision: that the networks render in; auto: what the device computes fast.
+        dtype: that the networks render in, by autocast.
 
     Raises:
         UserError: if the method cannot render slots, or renders features instead of pictures.
@@ -147,7 +146,7 @@ def render_edit(
 
     def rendered(of: Tensor, seed: int) -> Rendered:
         options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
-        options["precision"] = precision
+        options["dtype"] = dtype
         if not isinstance(method, VideoMethod):
             return render(method, of[None], features=features, **options)
         found = render(method, of[None, None], **options)

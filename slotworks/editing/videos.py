@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from slotworks.editing.pictures import CELL, numbered
@@ -15,7 +16,6 @@ from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampling_of
 from slotworks.evaluation.samples import contact_sheet, to_pixels
 from slotworks.evaluation.segment_video import boxes_tensor, encode_frames, in_pieces, resized
-from slotworks.machine import Precision
 from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, UserError, VideoMethod, to_batch
 from slotworks.videos import VideoWriter, open_video
@@ -40,7 +40,7 @@ def edit_video(
     steps: int | None = None,
     cfg_scale: float | None = None,
     noise_seed: int = 0,
-    precision: Precision = "32",
+    dtype: torch.dtype = torch.float32,
     frames: int = PIECE,
 ) -> dict[str, Any]:
     """Take slots out of every frame of a video and render it with and without them.
@@ -66,7 +66,7 @@ def edit_video(
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
         steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
         cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
-        precision: that frames are rendered in; auto: what the device computes fast. Slots are found in float32.
+        dtype: that frames are rendered in, by autocast. Slots are found in float32.
         noise_seed: of the sampler's starting noise, the same for both renderings and every piece of the video.
         frames: encoded and rendered at once.
 
@@ -86,7 +86,7 @@ def edit_video(
     if not remove_slots and not remove_at:
         raise UserError("Say which slots to take out of the video: slots, or pixels of its first frame.")
     renderer = renderer_of(method, renderer)
-    rendering: dict[str, Any] = {"renderer": renderer, "seed": noise_seed, "precision": precision}
+    rendering: dict[str, Any] = {"renderer": renderer, "seed": noise_seed, "dtype": dtype}
     answer: dict[str, Any] = {"renderer": renderer, "seed": seed}
     if renderer == "sample":
         settings = dict(zip(("steps", "cfg_scale"), sampling_of(method, steps, cfg_scale, EDITING), strict=True))

@@ -8,8 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slotworks.evaluation.masks import check_finite, inspecting
-from slotworks.machine import Precision
-from slotworks.training.numerics import mixed
 from slotworks.types import Decodes, Method, Samples, UserError
 
 Renderer = Literal["sample", "decode"]
@@ -79,7 +77,7 @@ def render(
     steps: int | None = None,
     cfg_scale: float | None = None,
     seed: int = 0,
-    precision: Precision = "32",
+    dtype: torch.dtype = torch.float32,
 ) -> Rendered:
     """Pictures of slots, clamped to [0, 1].
 
@@ -94,14 +92,14 @@ def render(
         steps: of the sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
         cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
         seed: of the starting noise.
-        precision: that the networks compute in, their weights stay float32; auto: what the device computes fast.
+        dtype: that the networks compute in, by autocast: their weights stay as they are.
 
     Raises:
         UserError: if the method cannot render slots, renders features or flow instead of pictures, or has no steps or
             guidance and is given some; if there is NaN or infinity in a picture.
     """
     how = renderer_of(method, renderer)
-    with inspecting(method, seed=seed) as device, mixed(precision, device):
+    with inspecting(method, seed=seed) as device, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         slots = slots.to(device)
         if how == "sample":
             assert isinstance(method, Samples)

@@ -15,7 +15,7 @@ Attention's place of the epsilon, torch's initial weights, padding and Transform
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -129,7 +129,7 @@ class SAVi(VideoMethod):
             gradient=config.gradient,
         )
         predictor = PREDICTORS[config.predictor](config.slot_dim)
-        size = {"num_blocks": config.predictor_blocks, "mlp_dim": config.predictor_mlp_dim}
+        size: dict[str, Any] = {"num_blocks": config.predictor_blocks, "mlp_dim": config.predictor_mlp_dim}
         if config.predictor == "transformer" and other:
             predictor = TransformerPredictor.slot_diffusion(config.slot_dim, dropout=config.predictor_dropout, **size)
         elif config.predictor == "transformer":

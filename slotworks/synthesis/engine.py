@@ -10,28 +10,27 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slotworks.data.generated import find_shards, num_rows, shard_path
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.files import locked, write_text
 from slotworks.machine import Precision
+from slotworks.progress import Advice, cpu_advice, progress, say
 from slotworks.synthesis.capture import AttentionCapture
 from slotworks.synthesis.prompts import Prompt, TooManyClasses, class_prompt, compose
 from slotworks.synthesis.refine import class_maps, refine, to_labels
 from slotworks.synthesis.shards import contact_sheet, is_finished, png, write_shard
 from slotworks.synthesis.sources import PromptConfig, SceneCaptions
 from slotworks.synthesis.stable_diffusion import StableDiffusion, load_stable_diffusion
-from slotworks.training.numerics import device_kind, settle, slow_warning
+from slotworks.training.numerics import TABLE, device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
 from slotworks.training.serialize import from_yaml, to_plain, to_yaml
 from slotworks.types import UserError
@@ -130,7 +129,7 @@ def synthesize(
         if config != settle(asked, device_kind(place)):
             notes.append(f"{folder} was begun with precision {config.precision}, which is kept: its images stay alike.")
         for note in filter(None, notes):
-            Console(stderr=True).print(note, highlight=False, soft_wrap=True)
+            say(note)
         source = config.source.open(folder, place, rank)
         ranges = _unfinished(config, folder, len(source), rank, world_size)
         prompts = _read_prompts(source, ranges)
@@ -146,7 +145,8 @@ def synthesize(
         else:
             generator = None
         total = sum(isinstance(prompt, Prompt) for found in prompts.values() for prompt in found)
-        with _progress("images", total) as advance:
+        advice = _advice(config, place) if place.type == "cpu" else None
+        with progress("generating", total, advice=advice) as advance:
             for number, found in prompts.items():
                 wanted = [prompt for prompt in found if isinstance(prompt, Prompt)]
                 rows: list[dict[str, Any]] = []
@@ -277,6 +277,17 @@ class _Generator:
         return painted
 
 
+def _advice(config: Synthesis, device: torch.device) -> Advice:
+    """What would make the generation on a CPU shorter."""
+
+    def advice() -> list[str]:
+        numerics = TABLE[device_kind(device)]
+        slow = [f"--precision auto, which is {numerics.precision} here"] if config.precision in numerics.slow else []
+        return [*slow, "fewer --num-images", "fewer --steps of the sampler", *cpu_advice(torch.get_num_threads())]
+
+    return advice
+
+
 def settings_hash(config: Synthesis) -> str:
     """A short hash of everything that decides what an image is."""
     plain = {name: value for name, value in _flat(to_plain(config)).items() if name not in MAY_CHANGE}
@@ -341,7 +352,7 @@ def _unfinished(config: Synthesis, folder: Path, available: int, rank: int, worl
 
 def _read_prompts(source: Any, ranges: dict[int, range]) -> dict[int, list[Prompt | str]]:
     prompts: dict[int, list[Prompt | str]] = {}
-    with _progress("captions", sum(map(len, ranges.values()))) as advance:
+    with progress("captions", sum(map(len, ranges.values())), unit="captions") as advance:
         for number, indices in ranges.items():
             prompts[number] = []
             for prompt in source.prompts(indices):
@@ -354,23 +365,6 @@ def _check_any(prompts: dict[int, list[Prompt | str]], folder: Path) -> None:
     reasons = [prompt for found in prompts.values() for prompt in found if isinstance(prompt, str)]
     if reasons and len(reasons) == sum(map(len, prompts.values())) and not find_shards(folder):
         raise UserError(f"None of {len(reasons)} prompts can be used; the first: {reasons[0]}.")
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the rate on a terminal; elsewhere nothing."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
-    started = time.monotonic()
-    with bar:
-        task = bar.add_task(what, total=total, rate="")
-
-        def advance(count: int) -> None:
-            done = bar.tasks[task].completed + count
-            bar.update(task, advance=count, rate=f"{done / max(time.monotonic() - started, 1e-9):.2f} {what}/s")
-
-        yield advance
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

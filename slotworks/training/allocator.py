@@ -13,6 +13,9 @@ from slotworks.types import UserError
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
+keeps = False  # whether this process keeps freed memory
+
+
 def keep_freed_memory() -> None:
     """Call it before the first large tensor, once per process.
 
@@ -25,6 +28,8 @@ def keep_freed_memory() -> None:
         raise UserError(
             f"--keep-memory sets glibc's allocator, which this system ({sys.platform}) does not have; leave it out."
         ) from None
+    global keeps
+    keeps = True
     mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap too
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # and its free end is not given back
     mallopt(_M_TOP_PAD, 256 * 2**20)  # it grows in few, large pieces

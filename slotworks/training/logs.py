@@ -3,21 +3,24 @@
 import hashlib
 import json
 import math
+import platform
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slotworks.files import write_text
+from slotworks.progress import MEASURED, console, cpu_advice, duration, following, warning, whole_training
+from slotworks.training import allocator
+from slotworks.training.numerics import TABLE, device_kind
 from slotworks.training.run import Run
 from slotworks.training.serialize import to_plain
 from slotworks.types import UserError
 
 METRICS = "metrics.jsonl"
-
-console = Console(stderr=True)
-"""Where the progress bar lives: lines printed through the same console appear above the bar, not across it."""
+WARM = 5  # steps that are not timed
 
 
 def cut_back(folder: Path, step: int) -> dict[str, Any]:
@@ -118,9 +121,10 @@ def _wandb(run: Run, folder: Path) -> Any:
 class Display:
     """A progress bar on a terminal; elsewhere at most a hundred lines per run, and one per evaluation."""
 
-    def __init__(self, run: Run, folder: Path, *, step: int, quiet: bool):
+    def __init__(self, run: Run, folder: Path, *, step: int, device: torch.device, quiet: bool):
         self.console = Console(stderr=True, quiet=True) if quiet else console
-        self.steps = run.steps
+        self.run, self.device, self.steps = run, device, run.steps
+        self.start, self.clock = step, 0.0
         self.shown = -math.inf
         self.metric = ""
         self.progress = Progress(
@@ -142,9 +146,34 @@ class Display:
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
-    def advance(self, step: int) -> None:
-        """Another update is done."""
+    def advance(self, step: int, seconds: float) -> None:
+        """Another update is done, after so many seconds of training; says once how long the whole will take."""
         self.progress.update(self.task, completed=step)
+        if step == self.start + WARM:
+            self.clock = seconds
+        elif step == self.start + WARM + MEASURED and step < self.steps:
+            self._estimate(step, (seconds - self.clock) / MEASURED)
+
+    def _estimate(self, step: int, step_seconds: float) -> None:
+        run, left = self.run, self.steps - step
+        evaluations = left // run.eval_every + 2  # the last step, and the test split
+        seconds = whole_training(step_seconds, left, evaluations, run.eval_images / run.batch_size)
+        text = f"About {duration(seconds)} for the {left:,} steps that are left, evaluations included"
+        runs, steps = following.get()
+        if runs:
+            seconds += seconds / left * steps
+            text += f"; with the {runs} runs that follow about {duration(seconds)}"
+        on_cpu = self.device.type == "cpu"
+        self.say(f"{text}.{warning(seconds, self._advice) if on_cpu else ''}")
+
+    def _advice(self) -> list[str]:
+        """What would make a training on this CPU shorter."""
+        numerics, found = TABLE[device_kind(self.device)], []
+        if self.run.precision in numerics.slow:
+            found.append(f"--precision auto, which is {numerics.precision} here")
+        if not allocator.keeps and platform.libc_ver()[0] == "glibc":
+            found.append("--keep-memory")
+        return [*found, "fewer --steps", *cpu_advice(torch.get_num_threads())]
 
     def losses(self, step: int, total: float, speed: float) -> None:
         """Show the loss and the speed in updates per second."""

@@ -181,7 +181,7 @@ def _train(
             stack.callback(log.close)
         metrics = fabric.broadcast(metrics)
         interrupt = stack.enter_context(Interrupt())
-        display = stack.enter_context(Display(run, folder, step=start, quiet=not first))
+        display = stack.enter_context(Display(run, folder, step=start, device=fabric.device, quiet=not first))
         for note in numerics_notes(run, checkpoint, fabric.device):
             display.say(note)
 
@@ -267,7 +267,7 @@ def _train(
             seconds, tick = seconds + time.perf_counter() - tick, time.perf_counter()
 
             # ---- log, save, evaluate -------------------------------------------------------------------------------
-            display.advance(done)
+            display.advance(done, seconds)
             stop, stopped_by = (done, interrupt.asked or signal.SIGINT) if asked else (stop, 0)
             if log and (done % run.log_every == 0 or done in (1, run.steps)):
                 speed = (done - mark_step) / max(seconds - mark_seconds, 1e-9)

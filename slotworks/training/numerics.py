@@ -9,7 +9,6 @@ itself obeys, make any x86 processor one without bfloat16 instructions.
 """
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -122,12 +121,6 @@ def weakest_kind(fabric: "Fabric") -> str:
 def fast_precision(precision: Precision, device: torch.device) -> Precision:
     """The precision itself, or for `auto` what this device computes fast."""
     return TABLE[device_kind(device)].precision if precision == "auto" else precision
-
-
-def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which networks with float32 weights compute in this precision."""
-    precision = fast_precision(precision, device)
-    return nullcontext() if precision == "32" else torch.autocast(device.type, DTYPES[precision])
 
 
 def slow_warning(precision: str, device: torch.device) -> str:

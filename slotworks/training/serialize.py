@@ -172,7 +172,7 @@ def _value(hint: Any, value: Any, where: str, source: str) -> Any:
             return float(value)  # YAML reads 1e-4 without a dot as text
         except (TypeError, ValueError, OverflowError):
             pass
-    elif hint in (int, bool, str) and type(value) is hint and not (hint is str and "\0" in value):
+    elif hint in (int, bool, str) and type(value) is hint and not (isinstance(value, str) and "\0" in value):
         return value
     elif hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)

@@ -6,12 +6,14 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from training_toy import STEADY, Toy, ToyConfig, ToyData, ToyImages, in_two_processes, toy_metric, toy_run
 
 from slotworks.nn.noise import batch_noise
+from slotworks.progress import following
 from slotworks.training import Adam, Diverged, load_method, load_run, open_fabric, train
 from slotworks.training.checkpoint import load_checkpoint, save_checkpoint
 from slotworks.training.order import BatchOrder
@@ -612,3 +614,37 @@ def test_a_run_folder_may_lie_among_other_files(tmp_path):
     assert train(toy_run(), tmp_path).finished
     (tmp_path / "run.yaml").unlink()
     assert train(toy_run(), tmp_path).finished  # the checkpoint says what it is
+
+
+# ---- how long it takes ---------------------------------------------------------------------------------------------
+
+
+def estimate(monkeypatch, tmp_path, capsys, run, speed):
+    """What is said about the time, with a step that takes `speed` seconds."""
+    steps = iter(range(10**6))
+    monkeypatch.setattr("slotworks.training.loop.time", SimpleNamespace(perf_counter=lambda: speed * next(steps)))
+    monkeypatch.setattr("slotworks.progress._load_advice", list)
+    monkeypatch.setattr("slotworks.progress.usable_cores", torch.get_num_threads)
+    train(run, tmp_path, stop_after=30)
+    return [line for line in capsys.readouterr().err.splitlines() if "steps that are left" in line]
+
+
+def test_a_training_says_how_long_it_will_take(monkeypatch, tmp_path, capsys):
+    run = toy_run(steps=1_025, eval_every=500, eval_images=240, log_every=1_000)
+    [line] = estimate(monkeypatch, tmp_path, capsys, run, 1.0)
+    # 1,000 steps of 1 s, and 4 evaluations of 30 batches at a third of a step
+    assert line == "About 17 minutes for the 1,000 steps that are left, evaluations included."
+
+
+def test_with_several_runs_it_counts_them_all_and_gives_advice(monkeypatch, tmp_path, capsys):
+    run = toy_run(steps=1_025, eval_every=500, eval_images=240, log_every=1_000)
+    token = following.set((2, 2_050))
+    monkeypatch.setattr("slotworks.training.allocator.keeps", True)
+    try:
+        [line] = estimate(monkeypatch, tmp_path, capsys, run, 2.0)
+    finally:
+        following.reset(token)
+    assert line == (
+        "About 35 minutes for the 1,000 steps that are left, evaluations included; with the 2 runs that follow about "
+        "1.8 hours. This is long. Shorter: fewer --steps; a GPU."
+    )
