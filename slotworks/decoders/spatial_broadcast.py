@@ -55,10 +55,12 @@ class BroadcastConv(nn.Conv2d):
         rows = _border_patterns(height, kernel).to(self.weight)
         columns = _border_patterns(width, kernel).to(self.weight)
         spread = torch.einsum("ya,xe->yxae", rows, columns).flatten(2).flatten(0, 1)  # (y x) (a e)
-        x = torch.matmul(spread, patterns)  # s (y x) c: channels last
         fixed = nn.functional.conv2d(position, self.weight, self.bias, padding=half)  # 1 c h w
-        x = x + fixed.flatten(2).transpose(1, 2)
-        return x.transpose(1, 2).unflatten(-1, (height, width))
+        if self.weight.is_contiguous():  # memory in the layout of the weights, as the next convolution takes it
+            x = patterns.transpose(1, 2) @ spread.T + fixed.flatten(2)  # s c (y x)
+        else:  # channels last
+            x = (spread @ patterns + fixed.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return x.unflatten(-1, (height, width))
 
 
 class SameConvTranspose(nn.ConvTranspose2d):
@@ -88,12 +90,15 @@ class SpatialBroadcastDecoder(nn.Module):
         shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which
             is interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
             texture, which soft full-size masks do early in training, whoever's pixel it is.
+        mask_shuffle: the last layer renders `mask_shuffle x mask_shuffle` mask values at each position, of which the
+            interpolation starts. Divides `shuffle`.
         out_channels: of what is rendered: 3 colours, or the channels of another target.
         last_kernel_size: of the last layer; SAVi has 1.
         signed_position: positions as row and column from -1 to 1 (SAVi), not as four distances.
 
     Raises:
-        ValueError: if the kernel is even, or the grid does not grow to the size of the image.
+        ValueError: if the kernel is even, the grid does not grow to the size of the image, or `mask_shuffle` does not
+            divide `shuffle`.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))
@@ -111,6 +116,7 @@ class SpatialBroadcastDecoder(nn.Module):
         kernel_size: int = 5,
         broadcast_size: tuple[int, int] | None = None,
         shuffle: int = 1,
+        mask_shuffle: int = 1,
         out_channels: int = 3,
         last_kernel_size: int = 3,
         signed_position: bool = False,
@@ -128,6 +134,8 @@ class SpatialBroadcastDecoder(nn.Module):
                 f"A grid of {broadcast_size} grows by {factor} and does not reach image_size {image_size}; leave "
                 "broadcast_size out, or make it larger."
             )
+        if shuffle % mask_shuffle:
+            raise ValueError(f"mask_shuffle is {mask_shuffle} and shuffle {shuffle}; choose a divisor of shuffle.")
         self.image_size = image_size
         self.broadcast_size = broadcast_size or (-(-image_size[0] // factor), -(-image_size[1] // factor))
         self.position = PositionEmbedding(slot_dim, signed=signed_position)
@@ -141,8 +149,8 @@ class SpatialBroadcastDecoder(nn.Module):
             else:
                 layers.append(SameConvTranspose(width, channels, kernel_size, stride))
         self.layers = nn.ModuleList(layers)
-        self.last = nn.Conv2d(channels, out_channels * shuffle**2 + 1, last_kernel_size, padding="same")
-        self.shuffle = nn.PixelShuffle(shuffle)
+        self.last = nn.Conv2d(channels, out_channels * shuffle**2 + mask_shuffle**2, last_kernel_size, padding="same")
+        self.shuffle, self.mask_shuffle = nn.PixelShuffle(shuffle), nn.PixelShuffle(mask_shuffle)
         glorot_(self)
 
     def forward(self, slots: Float[Tensor, "b n d"]) -> DecoderOutput:
@@ -159,10 +167,11 @@ class SpatialBroadcastDecoder(nn.Module):
         x = self.last(x)
         x = x if x.dtype == torch.float64 else x.float()  # masks and colours leave mixed precision
         height, width = self.image_size
-        parts = self.shuffle(x[:, :-1])[..., :height, :width].unflatten(0, (b, n))  # b n c h w
-        logits = x[:, -1:]
-        if self.shuffle.upscale_factor > 1:
-            scale = self.shuffle.upscale_factor
-            logits = nn.functional.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+        scale, fine = self.shuffle.upscale_factor, self.mask_shuffle.upscale_factor
+        colors, logits = x.split([x.shape[1] - fine**2, fine**2], dim=1)
+        parts = self.shuffle(colors)[..., :height, :width].unflatten(0, (b, n))  # b n c h w
+        logits = self.mask_shuffle(logits)
+        if scale > fine:
+            logits = nn.functional.interpolate(logits, scale_factor=scale // fine, mode="bilinear", align_corners=False)
         masks = logits[:, 0, :height, :width].unflatten(0, (b, n)).softmax(dim=1)  # b n h w
         return DecoderOutput((parts * masks[:, :, None]).sum(dim=1), masks, parts)

@@ -33,8 +33,10 @@ class SlotAttentionConfig(SlotAttentionOptions):
     channels: int = 32  # of encoder and decoder
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
     position_embedding: bool = True  # added to the encoder's features
-    decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size
+    decoder_strides: tuple[int, ...] = (1, 1, 1)  # one layer each; 2 doubles the size
+    decoder_kernel_size: int = 5  # of all its layers but the last
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
+    decoder_mask_shuffle: int = 1  # and this many mask values squared, interpolated to the pixels
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
@@ -65,7 +67,9 @@ class SlotAttentionAutoencoder(Method):
             config.image_size,
             channels=config.channels,
             strides=config.decoder_strides,
+            kernel_size=config.decoder_kernel_size,
             shuffle=config.decoder_shuffle,
+            mask_shuffle=config.decoder_mask_shuffle,
         )
         for position in (self.encoder.position, self.decoder.position):
             if position is not None:

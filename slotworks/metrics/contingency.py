@@ -37,7 +37,7 @@ def segmentation(masks: Float[Tensor, "*b n h w"], size: tuple[int, int]) -> Int
             flat = flat.float()  # half precision would create ties between neighbouring weights
         flat = interpolate(flat, size=size, mode="bilinear", align_corners=False)
         masks = flat.reshape(*masks.shape[:-2], *size)
-    return masks.argmax(-3)
+    return masks.max(dim=-3).indices  # as argmax, first of equal ones, and several times quicker on a CPU
 
 
 def contingency(
