@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from slotworks.decoders import SpatialBroadcastDecoder
-from slotworks.metrics import segmentation
 from slotworks.methods import SlotAttentionConfig
+from slotworks.metrics import segmentation
 from slotworks.types import DecoderOutput, Method
 
 
