@@ -85,7 +85,7 @@ class SpatialBroadcastDecoder(nn.Module):
         channels: width of every hidden layer.
         strides: one hidden layer each; 1 is a convolution, 2 a transposed convolution that doubles the size.
             Tetrominoes and multi-dSprites (table 6): `(1, 1, 1)`; CLEVR (table 5): `(2, 2, 2, 2, 1)`.
-        kernel_size: of the hidden layers, odd; the last layer has 3.
+        kernel_size: of the hidden layers, or one for each, odd; the last layer has 3.
         broadcast_size: height and width of the grid; None divides `image_size` by all strides and by `shuffle`.
         shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which
             is interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
@@ -97,8 +97,8 @@ class SpatialBroadcastDecoder(nn.Module):
         signed_position: positions as row and column from -1 to 1 (SAVi), not as four distances.
 
     Raises:
-        ValueError: if the kernel is even, the grid does not grow to the size of the image, or `mask_shuffle` does not
-            divide `shuffle`.
+        ValueError: if a kernel is even or one is missing, the grid does not grow to the size of the image, or
+            `mask_shuffle` does not divide `shuffle`.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))
@@ -113,7 +113,7 @@ class SpatialBroadcastDecoder(nn.Module):
         *,
         channels: int = 64,
         strides: Sequence[int] = (2, 2, 2, 2, 1),
-        kernel_size: int = 5,
+        kernel_size: int | Sequence[int] = 5,
         broadcast_size: tuple[int, int] | None = None,
         shuffle: int = 1,
         mask_shuffle: int = 1,
@@ -125,7 +125,10 @@ class SpatialBroadcastDecoder(nn.Module):
         factor = shuffle
         for stride in strides:
             factor *= stride
-        if kernel_size % 2 == 0:
+        kernels = [kernel_size] * len(strides) if isinstance(kernel_size, int) else list(kernel_size)
+        if len(kernels) != len(strides):
+            raise ValueError(f"kernel_size is {kernel_size} and strides {strides}; give one of each for every layer.")
+        if any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"kernel_size is {kernel_size}; an odd one keeps the size of a map, for example 5.")
         if broadcast_size and (
             broadcast_size[0] * factor < image_size[0] or broadcast_size[1] * factor < image_size[1]
@@ -140,14 +143,14 @@ class SpatialBroadcastDecoder(nn.Module):
         self.broadcast_size = broadcast_size or (-(-image_size[0] // factor), -(-image_size[1] // factor))
         self.position = PositionEmbedding(slot_dim, signed=signed_position)
         layers: list[nn.Module] = []
-        for i, stride in enumerate(strides):
+        for i, (stride, kernel) in enumerate(zip(strides, kernels, strict=True)):
             width = slot_dim if i == 0 else channels
             if stride == 1 and i == 0:
-                layers.append(BroadcastConv(width, channels, kernel_size, padding="same"))
+                layers.append(BroadcastConv(width, channels, kernel, padding="same"))
             elif stride == 1:
-                layers.append(nn.Conv2d(width, channels, kernel_size, padding="same"))
+                layers.append(nn.Conv2d(width, channels, kernel, padding="same"))
             else:
-                layers.append(SameConvTranspose(width, channels, kernel_size, stride))
+                layers.append(SameConvTranspose(width, channels, kernel, stride))
         self.layers = nn.ModuleList(layers)
         self.last = nn.Conv2d(channels, out_channels * shuffle**2 + mask_shuffle**2, last_kernel_size, padding="same")
         self.shuffle, self.mask_shuffle = nn.PixelShuffle(shuffle), nn.PixelShuffle(mask_shuffle)

@@ -31,10 +31,11 @@ class SlotAttentionConfig(SlotAttentionOptions):
     test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int | None = 128  # hidden width of the residual MLP inside Slot Attention; None: no MLP
     channels: int = 32  # of encoder and decoder
-    encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each
+    encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one convolution each
+    encoder_kernel_size: int | tuple[int, ...] = 5  # of all of them, or of each
     position_embedding: bool = True  # added to the encoder's features
     decoder_strides: tuple[int, ...] = (1, 1, 1)  # one layer each; 2 doubles the size
-    decoder_kernel_size: int = 5  # of all its layers but the last
+    decoder_kernel_size: int | tuple[int, ...] = 5  # of all its layers but the last, or of each
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
     decoder_mask_shuffle: int = 1  # and this many mask values squared, interpolated to the pixels
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"
@@ -56,7 +57,10 @@ class SlotAttentionAutoencoder(Method):
         super().__init__()
         self.config = config
         self.encoder = CNNEncoder(
-            config.channels, strides=config.encoder_strides, position_embedding=config.position_embedding
+            config.channels,
+            strides=config.encoder_strides,
+            kernel_size=config.encoder_kernel_size,
+            position_embedding=config.position_embedding,
         )
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = config.slot_attention(

@@ -67,6 +67,12 @@ def test_parameters(options, count):
     assert sum(p.numel() for p in SpatialBroadcastDecoder(64, **options).parameters()) == count
 
 
+def test_each_layer_may_have_a_kernel_of_its_own():
+    decoder = SpatialBroadcastDecoder(8, (9, 12), channels=4, strides=(1, 2, 1), kernel_size=(7, 5, 3))
+    assert [layer.kernel_size for layer in decoder.layers] == [(7, 7), (5, 5), (3, 3)]
+    assert decoder(torch.randn(2, 3, 8)).masks.shape == (2, 3, 9, 12)
+
+
 @pytest.mark.parametrize(
     ("options", "image_size", "broadcast_size"),
     [
@@ -200,6 +206,10 @@ def test_initial_weights_are_those_of_keras(options):
 def test_sizes_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match=r"A grid of \(4, 4\) grows by 4 and does not reach image_size \(35, 35\)"):
         SpatialBroadcastDecoder(8, (35, 35), strides=(2, 2), broadcast_size=(4, 4))
+    with pytest.raises(ValueError, match=r"kernel_size is \(5, 3\) and strides \(1, 1, 1\); give one of each"):
+        SpatialBroadcastDecoder(8, (35, 35), strides=(1, 1, 1), kernel_size=(5, 3))
+    with pytest.raises(ValueError, match=r"kernel_size is \(3, 2\); an odd one"):
+        SpatialBroadcastDecoder(8, (35, 35), strides=(1, 1), kernel_size=(3, 2))
     with pytest.raises(ValueError, match="mask_shuffle is 2 and shuffle 3; choose a divisor"):
         SpatialBroadcastDecoder(8, (9, 9), strides=(1,), shuffle=3, mask_shuffle=2)
     with pytest.raises(ValueError, match="kernel_size is 4; an odd one"):
