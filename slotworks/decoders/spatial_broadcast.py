@@ -56,10 +56,12 @@ class BroadcastConv(nn.Conv2d):
         rows = _border_patterns(height, kernel).to(self.weight)
         columns = _border_patterns(width, kernel).to(self.weight)
         spread = torch.einsum("ya,xe->yxae", rows, columns).flatten(2).flatten(0, 1)  # (y x) (a e)
-        x = torch.matmul(spread, patterns)  # s (y x) c: channels last
         fixed = nn.functional.conv2d(position, self.weight, self.bias, padding=half)  # 1 c h w
-        x = x + fixed.flatten(2).transpose(1, 2)
-        return x.transpose(1, 2).unflatten(-1, (height, width))
+        if self.weight.is_contiguous():  # memory in the layout of the weights, as the next convolution takes it
+            x = patterns.transpose(1, 2) @ spread.T + fixed.flatten(2)  # s c (y x)
+        else:  # channels last
+            x = (spread @ patterns + fixed.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return x.unflatten(-1, (height, width))
 
 
 class SameConvTranspose(nn.ConvTranspose2d):
@@ -93,11 +95,13 @@ class SpatialBroadcastDecoder(nn.Module):
         channels: width of every hidden layer.
         strides: one hidden layer each; 1 is a convolution, 2 a transposed convolution that doubles the size.
             Tetrominoes and multi-dSprites (table 6): `(1, 1, 1)`; CLEVR (table 5): `(2, 2, 2, 2, 1)`.
-        kernel_size: of the hidden layers, odd; the last layer has 3.
+        kernel_size: of the hidden layers, or one for each, odd; the last layer has 3.
         broadcast_size: height and width of the grid; None divides `image_size` by all strides and by `shuffle`.
         shuffle: the last layer renders `shuffle x shuffle` pixels of colour at each position and one mask value, which
             is interpolated bilinearly. Not in the paper: 2 costs a quarter, and a coarse mask cannot draw an object's
             texture, which soft full-size masks do early in training, whoever's pixel it is.
+        mask_shuffle: the last layer renders `mask_shuffle x mask_shuffle` mask values at each position, of which the
+            interpolation starts. Divides `shuffle`.
         out_channels: of what is rendered: 3 colours, or the channels of another target.
         last_kernel_size: of the last layer; SAVi has 1.
         signed_position: positions as row and column from -1 to 1 (SAVi), not as four distances.
@@ -105,7 +109,8 @@ class SpatialBroadcastDecoder(nn.Module):
             repository, `deconv_norm_act` of its library nerv).
 
     Raises:
-        ValueError: if the kernel is even, or the grid does not grow to the size of the image.
+        ValueError: if a kernel is even or one is missing, the grid does not grow to the size of the image, or
+            `mask_shuffle` does not divide `shuffle`.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))
@@ -120,9 +125,10 @@ class SpatialBroadcastDecoder(nn.Module):
         *,
         channels: int = 64,
         strides: Sequence[int] = (2, 2, 2, 2, 1),
-        kernel_size: int = 5,
+        kernel_size: int | Sequence[int] = 5,
         broadcast_size: tuple[int, int] | None = None,
         shuffle: int = 1,
+        mask_shuffle: int = 1,
         out_channels: int = 3,
         last_kernel_size: int = 3,
         signed_position: bool = False,
@@ -132,7 +138,10 @@ class SpatialBroadcastDecoder(nn.Module):
         factor = shuffle
         for stride in strides:
             factor *= stride
-        if kernel_size % 2 == 0:
+        kernels = [kernel_size] * len(strides) if isinstance(kernel_size, int) else list(kernel_size)
+        if len(kernels) != len(strides):
+            raise ValueError(f"kernel_size is {kernel_size} and strides {strides}; give one of each for every layer.")
+        if any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"kernel_size is {kernel_size}; an odd one keeps the size of a map, for example 5.")
         if broadcast_size and (
             broadcast_size[0] * factor < image_size[0] or broadcast_size[1] * factor < image_size[1]
@@ -141,22 +150,24 @@ class SpatialBroadcastDecoder(nn.Module):
                 f"A grid of {broadcast_size} grows by {factor} and does not reach image_size {image_size}; leave "
                 "broadcast_size out, or make it larger."
             )
+        if shuffle % mask_shuffle:
+            raise ValueError(f"mask_shuffle is {mask_shuffle} and shuffle {shuffle}; choose a divisor of shuffle.")
         self.image_size = image_size
         self.broadcast_size = broadcast_size or (-(-image_size[0] // factor), -(-image_size[1] // factor))
         self.position = PositionEmbedding(slot_dim, signed=signed_position)
         layers: list[nn.Module] = []
-        for i, stride in enumerate(strides):
+        for i, (stride, kernel) in enumerate(zip(strides, kernels, strict=True)):
             width = slot_dim if i == 0 else channels
             if stride == 1 and i == 0:
-                layers.append(BroadcastConv(width, channels, kernel_size, padding="same"))
+                layers.append(BroadcastConv(width, channels, kernel, padding="same"))
             elif stride == 1:
-                layers.append(nn.Conv2d(width, channels, kernel_size, padding="same"))
+                layers.append(nn.Conv2d(width, channels, kernel, padding="same"))
             else:
                 crop = "same" if make == "keras" else "torch"
-                layers.append(SameConvTranspose(width, channels, kernel_size, stride, crop=crop))
+                layers.append(SameConvTranspose(width, channels, kernel, stride, crop=crop))
         self.layers = nn.ModuleList(layers)
-        self.last = nn.Conv2d(channels, out_channels * shuffle**2 + 1, last_kernel_size, padding="same")
-        self.shuffle = nn.PixelShuffle(shuffle)
+        self.last = nn.Conv2d(channels, out_channels * shuffle**2 + mask_shuffle**2, last_kernel_size, padding="same")
+        self.shuffle, self.mask_shuffle = nn.PixelShuffle(shuffle), nn.PixelShuffle(mask_shuffle)
         if make == "keras":
             glorot_(self)
 
@@ -174,10 +185,11 @@ class SpatialBroadcastDecoder(nn.Module):
         x = self.last(x)
         x = x if x.dtype == torch.float64 else x.float()  # masks and colours leave mixed precision
         height, width = self.image_size
-        parts = self.shuffle(x[:, :-1])[..., :height, :width].unflatten(0, (b, n))  # b n c h w
-        logits = x[:, -1:]
-        if self.shuffle.upscale_factor > 1:
-            scale = self.shuffle.upscale_factor
-            logits = nn.functional.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+        scale, fine = self.shuffle.upscale_factor, self.mask_shuffle.upscale_factor
+        colors, logits = x.split([x.shape[1] - fine**2, fine**2], dim=1)
+        parts = self.shuffle(colors)[..., :height, :width].unflatten(0, (b, n))  # b n c h w
+        logits = self.mask_shuffle(logits)
+        if scale > fine:
+            logits = nn.functional.interpolate(logits, scale_factor=scale // fine, mode="bilinear", align_corners=False)
         masks = logits[:, 0, :height, :width].unflatten(0, (b, n)).softmax(dim=1)  # b n h w
         return DecoderOutput((parts * masks[:, :, None]).sum(dim=1), masks, parts)

@@ -39,10 +39,13 @@ class SlotAttentionConfig(SlotAttentionOptions):
     mlp_dim: int | None = 128  # hidden width of the residual MLP inside Slot Attention; None: no MLP
     parts: Literal["slot_attention", "slot_diffusion"] = "slot_attention"  # whose; slot_diffusion: see above
     channels: int = 32  # of encoder and decoder; with SlotDiffusion's parts of the decoder, the ResNet has its own
-    encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one 5x5 convolution each; not of the ResNet
+    encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one convolution each; not of the ResNet
+    encoder_kernel_size: int | tuple[int, ...] = 5  # of all of them, or of each; not of the ResNet
     position_embedding: bool = True  # added to the encoder's features; the ResNet always has one
-    decoder_strides: tuple[int, ...] = (1, 1, 1)  # one 5x5 layer each; 2 doubles the size
+    decoder_strides: tuple[int, ...] = (1, 1, 1)  # one layer each; 2 doubles the size
+    decoder_kernel_size: int | tuple[int, ...] = 5  # of all its layers but the last, or of each
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
+    decoder_mask_shuffle: int = 1  # and this many mask values squared, interpolated to the pixels
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
@@ -63,7 +66,9 @@ class SlotAttentionAutoencoder(Method):
         self.config = config
         other = config.parts == "slot_diffusion"
         if other:
-            refuse_ignored(config, "parts='slot_diffusion'", ("encoder_strides", "position_embedding"))
+            refuse_ignored(
+                config, "parts='slot_diffusion'", ("encoder_strides", "encoder_kernel_size", "position_embedding")
+            )
         self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim) if other else _encoder(config)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = config.slot_attention(
@@ -78,7 +83,9 @@ class SlotAttentionAutoencoder(Method):
             config.image_size,
             channels=config.channels,
             strides=config.decoder_strides,
+            kernel_size=config.decoder_kernel_size,
             shuffle=config.decoder_shuffle,
+            mask_shuffle=config.decoder_mask_shuffle,
             last_kernel_size=1 if other else 3,
             make="torch" if other else "keras",
         )
@@ -122,6 +129,7 @@ def _encoder(config: SlotAttentionConfig) -> CNNEncoder:
     return CNNEncoder(
         config.channels,
         strides=config.encoder_strides,
+        kernel_size=config.encoder_kernel_size,
         position_embedding=config.position_embedding,
         norm_eps=config.norm_eps,
     )

@@ -55,7 +55,7 @@ def segmentation(
             flat = flat.float()  # half precision would create ties between neighbouring weights
         flat = interpolate(flat, size=size, mode="bilinear", align_corners=False)
         masks = flat.reshape(*masks.shape[:-2], *size)
-    return masks.argmax(-3)
+    return masks.max(dim=-3).indices  # as argmax, first of equal ones, and several times quicker on a CPU
 
 
 def contingency(

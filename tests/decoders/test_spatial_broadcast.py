@@ -67,6 +67,12 @@ def test_parameters(options, count):
     assert sum(p.numel() for p in SpatialBroadcastDecoder(64, **options).parameters()) == count
 
 
+def test_each_layer_may_have_a_kernel_of_its_own():
+    decoder = SpatialBroadcastDecoder(8, (9, 12), channels=4, strides=(1, 2, 1), kernel_size=(7, 5, 3))
+    assert [layer.kernel_size for layer in decoder.layers] == [(7, 7), (5, 5), (3, 3)]
+    assert decoder(torch.randn(2, 3, 8)).masks.shape == (2, 3, 9, 12)
+
+
 @pytest.mark.parametrize(
     ("options", "image_size", "broadcast_size"),
     [
@@ -74,6 +80,7 @@ def test_parameters(options, count):
         ({"strides": (2, 2, 1)}, (32, 24), (8, 6)),
         ({"strides": (2, 1)}, (35, 33), (18, 17)),  # one row and one column too many are cropped
         ({"strides": (1,), "shuffle": 2}, (35, 34), (18, 17)),
+        ({"strides": (1,), "shuffle": 4, "mask_shuffle": 2}, (35, 34), (9, 9)),
         ({"strides": (2, 2), "broadcast_size": (3, 4)}, (12, 16), (3, 4)),
     ],
 )
@@ -90,6 +97,7 @@ VARIANTS = {
     "table 6": {"strides": (1, 1, 1)},
     "table 5": {"strides": (2, 2, 1)},
     "shuffled": {"strides": (1,), "shuffle": 2},
+    "shuffled masks": {"strides": (1,), "shuffle": 4, "mask_shuffle": 2},
 }
 every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -161,6 +169,31 @@ def test_a_shuffled_decoder_draws_masks_at_the_size_of_the_map():
     torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 2, 4])
 
 
+def test_masks_may_be_finer_than_the_map_and_coarser_than_the_pixels():
+    """Four pixels and two mask values a position and axis: values lie two pixels apart and are interpolated."""
+    torch.manual_seed(0)
+    decoder = SpatialBroadcastDecoder(8, (8, 12), channels=4, strides=(1,), shuffle=4, mask_shuffle=2)
+    seen = []
+    assert decoder.last.out_channels == 3 * 16 + 4
+    decoder.last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    out = decoder(torch.randn(1, 2, 8))
+    cells = (seen[0][0, -4:] - seen[0][1, -4:]).unflatten(0, (2, 2))  # row and column inside the position, 2 x 3
+    coarse = cells.permute(2, 0, 3, 1).flatten(2).flatten(0, 1)  # 4 x 6: log odds of the two slots
+    odds = (out.masks[0, 0] / out.masks[0, 1]).log()
+    expected = (9 * coarse[2, 3] + 3 * coarse[1, 3] + 3 * coarse[2, 2] + coarse[1, 2]) / 16
+    torch.testing.assert_close(odds[4, 6], expected, atol=1e-5, rtol=1e-4)
+    colour = seen[0][0, :48].unflatten(0, (3, 4, 4))
+    torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 1, 2])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_maps_have_the_memory_layout_of_the_weights(layout):
+    """Otherwise every later layer would copy them first."""
+    conv = BroadcastConv(6, 4, 5, padding="same").to(memory_format=layout)
+    out = conv(torch.randn(3, 6), torch.randn(1, 6, 7, 9))
+    assert out.is_contiguous(memory_format=layout)
+
+
 @every_variant
 def test_initial_weights_are_those_of_keras(options):
     decoder = SpatialBroadcastDecoder(32, (8, 12), channels=32, **options)
@@ -173,5 +206,11 @@ def test_initial_weights_are_those_of_keras(options):
 def test_sizes_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match=r"A grid of \(4, 4\) grows by 4 and does not reach image_size \(35, 35\)"):
         SpatialBroadcastDecoder(8, (35, 35), strides=(2, 2), broadcast_size=(4, 4))
+    with pytest.raises(ValueError, match=r"kernel_size is \(5, 3\) and strides \(1, 1, 1\); give one of each"):
+        SpatialBroadcastDecoder(8, (35, 35), strides=(1, 1, 1), kernel_size=(5, 3))
+    with pytest.raises(ValueError, match=r"kernel_size is \(3, 2\); an odd one"):
+        SpatialBroadcastDecoder(8, (35, 35), strides=(1, 1), kernel_size=(3, 2))
+    with pytest.raises(ValueError, match="mask_shuffle is 2 and shuffle 3; choose a divisor"):
+        SpatialBroadcastDecoder(8, (9, 9), strides=(1,), shuffle=3, mask_shuffle=2)
     with pytest.raises(ValueError, match="kernel_size is 4; an odd one"):
         SpatialBroadcastDecoder(8, (35, 35), strides=(1,), kernel_size=4)

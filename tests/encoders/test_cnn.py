@@ -59,3 +59,11 @@ def test_initial_weights_are_those_of_keras():
     assert 0.98 * (6 / (25 * 64)) ** 0.5 < encoder.convs[1].weight.abs().max() <= (6 / (25 * 64)) ** 0.5
     assert encoder.position.project.weight.abs().max() <= (6 / 36) ** 0.5
     assert all((p == 0).all() for name, p in encoder.named_parameters() if "bias" in name)
+
+
+def test_each_convolution_may_have_a_kernel_of_its_own():
+    encoder = CNNEncoder(8, strides=(2, 1, 1), kernel_size=(5, 3, 1))
+    assert [conv.kernel_size for conv in encoder.convs] == [(5, 5), (3, 3), (1, 1)]
+    assert encoder(torch.zeros(2, 3, 9, 8)).shape == (2, 20, 8)
+    with pytest.raises(ValueError, match=r"kernel_size is \(5, 3\) and strides \(1, 1, 1, 1\); give one of each"):
+        CNNEncoder(8, kernel_size=(5, 3))
