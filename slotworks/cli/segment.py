@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from slotworks.cli.console import out, parse, print_json
+from slotworks.cli.console import err, out, parse, print_json
 from slotworks.errors import UserError
 from slotworks.progress import progress
 
