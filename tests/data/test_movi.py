@@ -432,6 +432,7 @@ def test_wrong_pictures_and_ranges(root):
     put(root, rewritten(record, **{"metadata/depth_range": floats([0, float("inf")])}))
     with pytest.raises(UserError, match="feature 'metadata/depth_range' is damaged"):
         movi(root, extras=("depth",)).open()
+    shutil.rmtree(root / "prepared")  # of other files
     put(root, rewritten(record, forward_flow=ints([65536] * (24 * 32 * 32 * 2))))
     with pytest.raises(UserError, match="feature 'forward_flow' holds 65536, expected 0 to 65535"):
         movi(root, extras=("forward_flow",)).open()
@@ -583,6 +584,11 @@ def test_without_a_description(root, whole):
 def test_stores_of_different_files_are_not_joined(root):
     movi(root).prepare()
     longer(root)
+    with pytest.raises(UserError, match=r"movi_a-train-32 was made from other files than those that lie in"):
+        movi(root).open()
+    depth = [part for part in movi(root, extras=("depth",)).parts() if part.store_name == "movi_a-train-depth-32"]
+    depth[0].prepare()
+    shutil.rmtree(root / "movi_a")  # now only the stores themselves can tell
     text = r"movi_a-train-depth-32 was made from other official files than .*movi_a-train-32; delete one of the two"
     with pytest.raises(UserError, match=text):
         movi(root, extras=("depth",)).open()

@@ -105,7 +105,7 @@ def test_random_crops_of_own_pictures(folder):
 def test_damaged_pictures(folder):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     data = Pictures(root=str(folder), image_size=8, val_fraction=0.0, test_fraction=0.0)
-    with pytest.raises(UserError, match=r"broken.jpg cannot be read as a picture .* --skip-damaged"):
+    with pytest.raises(UserError, match=r"broken.jpg cannot be read as a picture .* --data.skip-damaged"):
         data.open("train")
     assert (
         len(Pictures(root=str(folder), image_size=8, val_fraction=0.0, test_fraction=0.0, skip_damaged=True).open())
