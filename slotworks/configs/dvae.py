@@ -122,6 +122,8 @@ def _run(data: DataConfig, *, epochs: int, images: int) -> Run:
         ),
         steps=steps,
         batch_size=64,
+        precision="bf16",  # float16 with a loss scale in the released commands; bfloat16 has the range without one
+        num_workers=4,
         eval_every=steps,
         save_every=2_500,
         expected="not in our sources",

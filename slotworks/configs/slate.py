@@ -196,7 +196,7 @@ def _stage2(data: DataConfig, name: str, *, num_slots: int, epochs: int, images:
         ),
         steps=steps,
         batch_size=64,
-        precision="bf16",
+        precision="bf16",  # float16 with a loss scale in the released commands; bfloat16 has the range without one
         num_workers=4,
         eval_every=10_000,
         save_every=5_000,
