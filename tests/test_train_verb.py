@@ -2,11 +2,12 @@
 
 import json
 import re
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
 from slotworks.cli import main
 from slotworks.cli.train import build, duration, folder_of
@@ -161,31 +162,23 @@ def test_a_duration_is_written_in_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
 
 
-def one_of_each_class() -> list[str]:
-    """Names of recipes that together use every class of settings."""
-    seen: set[type] = set()
-    names = []
-
-    def classes(part) -> set[type]:
-        inner = [getattr(part, field.name) for field in fields(part)]
-        return {type(part)}.union(*(classes(value) for value in inner if is_dataclass(value)))
-
-    for name, function in recipes().items():
-        found = classes(function())
-        if not found <= seen:
-            seen |= found
-            names.append(name)
-    return names
-
-
 def test_the_help_of_a_recipe_is_for_people(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    for name in one_of_each_class():
-        with pytest.raises(SystemExit):
-            build(name, ["--help"])
-        text = capsys.readouterr().out
-        assert not re.search(r"pyright|type: *ignore|noqa", text), name
-        assert re.findall(r"(--\S+)[^\n]*\n│ +\(default:", text) == [], name  # nothing but a default is said of them
+    parts = {}  # methods and data sets of all recipes, one of each class
+    for function in recipes().values():
+        run = function()
+        parts |= {type(part): part for part in (run.method, run.data, run.optimizer)}
+    members = [(f"part{i}", type(part), field(default=part)) for i, part in enumerate(parts.values())]
+    with pytest.raises(SystemExit):
+        tyro.cli(make_dataclass("Everything", members), args=["--help"])
+    text = capsys.readouterr().out
+    assert text.count("--part") > 400
+    assert not re.search(r"pyright|type: *ignore|noqa", text)
+    assert re.findall(r"(--\S+)[^\n]*\n│ +\(default:", text) == []  # nothing but a default is said of them
+    with pytest.raises(SystemExit):
+        build(RECIPE, ["--help"])
+    text = capsys.readouterr().out
     for words in ("--device D", "--dry-run", "--out DIR", "method options", "optimizer options", "(default: "):
         assert words in text
     assert re.search(r"^ +Command: .*\n +Takes: .*\n +Expected: ", text, re.MULTILINE)
+    assert re.findall(r"(--\S+)[^\n]*\n│ +\(default:", text) == []
