@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from slotworks.cli import main
-from slotworks.cli.train import build, duration, folder_of
+from slotworks.cli.train import build, folder_of
 from slotworks.configs import find, recipes
 from slotworks.data import CachedFeatures
 from slotworks.data.features import OnDemand
@@ -152,14 +152,6 @@ def test_a_device_reaches_the_training(monkeypatch):
     for name in (None, "cpu", "cuda", "cuda:1", "mps"):
         devices.open_fabric(run, device=name)
     assert asked == [("auto", 1), ("cpu", 1), ("cuda", 1), ("cuda", [1]), ("mps", 1)]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.04 s"), (59.6, "1 min"), (200.0, "3 min 20 s"), (7500.0, "2 h 5 min"), (360_000.0, "4 d 4 h")],
-)
-def test_a_duration_is_written_in_its_two_largest_units(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_the_help_of_a_recipe_is_for_people(capsys, monkeypatch):

@@ -175,6 +175,7 @@ def try_out(name: str, overrides: Sequence[str], device: str | None, *, quiet: b
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a download would be written
     run, (before, _) = build(name, overrides), _named(name)
     from slotworks.api import find_device
+    from slotworks.progress import duration
     from slotworks.training.trial import dry_run, origins
 
     if device is not None:
@@ -203,19 +204,6 @@ def try_out(name: str, overrides: Sequence[str], device: str | None, *, quiet: b
         out.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
     out.print("Nothing was written.")
     return answer
-
-
-def duration(seconds: float) -> str:
-    """A time in the two largest units that it fills: `3 min 20 s`, `2 h 5 min`, `4 d 1 h`."""
-    whole = round(seconds)
-    if whole < 1:
-        return f"{seconds:.2g} s"
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, whole = divmod(whole, size)
-        if count or parts:
-            parts.append(f"{count} {unit}")
-    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
 
 
 def train_one(run: "Run", folder: Path, *, device: str | None = None) -> dict:
