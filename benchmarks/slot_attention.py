@@ -5,9 +5,6 @@ layers, everything contiguous and in float32. Ours never tiles (the first layer 
 pattern), keeps channels last and, in the second row, convolves in bfloat16. The third row gives bfloat16 to both: what
 is left is the form. Encoder, Slot Attention and optimiser are the same code in all; both forms hold the same weights
 and agree before they are timed.
-
-Two details beside it: the decoder of contiguous weights when its first layer hands on its product as it comes, channels
-last, against the layout the next layer works in; and which of four masks is the largest, by `argmax` and by `max`.
 """
 
 import copy
@@ -20,7 +17,6 @@ from torch import Tensor, nn
 
 from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.methods import SlotAttentionConfig
-from slotworks.metrics import segmentation
 from slotworks.types import DecoderOutput, Method
 
 
@@ -112,43 +108,6 @@ def run(batch_size: int = 16, repeats: int = 9, threads: int = 2) -> list[dict]:
     ]
 
 
-def run_details(batch_size: int = 16, repeats: int = 15) -> list[dict]:
-    """Medians of CPU seconds with one thread, in turns."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    ours = SpatialBroadcastDecoder(64, (35, 35), channels=32, strides=(1, 1, 1), shuffle=2)
-    transposed = copy.deepcopy(ours)
-    transposed.layers[0].register_forward_hook(  # the same values, in memory as `b h w c`
-        lambda layer, inputs, output: output.contiguous(memory_format=torch.channels_last)
-    )
-    slots, masks = torch.randn(batch_size, 4, 64), torch.rand(320, 4, 35, 35)
-    torch.testing.assert_close(ours(slots).recon, transposed(slots).recon, atol=1e-5, rtol=1e-5)
-    assert torch.equal(segmentation(masks, (35, 35)), masks.argmax(-3))
-    calls = {
-        "decoder of batch 16, forward and backward, float32, contiguous": (
-            lambda: ours(slots).recon.square().mean().backward(),
-            lambda: transposed(slots).recon.square().mean().backward(),
-        ),
-        "largest of four masks, 320 images of 35 x 35": (
-            lambda: segmentation(masks, (35, 35)),
-            lambda: masks.argmax(-3),
-        ),
-    }
-    rows = []
-    for name, pair in calls.items():
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(2 + repeats):
-            for call, found in zip(pair, times, strict=True):
-                start = time.process_time()
-                call()
-                found.append(time.process_time() - start)
-        here, plain = (median(found[2:]) for found in times)
-        rows.append({"name": name, "ours_s": here, "naive_s": plain, "ratio": plain / here})
-    torch.set_num_threads(before)
-    return rows
-
-
 if __name__ == "__main__":
-    for row in run() + run_details():
-        print(f"{row['name']}: {row['ours_s']:.4f} s, plain {row['naive_s']:.4f} s, ratio {row['ratio']:.1f}")
+    for row in run():
+        print(f"{row['name']}: {row['ours_s']:.3f} s, plain {row['naive_s']:.3f} s, ratio {row['ratio']:.1f}")

@@ -210,7 +210,13 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch, ca
     def train(run, folder, **options):
         if run.seed == 1:
             raise Diverged("Step 7 gave a loss that is not finite.")
-        return {"metrics": {"fg_ari": {"mean": 0.5 + run.seed / 10}}, "protocol": "", "verdict": "", "report": ""}
+        return {
+            "metrics": {"fg_ari": {"mean": 0.5 + run.seed / 10}},
+            "protocol": "",
+            "split": "test",
+            "verdict": "",
+            "report": "",
+        }
 
     monkeypatch.setattr(api, "train", train)
     assert main(["train", RECIPE, "--out", str(tmp_path), "--seeds", "3", "--json"]) == 1
@@ -231,16 +237,25 @@ PICTURES = {
 }
 
 
-def test_scores_that_cannot_be_saved_are_printed(run_folder, tmp_path, capsys):
-    """A file where the folder of records should be: the machine refuses as on a full or read-only disk."""
+def test_scores_that_cannot_be_saved_are_printed(run_folder, tmp_path, capsys, monkeypatch):
+    """The place is lost during the work, as where a disk fills up: from then on the machine refuses."""
+    from slotworks import api
+
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
-    shutil.rmtree(folder / "eval")
-    (folder / "eval").touch()
+    real = api.check_writable
+
+    def lost_afterwards(place):
+        if not place.is_file():
+            real(place)
+            shutil.rmtree(place)
+            place.touch()
+
+    monkeypatch.setattr(api, "check_writable", lost_afterwards)
     assert main(["evaluate", str(folder), "--images", "4"]) == 2
     printed = capsys.readouterr()
     assert "fg_ari" in printed.out
-    assert printed.err.startswith("Not saved: ")
+    assert "Not saved: " in printed.err
     assert "could not be written" in printed.err
     assert main(["evaluate", str(folder), "--images", "4", "--json"]) == 2
     record = json.loads(capsys.readouterr().out)[0]

@@ -56,12 +56,10 @@ class BroadcastConv(nn.Conv2d):
         rows = _border_patterns(height, kernel).to(self.weight)
         columns = _border_patterns(width, kernel).to(self.weight)
         spread = torch.einsum("ya,xe->yxae", rows, columns).flatten(2).flatten(0, 1)  # (y x) (a e)
+        x = torch.matmul(spread, patterns)  # s (y x) c: channels last
         fixed = nn.functional.conv2d(position, self.weight, self.bias, padding=half)  # 1 c h w
-        if self.weight.is_contiguous():  # memory in the layout of the weights, as the next convolution takes it
-            x = patterns.transpose(1, 2) @ spread.T + fixed.flatten(2)  # s c (y x)
-        else:  # channels last
-            x = (spread @ patterns + fixed.flatten(2).transpose(1, 2)).transpose(1, 2)
-        return x.unflatten(-1, (height, width))
+        x = x + fixed.flatten(2).transpose(1, 2)
+        return x.transpose(1, 2).unflatten(-1, (height, width))
 
 
 class SameConvTranspose(nn.ConvTranspose2d):

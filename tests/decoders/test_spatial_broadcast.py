@@ -186,14 +186,6 @@ def test_masks_may_be_finer_than_the_map_and_coarser_than_the_pixels():
     torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 1, 2])
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_maps_have_the_memory_layout_of_the_weights(layout):
-    """Otherwise every later layer would copy them first."""
-    conv = BroadcastConv(6, 4, 5, padding="same").to(memory_format=layout)
-    out = conv(torch.randn(3, 6), torch.randn(1, 6, 7, 9))
-    assert out.is_contiguous(memory_format=layout)
-
-
 @every_variant
 def test_initial_weights_are_those_of_keras(options):
     decoder = SpatialBroadcastDecoder(32, (8, 12), channels=32, **options)
