@@ -1,7 +1,8 @@
-"""A training step beside another busy process: threads that sleep while they wait, against threads that spin.
+"""A training step beside another busy process: threads that soon sleep while they wait, against threads that spin.
 
 OpenMP's threads wait for one another after each of some hundred parallel loops of a step. By default they spin; beside
-another process they spin on the core that the thread they wait for should have. `slotworks.machine` makes them sleep.
+another process they spin on the core that the thread they wait for should have. `slotworks.machine` lets them sleep
+soon.
 
 Each row is measured in processes of their own, several times in turns; the busy one is a session of its own, as from
 another terminal. The machine should do nothing else: what else runs makes threads slower that hand over their core.

@@ -68,10 +68,10 @@ def test_threads_follow_the_limit_and_what_is_set_stays(tmp_path, monkeypatch):
         prepare_threads(environment, root)
         return environment
 
-    assert prepared() == {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
+    assert prepared() == {"GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "2"}
     assert prepared(OMP_NUM_THREADS="3")["OMP_NUM_THREADS"] == "3"
-    assert prepared(OMP_WAIT_POLICY="active")["OMP_WAIT_POLICY"] == "active"
-    assert "OMP_WAIT_POLICY" not in prepared(GOMP_SPINCOUNT="1000")
+    assert prepared(GOMP_SPINCOUNT="1000")["GOMP_SPINCOUNT"] == "1000"
+    assert "GOMP_SPINCOUNT" not in prepared(OMP_WAIT_POLICY="active")
     monkeypatch.setattr("slotworks.machine.usable_cores", lambda: 1)  # affinity is the smaller one: OpenMP sees that
     assert "OMP_NUM_THREADS" not in prepared()
 
@@ -83,10 +83,10 @@ def test_it_happens_before_torch_is_imported():
     code = (
         "import os; hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "import sys, slotworks, json; early = 'torch' in sys.modules; import torch;"
-        "print(json.dumps([early, os.environ['OMP_WAIT_POLICY'], torch.get_num_threads()]))"
+        "print(json.dumps([early, os.environ['GOMP_SPINCOUNT'], torch.get_num_threads()]))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    early, policy, threads = json.loads(done.stdout)
-    assert (early, policy) == (False, "passive")
+    early, spins, threads = json.loads(done.stdout)
+    assert (early, spins) == (False, "3000")
     assert threads == 1 or not hasattr(os, "sched_setaffinity")
     assert usable_cores() >= 1
