@@ -186,11 +186,13 @@ def sweep(
         UserError: if no variant can be, or the data are missing.
         Stopped: after Ctrl-C or SIGTERM, once the table is written.
     """
-    from slotworks.api import check_run
+    from slotworks.api import check_run, find_device
     from slotworks.files import check_writable
     from slotworks.progress import following
     from slotworks.reports.sweep import FILES, write_sweep
 
+    if device is not None:
+        find_device(device)
     runs, left_out = _runs(recipe, variants, overrides)
     for run in runs.values():
         check_run(run)
