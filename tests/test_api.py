@@ -278,7 +278,7 @@ def test_a_recipe_says_on_which_split_it_is_measured(tmp_path):
     assert [(r["split"], r["num_images"]) for r in api.evaluate(folder)] == [("val", 4)]
     assert [(r["split"], r["num_images"]) for r in api.evaluate(folder, split="test")] == [("test", 6)]
     assert api.evaluate(folder, data=replace(TetrominoScenes(), num_test=2))[0]["split"] == "test"
-    assert list((folder / "eval").glob("*-val-oclf.json"))
+    assert len(list((folder / "eval").glob("shape_scenes_plain-val-*.json"))) == 1
     trained = slot_attention.tetrominoes_mini()
     small = replace(trained.method, channels=4, slot_dim=4, mlp_dim=4)
     data = replace(trained.data, num_train=4, num_val=3, num_test=2)

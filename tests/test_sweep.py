@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -126,6 +127,22 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(tmp_path, monkeypatch, capsys)
     assert all(r["metrics"] and not r["failed"] for r in json.loads(capsys.readouterr().out))
 
 
+def test_a_recipe_that_fails_is_tried_once_for_all_its_ablations(tmp_path, monkeypatch, capsys):
+    from slotworks import api
+
+    tried = []
+
+    def fails(run, folder, **options):
+        tried.append(folder)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(api, "train", fails)
+    words = ["sweep", RECIPE, *SMALL, "--out", str(tmp_path), "--ablation", "update,mlp", "--json"]
+    assert main(words) == 0
+    assert [r["failed"] for r in json.loads(capsys.readouterr().out)] == [["RuntimeError: no"]] * 4
+    assert [folder.parent.name for folder in tried] == ["default", "update=replace", "mlp=without"]
+
+
 def test_missing_data_are_no_failure_of_each_variant(tmp_path, capsys):
     words = ["sweep", "slot_attention.tetrominoes", "--ablation", "update", "--data.root", str(tmp_path / "none")]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
@@ -188,13 +205,14 @@ def test_a_killed_sweep_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     def stops_in_the_second(run, folder, **options):
         calls.append(folder)
         if len(calls) == 2:
-            return train(run, folder, stop_after=1, **options)  # what Ctrl-C leaves
+            return {**train(run, folder, stop_after=1, **options), "signal": signal.SIGINT}  # what Ctrl-C leaves
         return train(run, folder, **options)
 
     monkeypatch.setattr(api, "train", stops_in_the_second)
     words = ["sweep", RECIPE, *SMALL, "--out", str(tmp_path), "--set", "method.update=gru,replace", "--json"]
-    assert main(words) == 0
-    assert [r["variant"] for r in json.loads(capsys.readouterr().out)] == ["update=gru"]
+    assert main(words) == 130
+    assert "Stopped; the same command goes on from there." in capsys.readouterr().err
+    assert [line["variant"] for line in csv.DictReader((tmp_path / "table.csv").open())] == ["update=gru"]
     assert main(words) == 0
     assert [r["variant"] for r in json.loads(capsys.readouterr().out)] == ["update=gru", "update=replace"]
     assert calls == [tmp_path / "update=gru/seed0", *[tmp_path / "update=replace/seed0"] * 2]

@@ -58,12 +58,14 @@ def demo(
 
     from slotworks.cli.train import check_stopped, train_one
     from slotworks.configs import find
+    from slotworks.files import check_writable
     from slotworks.ranges import check_options
     from slotworks.training.allocator import keep_freed_memory
 
     if keep_memory:
         keep_freed_memory()
     check_options(seed=seed, steps=steps)
+    check_writable(out_folder)
     run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
     err.print(f"Training {RECIPE} for {run.steps} steps. {run.expected}", soft_wrap=True)

@@ -191,6 +191,8 @@ def sweep(
     from slotworks.progress import following
     from slotworks.reports.sweep import FILES, write_sweep
 
+    if device is not None:
+        find_device(device)
     runs, left_out = _runs(recipe, variants, overrides)
     if device is not None:
         find_device(device)
@@ -200,6 +202,7 @@ def sweep(
     check_writable(out)
     Outputs(out).check_free(FILES)
     rows: list[dict[str, Any]] = []
+    tried: dict[Path, dict[str, Any]] = {}
     stopped = None
     first = next(iter(runs.values()))
     if not list(out.glob(f"*/*/{RESULT}")):  # what no variant can be trained without is no failure of each
@@ -212,9 +215,12 @@ def sweep(
             err.print(f"{variant.group or recipe}: {variant.label}", style="bold", highlight=False, markup=False)
             answers = []
             for seed in _seeds(run, seeds):
-                waiting.pop(place / f"seed{seed}", None)
+                folder = place / f"seed{seed}"
+                waiting.pop(folder, None)
                 following.set((len(waiting), sum(waiting.values())))
-                answers.append(_one(replace(run, seed=seed), place / f"seed{seed}", device))
+                if folder not in tried:  # the recipe itself stands in every group, and may fail only once
+                    tried[folder] = _one(replace(run, seed=seed), folder, device)
+                answers.append(tried[folder])
             rows.append(_row(variant, answers))
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)

@@ -62,7 +62,7 @@ class Pictures(Photos):
     def open(self, split: str = "train") -> Store:
         """Open one split; says how few pictures are shared out."""
         dataset = super().open(split)
-        count = len(find_images([Path(self.root)])) if split == "train" and self.splits_all else FEW
+        count = len(find_images([Path(self.root)])[0]) if split == "train" and self.splits_all else FEW
         if 1 < count < FEW:
             say(
                 f"{self.root} holds {count} pictures: {len(dataset)} to train on, and for validation and test "

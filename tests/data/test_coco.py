@@ -110,9 +110,7 @@ def test_the_rule_of_spot_reaches_crowds(coco):
     """Crowds as objects with their class; what they share with others is dropped."""
     data = COCO(root=str(coco), image_size=16, mask_size=50).open("val")
     batch = to_batch(data.__getitems__([1]))
-    truth = {
-        k: batch[k].flatten(1) for k in ("mask", "overlap", "class_mask", "class_mask_highest", "crowd", "category")
-    }
+    truth = {k: batch[k] for k in ("mask", "overlap", "class_mask", "class_mask_highest", "crowd", "category")}
     both = torch.where(truth["mask"] > 0, 1, torch.where(truth["crowd"] > 0, 2, 0))
     spot = protocols.get("spot").score(both, truth, num_slots=3)
     oclf = protocols.get("oclf").score(both, truth, num_slots=3)
@@ -166,14 +164,14 @@ def test_training_masks(coco):
 
 def test_images_without_objects_do_not_count(coco):
     batch = to_batch(COCO(root=str(coco), image_size=24, mask_size=32).open("val").__getitems__([2]))
-    truth = {k: batch[k].flatten(1) for k in ("mask", "overlap", "class_mask", "class_mask_highest")}
+    truth = {k: batch[k] for k in ("mask", "overlap", "class_mask", "class_mask_highest")}
     scores = protocols.get("oclf").score(torch.zeros_like(truth["mask"]), truth, num_slots=7)
     assert scores["mbo_i"].weights.item() == 0
 
 
 def test_more_objects_than_slots(coco):
     batch = to_batch(COCO(root=str(coco), image_size=24, mask_size=48).open("val").__getitems__([3]))
-    truth = {k: batch[k].flatten(1) for k in ("mask", "overlap", "class_mask", "class_mask_highest")}
+    truth = {k: batch[k] for k in ("mask", "overlap", "class_mask", "class_mask_highest")}
     one = protocols.get("oclf").score(torch.zeros_like(truth["mask"]), truth, num_slots=1)
     areas = [int((truth["mask"] == k).sum()) for k in truth["mask"].unique() if k]
     assert one["mbo_i"].values.item() == pytest.approx(np.mean(areas) / 48**2)

@@ -670,8 +670,8 @@ def test_damaged_values(root):
     [
         ({"resolution": "128"}, "resolution is '128'; expected the name of a folder, such as '128x128'"),
         ({"resolution": "128x64"}, "resolution is '128x64'"),
-        ({"image_size": 0}, "image_size is 0; it must be 1 or more"),
-        ({"mask_size": -3}, "mask_size is -3; it must be 1 or more"),
+        ({"image_size": 0}, "image_size is 0; it must be from 1 to"),
+        ({"mask_size": -3}, "mask_size is -3; it must be from 1 to"),
         ({"clip_length": 25}, "clip_length is 25; expected 1 to 24 frames"),
         ({"clip_length": 0}, "clip_length is 0; it must be 1 or more"),
         ({"clip_stride": 3}, "clip_stride is 3, but there is no clip_length"),

@@ -500,9 +500,9 @@ def test_a_killed_preparation_ends_with_the_same_bytes(voc, monkeypatch):
 
 
 def test_sizes_and_choices_are_checked():
-    with pytest.raises(ValueError, match="image_size is 0; it must be 1 or more"):
+    with pytest.raises(ValueError, match="image_size is 0; it must be from 1 to"):
         VOC(image_size=0)
-    with pytest.raises(ValueError, match="mask_size is 0; expected"):
+    with pytest.raises(ValueError, match="mask_size is 0; it must be from 1 to"):
         COCO(mask_size=0)
     for field, wrong, text in (
         ("crop", "centre", "crop is 'centre'; expected one of center, random, whole"),

@@ -65,6 +65,14 @@ def test_two_pictures_are_shared_and_a_sentence_says_how(tmp_path, capsys):
     assert "holds 2 pictures: 1 to train on, and for validation and test the other one, the same for both." in said
 
 
+@pytest.mark.parametrize("count", [5, 15])
+def test_so_few_pictures_that_they_show_little(tmp_path, capsys, count):
+    for k in range(count):
+        Image.new("RGB", (8, 8), (k, k, k)).save(tmp_path / f"{k}.png")
+    Pictures(root=str(tmp_path), image_size=8).open("train")
+    assert (f"holds {count} pictures: 3 to train on" in " ".join(capsys.readouterr().err.split())) == (count < 15)
+
+
 def test_a_single_picture_is_for_training(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     data = Pictures(root=str(tmp_path), image_size=8)

@@ -101,7 +101,7 @@ def test_masks_can_be_scored(voc):
     from slotworks import protocols
 
     batch = to_batch(VOC(root=str(voc), image_size=32, mask_size=48).open("val").__getitems__([0, 1]))
-    truth = {k: batch[k].flatten(1) for k in ("mask", "void", "class_mask")}
+    truth = {k: batch[k] for k in ("mask", "void", "class_mask")}
     scores = protocols.get("oclf").score(truth["mask"], truth, num_slots=4)
     assert scores["fg_ari"].values.tolist() == [1.0, 1.0]
     assert scores["mbo_i"].values.tolist() == [1.0, 1.0]

@@ -116,7 +116,7 @@ def test_adam_refuses(change, sentence):
         ({"num_workers": -1}, "num_workers is -1; it cannot be negative."),
         ({"seed": -1}, "seed is -1; it cannot be negative."),
         ({"accumulate": 3}, "batch_size is 8 and accumulate is 3; the batch must divide into equal micro-batches."),
-        ({"precision": "64"}, "precision is '64'; choose 32, bf16 or 16."),
+        ({"precision": "64"}, "precision is '64'; choose auto, 32, bf16 or 16."),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; give a number between 0 and 1, or None for no average."),
         (
             {"method": ToyConfig(image_size=(8, 8))},
