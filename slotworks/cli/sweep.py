@@ -14,7 +14,9 @@ from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
 from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
+from slotworks.json_text import read_json
 from slotworks.outputs import Outputs
+from slotworks.ranges import whole_number
 
 if TYPE_CHECKING:
     from slotworks.training import Run
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     rest, device = take_option(rest, "--device")
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
     rest = [word for word in rest if word not in ("--json", "--keep-memory")]
-    if seeds is not None and (not seeds.isdigit() or int(seeds) < 1):
+    if seeds is not None and not whole_number(seeds):
         raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
     if bool(values) == (ablations is not None):
         raise UserError("Give --set with a field and its values, or --ablation with names or all.")
@@ -321,7 +323,10 @@ def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
 
     done = folder / RESULT
     if done.is_file() and unsettled(load_run(folder), run) == run:
-        return json.loads(done.read_text(encoding="utf-8"))
+        try:
+            return dict(read_json(done.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{done} is damaged ({error}); delete it to have the run measured anew.") from None
     try:
         answer = train(run, folder, device=device)
     except Diverged as error:
