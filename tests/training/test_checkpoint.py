@@ -214,7 +214,8 @@ def test_a_full_disk_keeps_the_old_checkpoint(checkpoint, tmp_path, full_disk):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_training_on_a_full_disk_ends_with_a_sentence_and_goes_on_later(tmp_path, full_disk):
+def test_training_on_a_full_disk_ends_with_a_sentence_and_goes_on_later(tmp_path, full_disk, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pytest"])  # env.json holds it, and shall be small
     run = toy_run(steps=20)
     train(run, tmp_path, stop_after=5)
     last = tmp_path / "checkpoints" / "last.safetensors"
