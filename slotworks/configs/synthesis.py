@@ -30,7 +30,7 @@ def coco() -> Synthesis:
     """118,287 captions of COCO train2017, of which about 100,000 name a class (supplement of GLASS).
 
     Command:   slotworks synthesize glass.coco
-    Takes:     not measured; 101 U-Net calls for each image, so days on one GPU
+    Takes:     not measured; 100 U-Net calls for each image, so days on one GPU
     """
     return Synthesis(source=CaptionedImages(COCO(), CaptionerConfig(precision="16")), precision="16", batch_size=8)
 
@@ -55,7 +55,7 @@ def voc() -> Synthesis:
     """10,582 captions of VOC trainaug, of which almost all name one of VOC's classes.
 
     Command:   slotworks synthesize glass.voc
-    Takes:     not measured; 101 U-Net calls for each image
+    Takes:     not measured; 100 U-Net calls for each image
     """
     source = CaptionedImages(VOC(), CaptionerConfig(precision="16"), class_names=VOC_CLASSES)
     return Synthesis(source=source, precision="16", batch_size=8)

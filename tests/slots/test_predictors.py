@@ -121,3 +121,23 @@ def test_steve_initial_gain():
 def test_no_block():
     with pytest.raises(ValueError, match="num_blocks is 0"):
         TransformerPredictor(16, num_blocks=0)
+
+
+@pytest.mark.parametrize(("hidden_dropout", "kept"), [(False, 0.9), (True, 0.81)])
+def test_dropout_inside_the_network_is_that_of_torchs_layer(hidden_dropout, kept):
+    """Attention says nothing and the network passes ones on: what is left was divided by what each dropout keeps."""
+    predictor = TransformerPredictor.slot_diffusion(64, num_blocks=1, mlp_dim=64, hidden_dropout=hidden_dropout)
+    block = predictor.blocks[0]
+    with torch.no_grad():
+        for parameter in block.attention.to_out.parameters():
+            parameter.zero_()
+        block.mlp[0].weight.zero_()
+        block.mlp[0].bias.fill_(1.0)
+        block.mlp[2].weight.copy_(torch.eye(64))
+        block.mlp[2].bias.zero_()
+    slots = torch.zeros(4, 100, 64)
+    torch.manual_seed(0)
+    added = predictor.train()(slots)
+    assert added.unique().tolist() == pytest.approx([0.0, 1 / kept])
+    assert (added > 0).float().mean().item() == pytest.approx(kept, abs=0.01)
+    assert torch.equal(predictor.eval()(slots), torch.ones_like(slots))
