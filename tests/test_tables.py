@@ -73,7 +73,7 @@ def test_a_docstring_is_read_to_the_end_of_its_lines():
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["slot_attention", "mini", "cpu"], {"slot_attention.tetrominoes_mini", "slot_attention.multi_dsprites_mini"}),
+        (["slot_attention", "mini", "tetromino_scenes", "long"], {"slot_attention.tetrominoes_long_mini"}),
         (["SAVi", "movi_e", "depth"], {"savi.movi_e_depth"}),
         (["shape_scenes_textured"], {"slot_attention.clevrtex_mini"}),
         (["blocks", "untrained", "video"], {"blocks.videos_mini", "blocks.savi_mini"}),

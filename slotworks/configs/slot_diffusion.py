@@ -10,7 +10,7 @@ Each needs the run folder of its first stage: `slotworks train vqvae.NAME`.
 from dataclasses import fields, replace
 
 from slotworks.configs.dinosaur import SCENES_VIT
-from slotworks.configs.slot_attention import tetrominoes_mini
+from slotworks.configs.slot_attention import tetrominoes_long_mini
 from slotworks.configs.steve import VIDEO_SCENES
 from slotworks.configs.vqvae import MINI, SCENES
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
@@ -257,7 +257,7 @@ def slot_attention_mini() -> Run:
     Takes:     8 to 11 minutes of one busy core.
     Expected:  FG-ARI 51.1, mBO_i 56.6 (attention masks; decoder's 72.7, 70.9) with seed 0, docs/results.md.
     """
-    run = tetrominoes_mini()
+    run = tetrominoes_long_mini()
     method = replace(run.method, image_size=(32, 32), num_slots=4)
     data = replace(SCENES, num_train=100_000)
     return replace(

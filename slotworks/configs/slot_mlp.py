@@ -76,13 +76,13 @@ def scenes_mini() -> Run:
 
 
 def tetrominoes_mini() -> Run:
-    """Object discovery on drawn Tetrominoes: encoder, decoder and length of the mini recipe of Slot Attention.
+    """Object discovery on drawn Tetrominoes: encoder, decoder and length of Slot Attention's long miniature.
 
     Command:   slotworks train slot_mlp.tetrominoes_mini
     Takes:     not measured yet.
     Expected:  not measured yet.
     """
-    run = slot_attention.tetrominoes_mini()
+    run = slot_attention.tetrominoes_long_mini()
     names = ("image_size", "num_slots", "encoder_strides", "decoder_shuffle")
     same = {name: getattr(run.method, name) for name in names}
     return replace(run, method=SlotMLPAutoencoderConfig(**same), expected="not measured yet")
