@@ -330,7 +330,7 @@ def evaluate(
     settings = _settings(folder, batch_size, **options)
     if task in ("reconstruction", "removal"):
         renderer_of(method, options.get("renderer"))
-        sampling_of(method, options.get("steps"), options.get("cfg_scale"), (0, 0))
+        sampling_of(method, options.get("steps"), options.get("cfg_scale"), (0, 0.0))
     if task == "sets" and not isinstance(method, PredictsSets):
         raise UserError(
             f"{type(method).__name__} predicts no sets of objects; give a run of set_prediction, slot_mlp or dspn."

@@ -142,6 +142,8 @@ def test_a_recipe_that_fails_is_tried_once_for_all_its_ablations(tmp_path, monke
     assert main(words) == 0
     assert [r["failed"] for r in json.loads(capsys.readouterr().out)] == [["RuntimeError: no"]] * 4
     assert [folder.parent.name for folder in tried] == ["default", "update=replace", "mlp=without"]
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000])
 def test_a_damaged_result_is_named(tmp_path, text):
     save_run(build(RECIPE, SMALL), tmp_path / "run.yaml")

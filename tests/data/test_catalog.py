@@ -231,7 +231,7 @@ def test_prepare_takes_options_of_the_data_set(photos, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["prepare", "coco2017", "--image-size", "0"])
     assert stop.value.code == 2
-    assert "image_size is 0; it must be 1 or more" in capsys.readouterr().err
+    assert "image_size is 0; it must be from 1 to" in capsys.readouterr().err
     with pytest.raises(UserError, match="The first word after `prepare` is --root"):
         main(["prepare", "--root", "data"])
     words = "prepare coco2017 --split train --image-size 8 --crop random --interpolation bilinear --root".split()

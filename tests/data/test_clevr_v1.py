@@ -136,6 +136,9 @@ def test_strange_scenes(clevr, change, text):
 
 
 def test_settings():
-    for wrong, text in (({"max_objects": 2}, "scenes hold 3 to 10"), ({"image_size": 0}, "expected 1 to 320 pixels")):
+    for wrong, text in (
+        ({"max_objects": 2}, "scenes hold 3 to 10"),
+        ({"image_size": 0}, "image_size is 0; it must be from 1 to"),
+    ):
         with pytest.raises(ValueError, match=text):
             CLEVRv1(**wrong)

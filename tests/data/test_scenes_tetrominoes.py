@@ -152,7 +152,7 @@ def test_facts_and_mistakes():
     assert (len(config.open("train")), len(config.open("val")), len(config.open("test"))) == (10, 320, 320)
     with pytest.raises(ValueError, match="split is 'dev'; drawn scenes have the splits train, val, test"):
         config.open("dev")
-    with pytest.raises(ValueError, match="num_val is -1; give a number of images"):
+    with pytest.raises(ValueError, match="num_val is -1; it must be 0 or more"):
         TetrominoScenes(num_val=-1)
     for index in (10, -1):
         with pytest.raises(IndexError, match=f"index {index} is outside the train split, which has 10 images"):

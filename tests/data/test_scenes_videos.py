@@ -185,7 +185,7 @@ def test_the_camera_glides():
         ({"sizes": (0.01,)}, "sizes is"),
         ({"max_speed": 0.7}, "max_speed is 0.7; give a share"),
         ({"camera_speed": -0.1}, "camera_speed is -0.1"),
-        ({"appearing": 2.0}, "appearing is 2.0; it is a share"),
+        ({"appearing": 2.0}, "appearing is 2.0; it must be from 0 to 1"),
         ({"num_frames": 0}, "num_frames is 0"),
         ({"clip_length": 25}, "clip_length is 25; expected 1 to num_frames, 24"),
         ({"clip_length": 6, "frames": "single"}, "means nothing with frames='single'"),

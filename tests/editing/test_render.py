@@ -197,7 +197,7 @@ def test_pictures_of_every_kind_of_edit(tmp_path):
     [removed] = edit_picture(columns, a, remove_at=[(29, 0)], **options)
     assert removed["edit"] == "removed slot 2 (drop)"
     assert (removed["slots"], removed["edited_slots"], removed["visible"]) == (3, 2, [0, 1, 2])
-    names = [path.name for path in sorted((tmp_path / "out").iterdir())]
+    names = [path.name for path in sorted((tmp_path / "out").glob("[!.]*"))]
     assert names == [f"a_{kind}.png" for kind in ("edited", "mask", "original", "recon", "sheet")]
     assert all(Image.open(path).size == (10, 12) for path in removed["written"][:3])
     original, recon, edited = (np.asarray(Image.open(path)).astype(int) for path in removed["written"][:3])
@@ -217,7 +217,7 @@ def test_pictures_of_every_kind_of_edit(tmp_path):
     ]
     moved = edit_picture(columns, a, move_slot=(1, b), **options)
     assert [(answer["slots"], answer["edited_slots"]) for answer in moved] == [(3, 2), (3, 4)]
-    assert {path.name.split("_")[0] for path in (tmp_path / "out").iterdir()} == {"a", "b"}
+    assert {path.name.split("_")[0] for path in (tmp_path / "out").glob("[!.]*")} == {"a", "b"}
 
 
 def test_a_picture_for_each_noise_seed(tmp_path):

@@ -231,15 +231,15 @@ def test_a_sweep_recognises_what_it_finished(tmp_path, monkeypatch):
     run = toy_run(precision="auto", channels_last="auto", steps=2)
     calls = []
 
-    def trained(run, folder):
+    def trained(run, folder, device):
         calls.append(folder)
         train(run, folder)
         return {"metrics": {}, "seconds": 1.0, "verdict": ""}
 
     monkeypatch.setattr("slotworks.api.train", trained)
-    first = _one(run, tmp_path)
-    assert _one(run, tmp_path) == first
+    first = _one(run, tmp_path, None)
+    assert _one(run, tmp_path, None) == first
     assert len(calls) == 1
     assert unsettled(load_run(tmp_path), run) == run
-    _one(replace(run, steps=3), tmp_path)
+    _one(replace(run, steps=3), tmp_path, None)
     assert len(calls) == 2

@@ -258,9 +258,9 @@ def test_wandb_gets_the_numbers_and_the_same_run_again(tmp_path, monkeypatch):
 
 def test_at_most_a_hundred_lines_where_there_is_no_terminal(tmp_path, capfd):
     run = toy_run(steps=5000)
-    with Display(run, tmp_path, step=0, quiet=False) as display:
+    with Display(run, tmp_path, step=0, device=torch.device("cpu"), quiet=False) as display:
         for step in range(1, 5001):
-            display.advance(step)
+            display.advance(step, step * 0.1)
             display.losses(step, 1.5, 10.0)
         display.evaluation(5000, {"eval/fg_ari": 0.875, "eval/miou": 0.5})
     lines = capfd.readouterr().err.splitlines()
