@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
+from slotworks.errors import quote
 from slotworks.json_text import read_json
 from slotworks.progress import Advice, progress
 from slotworks.types import RawBatch, UserError
@@ -284,7 +285,7 @@ def read_index(path: Path) -> dict[str, Any]:
             raise ValueError("not the index of a store")
         if index["version"] != VERSION:
             raise UserError(
-                f"{path} has the layout of version {index['version']}, this program reads version {VERSION}; "
+                f"{path} has the layout of version {quote(index['version'])}, this program reads version {VERSION}; "
                 "delete the folder and prepare it again."
             )
         _check_count(index["rows"], 0)
@@ -299,7 +300,7 @@ def read_index(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} holds no index.json and so is not a prepared store.") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error!r}); delete {path} and prepare it again.") from error
+        raise UserError(f"{file} is damaged ({quote(error)}); delete {path} and prepare it again.") from error
     return index
 
 
