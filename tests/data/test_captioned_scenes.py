@@ -63,5 +63,5 @@ def test_a_scene_of_nothing():
 
 @pytest.mark.parametrize("shares", [(-0.1, 0.2), (0.2, -0.1), (0.7, 0.4)])
 def test_wrong_shares(shares):
-    with pytest.raises(ValueError, match="come to 1 at most|must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"come to 1 at most|must be from 0 to 1"):
         CaptionedScenes(SCENES, *shares)

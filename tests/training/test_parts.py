@@ -264,6 +264,7 @@ def test_at_most_a_hundred_lines_where_there_is_no_terminal(tmp_path, capfd):
             display.losses(step, 1.5, 10.0)
         display.evaluation(5000, {"eval/fg_ari": 0.875, "eval/miou": 0.5})
     lines = capfd.readouterr().err.splitlines()
+    assert lines.pop(1) == "About 8 minutes for the 4,975 steps that are left, evaluations included."
     assert len(lines) <= 102
     assert lines[0] == "step 1/5000  loss 1.5  10 it/s  500 s left"
     assert lines[-2] == "step 5000/5000  loss 1.5  10 it/s  0 s left"
