@@ -10,7 +10,6 @@ Weights may be safetensors, or a file that `torch.save` wrote: that is read by t
 tensors and nothing else. Optimiser states and random states lie beside them as pickles; they are never opened.
 """
 
-import json
 import pickle
 import struct
 import zipfile
@@ -28,6 +27,7 @@ from slotworks.configs import glass as recipes
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
 from slotworks.errors import UserError, quote
 from slotworks.files import check_writable, folder_beside, locked
+from slotworks.json_text import read_json
 from slotworks.methods import GlassConfig, StableLSDConfig
 from slotworks.outputs import Outputs, writing
 from slotworks.training import Run, load_method
@@ -228,9 +228,9 @@ def _settings(source: Path) -> dict[str, Any]:
     if (source / "unetencoder").is_dir():
         raise UserError(f"{source} holds an encoder of its own (LSD); only checkpoints on a frozen ViT can be read.")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8-sig"))
+        settings = read_json(path.read_text(encoding="utf-8-sig"))
         given = {name: settings.get(name) for name in (*SETTINGS, "input_resolution")}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); get the checkpoint again.") from None
     for name, value in given.items():
         if value is None and name in SETTINGS:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from slotworks.errors import UserError
 from slotworks.files import PARTIAL, flush, locked, replacing
+from slotworks.json_text import read_json
 
 LIST = ".slotworks.jsonl"
 
@@ -52,12 +53,12 @@ class Outputs:
     def _learn(self, line: bytes) -> None:
         """Take a line of the list in; one that a kill cut off, or somebody wrote, says nothing."""
         try:
-            entry = json.loads(line)
+            entry = read_json(line)
             if "sha256" in entry:
                 self.hashes.setdefault(_plain(entry["name"]), set()).add(str(entry["sha256"]))
             else:
                 self.sources |= {_plain(name).lower(): str(entry["source"]) for name in entry["names"]}
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             pass
 
     def owns(self, name: str) -> bool:

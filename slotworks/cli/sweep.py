@@ -14,6 +14,7 @@ from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_option
 from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
+from slotworks.json_text import read_json
 from slotworks.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -319,7 +320,10 @@ def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
 
     done = folder / RESULT
     if done.is_file() and unsettled(load_run(folder), run) == run:
-        return json.loads(done.read_text(encoding="utf-8"))
+        try:
+            return dict(read_json(done.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{done} is damaged ({error}); delete it to have the run measured anew.") from None
     try:
         answer = train(run, folder, device=device)
     except Diverged as error:

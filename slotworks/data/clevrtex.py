@@ -1,6 +1,5 @@
 """CLEVRTex (Karazija et al. 2021, arXiv:2111.10265): scenes of 3 to 10 objects, every surface with a texture."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from slotworks.data.multi_object_datasets import count_objects
 from slotworks.data.prepared import PreparedData, take
 from slotworks.data.store import Row, Store
 from slotworks.images import open_picture, reading
+from slotworks.json_text import read_json
 from slotworks.types import UserError
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/clevrtex/"
@@ -177,13 +177,13 @@ def _properties(file: Path, *, with_color: bool) -> Row:
     named = {"shape": SHAPES, "size": SIZES} | ({"color": COLORS} if with_color else {})
     row |= {key: np.zeros(MAX_OBJECTS + 1, np.uint8) for key in named}
     try:
-        objects = json.loads(_read(file))["objects"]
+        objects = read_json(_read(file))["objects"]
         for k, item in enumerate(objects, 1):
             row["x"][k], row["y"][k], row["z"][k] = item["3d_coords"]
             row["rotation"][k] = item["rotation"]
             for key, names in named.items():
                 row[key][k] = names.index(item[key]) + 1
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise UserError(f"{file} is damaged or not a scene of CLEVRTex ({error!r}); unpack it again.") from error
     return row | {"scene_objects": np.asarray(len(objects), np.uint8)}
 

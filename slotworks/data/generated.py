@@ -21,6 +21,7 @@ from slotworks.data.prepared import PreparedData
 from slotworks.data.store import Row, Store
 from slotworks.errors import needs_extra
 from slotworks.images import open_picture, reading
+from slotworks.json_text import read_json
 from slotworks.types import DataConfig, Dataset, RawBatch, UserError
 
 VERSION = 1
@@ -187,8 +188,13 @@ def read_facts(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or no shard of this version.
     """
     try:
-        facts = json.loads((_opened(path).schema_arrow.metadata or {})[b"slotworks"])
-        version = facts["version"]
+        facts = read_json((_opened(path).schema_arrow.metadata or {})[b"slotworks"])
+        version, names = facts["version"], facts["class_names"]
+        counts = (facts["start"], facts["stop"])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names is no list of names")
+        if facts["masks"] not in ("classes", "segments") or any(type(count) is not int for count in counts):
+            raise ValueError("masks, start or stop is something else")
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no shard of generated images ({error!r}); take it away.") from None
     if version != VERSION:

@@ -9,7 +9,6 @@ depend on, the same bytes after a kill, and no network is imported or run when a
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from slotworks.data.features import CachedFeatures, fingerprint
 from slotworks.encoders.pretrained import load_part
 from slotworks.encoders.vit import ViTEncoder
 from slotworks.errors import needs_extra
+from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, Dataset, UserError
 
@@ -102,7 +102,11 @@ def _hash(name: str, *, subfolder: str, local_files_only: bool) -> str:
 
 
 def _settings(name: str, *, subfolder: str, local_files_only: bool) -> dict[str, Any]:
-    return json.loads(_files(name, subfolder, local_files_only)[0].read_text(encoding="utf-8"))
+    path = _files(name, subfolder, local_files_only)[0]
+    try:
+        return dict(read_json(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); get the model again.") from None
 
 
 def _files(name: str, subfolder: str, local_files_only: bool) -> list[Path]:

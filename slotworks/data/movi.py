@@ -28,6 +28,7 @@ from slotworks.data.scenes.random import scene_keys, uniform
 from slotworks.data.store import Row, Store
 from slotworks.data.tfrecord import Example, count_records, read_examples
 from slotworks.images import open_picture, reading
+from slotworks.json_text import read_json
 from slotworks.types import RawBatch, UserError
 
 BUCKET = "gs://kubric-public/tfds"
@@ -347,9 +348,9 @@ class MOViSplit(PreparedData):
         if not file.is_file():
             return None
         try:
-            splits = {split["name"]: split["shardLengths"] for split in json.loads(_read_text(file))["splits"]}
+            splits = {split["name"]: split["shardLengths"] for split in read_json(_read_text(file))["splits"]}
             return [int(length) for length in splits[self.split]] if self.split in splits else None
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UserError(f"{file} is damaged ({error!r}); get it again, or delete it.") from error
 
     def split_rows(self, store: Store, split: str) -> np.ndarray:

@@ -35,6 +35,7 @@ from slotworks.data.store import only_one
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.files import replacing, write_text
 from slotworks.images import read_image
+from slotworks.json_text import read_json
 from slotworks.progress import cpu_advice, progress
 from slotworks.types import UserError
 
@@ -184,7 +185,7 @@ def read_info(file: Path) -> dict[str, Any]:
     try:
         with file.open(encoding="utf-8") as opened:
             line = opened.readline(1 << 20)
-        info = json.loads(line.rstrip().removesuffix(",") + "}")["info"]
+        info = read_json(line.rstrip().removesuffix(",") + "}")["info"]
         return info if info["format"] == FORMAT else {}
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
@@ -305,8 +306,8 @@ def _begin(work: Path, settings: dict[str, Any]) -> None:
     if not note.exists():
         write_text(note, json.dumps(settings))
     try:
-        noted = json.loads(note.read_text(encoding="utf-8"))
-    except ValueError as error:
+        noted = dict(read_json(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{note} is damaged; delete {work} and begin anew.") from error
     _same(work, noted, settings)
 
@@ -325,8 +326,11 @@ def _merge(final: Path, shards: Sequence[Path], settings: dict[str, Any], labels
 
     def lines() -> Iterator[dict[str, Any]]:
         for shard in shards:
-            with shard.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+            try:
+                with shard.open(encoding="utf-8") as file:
+                    yield from map(read_json, file)
+            except ValueError as error:
+                raise UserError(f"{shard} is damaged ({error}); delete it and run the same command again.") from None
 
     images = annotations = 0
     damaged, dropped = [], Counter(iscrowd=0, isfake=0, empty_box=0, empty_mask=0)

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
+from slotworks.json_text import read_json
 from slotworks.progress import Advice, progress
 from slotworks.types import RawBatch, UserError
 
@@ -278,7 +279,7 @@ def read_index(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder with a prepared store; run `slotworks data prepare` first.")
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
+        index = read_json(file.read_text(encoding="utf-8"))
         if index["format"] != FORMAT or not isinstance(index["complete"], bool):
             raise ValueError("not the index of a store")
         if index["version"] != VERSION:
@@ -295,7 +296,7 @@ def read_index(path: Path) -> dict[str, Any]:
             _check_count(field["crc32c"], 0)
     except FileNotFoundError as error:
         raise UserError(f"{path} holds no index.json and so is not a prepared store.") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error!r}); delete {path} and prepare it again.") from error
     return index
 

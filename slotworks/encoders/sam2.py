@@ -11,7 +11,6 @@ quarter of the square; here both sides have a scale of their own, as in the repo
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _first_line, _quiet, find_files, loading_errors
 from slotworks.errors import needs_extra
+from slotworks.json_text import read_json
 from slotworks.types import UserError
 
 Picture = UInt8[np.ndarray, "_h _w 3"] | UInt8[Tensor, "_h _w 3"] | Float[Tensor, "3 _h _w"]
@@ -286,7 +286,7 @@ def _load(model: str) -> Any:
 def _check_kind(model: str, config_file: Path) -> None:
     """Sam2Model would take any config.json and build a network of its own default size."""
     try:
-        kind = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+        kind = read_json(config_file.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{config_file} is damaged ({_first_line(error)}); get {model} again.") from error
     if kind not in ("sam2", "sam2_video"):

@@ -13,7 +13,6 @@ interpolated. BEiT has relative and DINOv3 rotary positions, which follow any si
 
 import hashlib
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
+from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
 
@@ -271,7 +271,7 @@ def _complete(folder: Path) -> list[Path]:
             return [folder / _CONFIG, folder / whole]
         if (folder / index).is_file():
             try:
-                names = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
+                names = sorted(set(read_json((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
                 shards = [folder / Path(name).name for name in names]
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UserError(f"{folder / index} is damaged ({error!r}); get the model again.") from error

@@ -25,6 +25,7 @@ from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import PIECE, decode, inspecting, pieces, predicted_masks
 from slotworks.files import finite, write_text
+from slotworks.json_text import read_json
 from slotworks.metrics.binding import binding_stats
 from slotworks.types import Dataset, Method, UserError, frames_of, to_batch
 
@@ -359,9 +360,9 @@ def read(run_folder: str | os.PathLike[str]) -> tuple[dict[str, float | None], l
     path = Path(run_folder) / "eval" / "doctor.json"
     again = f"run `slotworks doctor {run_folder}` to write it anew."
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
         return dict(content["stats"]), [Finding(**finding) for finding in content["findings"]]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {again}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; {again}") from None

@@ -9,6 +9,7 @@ from typing import Any
 
 from slotworks.errors import UserError
 from slotworks.files import finite, write_text
+from slotworks.json_text import read_json
 
 KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "metrics", "per_image")
 """Every record has these, and `settings`: what else decides about the numbers, such as the step of the checkpoint and
@@ -82,7 +83,7 @@ def _place(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
 def _stored(path: Path) -> dict[str, Any]:
     """What a record says; nothing of a damaged file, which so differs from all others and is kept."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

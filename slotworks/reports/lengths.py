@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slotworks.files import replacing
+from slotworks.json_text import read_json
 from slotworks.reports.curves import Chart, chart, picture
 from slotworks.reports.labels import label
 
@@ -99,7 +100,7 @@ def write_lengths(run_folder: str | os.PathLike[str]) -> list[Path]:
     folder, records = Path(run_folder) / "eval", []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         records += [record] if isinstance(record, Mapping) else []

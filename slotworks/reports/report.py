@@ -9,7 +9,6 @@ shown, and what could not be read is said at the end of the page.
 
 import base64
 import itertools
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ import jinja2
 
 from slotworks.errors import UserError
 from slotworks.files import write_text
+from slotworks.json_text import read_json
 from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, number
 from slotworks.reports.labels import label
@@ -68,11 +68,11 @@ def _content(folder: Path) -> dict[str, Any]:
     """All that the template shows."""
     notes: list[str] = []
     settings = _mapping(_read(folder / "run.yaml", read_yaml, notes))
-    env = _mapping(_read(folder / "env.json", json.loads, notes))
+    env = _mapping(_read(folder / "env.json", read_json, notes))
     rows = _rows(folder / "metrics.jsonl", notes)
-    doctor = _mapping(_read(folder / "eval" / "doctor.json", json.loads, notes))
+    doctor = _mapping(_read(folder / "eval" / "doctor.json", read_json, notes))
     evals = sorted(path for path in folder.glob("eval/*.json") if path.name != "doctor.json")
-    read = [(path, record) for path in evals if (record := _mapping(_read(path, json.loads, notes)))]
+    read = [(path, record) for path in evals if (record := _mapping(_read(path, read_json, notes)))]
     lengths = series_by_length([record for _, record in read])
     drawn = {(place, line) for place, metrics in lengths.items() for lines in metrics.values() for line in lines}
     places = lines_of([record for _, record in read])  # what a chart shows needs no card of its own
@@ -116,7 +116,7 @@ def _read(path: Path, parse: Any, notes: list[str]) -> Any:
         return parse(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         notes.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}.")
         return None
 
@@ -127,8 +127,8 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     rows, broken = [], []
     for i, line in enumerate(text.splitlines(), start=1):
         try:
-            row = _mapping(json.loads(line))
-        except (ValueError, RecursionError):
+            row = _mapping(read_json(line))
+        except ValueError:
             row = {}
         step = _number(row.get("step"))
         if step is None:
@@ -242,7 +242,7 @@ def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:
 
 def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     """Rows of `samples/index.json` with their pictures, worst first."""
-    index = _mapping(_read(folder / "samples" / "index.json", json.loads, notes))
+    index = _mapping(_read(folder / "samples" / "index.json", read_json, notes))
     rows = [_mapping(row) for row in _list(index.get("rows"))]
     if not rows:
         return None

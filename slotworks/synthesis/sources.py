@@ -18,6 +18,7 @@ from slotworks.data.coco import AnnotatedPhotos
 from slotworks.data.photos import Photos
 from slotworks.data.scenes.shapes import ShapeScenes
 from slotworks.files import write_text
+from slotworks.json_text import read_json
 from slotworks.synthesis.captions import Captioner, CaptionerConfig
 from slotworks.synthesis.nouns import SYNONYMS, NounMatcher, Tagger, readable
 from slotworks.synthesis.prompts import Prompt
@@ -285,9 +286,11 @@ def read_captions(folder: Path, own: Path | None = None) -> dict[int, dict[str, 
             write_text(file, whole)
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                found = json.loads(line)
-                known.setdefault(int(found["index"]), found)
-            except (ValueError, TypeError, KeyError):
+                found = read_json(line)
+                if type(found["index"]) is not int or not isinstance(found.get("error", found.get("caption")), str):
+                    raise ValueError("not a caption")
+                known.setdefault(found["index"], found)
+            except (ValueError, TypeError, KeyError, AttributeError):
                 raise UserError(f"{file} is damaged in line {number}; delete that line to caption anew.") from None
     return known
 

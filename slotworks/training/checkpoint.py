@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slotworks.files import replacing
+from slotworks.json_text import read_json
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
 from slotworks.types import Method, MethodConfig, UserError, all_finite
@@ -82,8 +83,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         sections.setdefault(section, {})[rest] = value
     try:
         step, seconds = int(metadata["step"]), float(metadata["seconds"])
-        scaler = json.loads(metadata["scaler"])
-    except (ValueError, RecursionError):
+        scaler = read_json(metadata["scaler"])
+    except ValueError:
         raise UserError(f"{path} does not say how far it is; use another checkpoint of the run.") from None
     return Checkpoint(
         run=from_yaml(Run, metadata["run"], source=str(path)),

@@ -13,6 +13,7 @@ import torch
 
 import slotworks
 from slotworks.files import write_text
+from slotworks.json_text import read_json
 from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from slotworks.training.run import Run
 from slotworks.training.serialize import load_run, save_run, to_plain
@@ -77,9 +78,9 @@ def write_folder(run: Run, folder: Path, *, device: str, world_size: int, step: 
     save_run(run, folder / "run.yaml")
     path = folder / "env.json"
     try:
-        last = json.loads(path.read_text(encoding="utf-8"))
+        last = read_json(path.read_text(encoding="utf-8"))
         earlier = [*last.pop("earlier", []), last]
-    except (OSError, ValueError, RecursionError, AttributeError):  # no earlier session, or a file that says nothing
+    except (OSError, ValueError, AttributeError):  # no earlier session, or a file that says nothing
         earlier = []
     env = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slotworks.files import write_text
+from slotworks.json_text import read_json
 from slotworks.progress import MEASURED, console, cpu_advice, duration, following, warning, whole_training
 from slotworks.training import allocator
 from slotworks.training.numerics import TABLE, device_kind
@@ -55,8 +56,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
+        record = read_json(line) if line.endswith(b"\n") else None
+    except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 

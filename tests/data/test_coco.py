@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mutations import attempts, mutate
 from PIL import Image
 from pycocotools import mask as coco_mask
-from test_fuzz import attempts, mutate
 from wire import FIXTURES
 
 from slotworks import protocols

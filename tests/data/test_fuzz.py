@@ -2,13 +2,11 @@
 
 import gzip
 import json
-import random
 import shutil
-import signal
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
-import numpy as np
 import pytest
+from mutations import attempts, mutate, same
 from wire import FIXTURES
 
 from slotworks.data import CLEVRTex, Tetrominoes
@@ -17,55 +15,6 @@ from slotworks.data.tfrecord import read_examples, read_payloads, write_records
 from slotworks.types import UserError
 
 TETROMINOES = FIXTURES / "multi_object_datasets/tetrominoes/tetrominoes_train.tfrecords"
-
-
-def mutate(data, generator):
-    """Flip bytes, cut off, insert or zero a range: one to three times."""
-    data = bytearray(data)
-    for _ in range(generator.randint(1, 3)):
-        at = generator.randrange(len(data) + 1)
-        length = generator.choice([1, 2, 4, 8, 50, 1000])
-        kind = generator.choice(["flip", "set", "cut", "insert", "zero"])
-        if kind == "cut":
-            del data[at:]
-        elif kind == "insert":
-            data[at:at] = generator.randbytes(length)
-        elif kind == "zero":
-            data[at : at + length] = bytes(len(data[at : at + length]))
-        elif at < len(data):
-            data[at] = data[at] ^ 1 << generator.randrange(8) if kind == "flip" else generator.randrange(256)
-    return bytes(data)
-
-
-@contextmanager
-def at_most(seconds):
-    def stop(*_):
-        raise TimeoutError(f"took more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def attempts(read, cases):
-    """How many cases could be read and how many were refused. Any other exception goes through."""
-    sentences = []
-    for case in range(cases):
-        with at_most(2):
-            try:
-                read(random.Random(case))
-            except UserError as error:
-                sentences.append(str(error))
-    assert all(len(sentence) > 20 and "\n" not in sentence for sentence in sentences)
-    return cases - len(sentences), len(sentences)
-
-
-def same(row, other):
-    return all(np.array_equal(row[key], other[key]) for key in other) and row.keys() == other.keys()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from mutations import attempts, mutate, same
 from PIL import Image
-from test_fuzz import attempts, mutate, same
 from wire import FIXTURES, example, field, floats, ints, strings
 
 from slotworks.data.movi import EXTRAS, MAX_OBJECTS, MOVi
