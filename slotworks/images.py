@@ -187,14 +187,18 @@ def open_picture(
     Raises:
         UserError: if decoding would take more memory than `slotworks.limits` allows.
     """
-    chosen = tuple(formats) or _formats_for(source)
+    chosen, name = tuple(formats) or _formats_for(source), name or source
+    if not isinstance(source, bytes) and _is_jpeg2000(source):
+        source = source.read_bytes()  # of a file Pillow would ask for as many bytes as a damaged one states
     image = _opened(source, chosen)
     try:
         width, height = image.size
         if min(width, height) < 1:
             raise ValueError(f"it states {width} x {height} pixels")
         needed = width * height * _bytes_per_pixel(image)
-        check_decoded(needed, name or source, f"{width:,} x {height:,} pixels of the kind {image.mode}")
+        check_decoded(needed, name, f"{width:,} x {height:,} pixels of the kind {image.mode}")
+        if image.format == "JPEG2000" and isinstance(source, bytes):
+            _check_codestream(source, image.size)
         if image.format == "PNG" and verify:
             image.verify()  # reads all checksums, which decoding passes over, and closes the file
             return _opened(source, chosen)
@@ -215,6 +219,29 @@ def _opened(source: Path | bytes, formats: Sequence[str]) -> "Image.Image":
             raise ValueError(f"it is none of {', '.join(formats)}, whatever its name") from None
         finally:
             Image.MAX_IMAGE_PIXELS = pixels
+
+
+def _is_jpeg2000(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8).startswith((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"))
+
+
+def _check_codestream(content: bytes, size: tuple[int, int]) -> None:
+    """JPEG 2000 states its size twice, and memory is taken by the second one (ISO/IEC 15444-1, A.5.1).
+
+    Raises:
+        ValueError: if they differ, or there are more components than a picture has.
+    """
+    at = content.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(content) < at + 42:
+        raise ValueError("its codestream has no header")
+    right, bottom, left, top, *_ = struct.unpack_from(">8I", content, at + 8)
+    (components,) = struct.unpack_from(">H", content, at + 40)
+    if (right - left, bottom - top) != size or not 1 <= components <= 4:
+        raise ValueError(
+            f"it states {size[0]:,} x {size[1]:,} pixels, then {right - left:,} x {bottom - top:,} of {components:,} "
+            "components"
+        )
 
 
 def _formats_for(source: Path | bytes) -> tuple[str, ...]:

@@ -10,10 +10,14 @@ def read_json(text: str | bytes) -> Any:
     """The value of a JSON text. What walks through it later may call itself for each level: there are few.
 
     Raises:
-        ValueError: if it is not JSON, not UTF-8, or has more than `DEPTH` objects and lists inside one another.
+        ValueError: if it is not JSON, not UTF-8, names half a character (such as the escape d800, which no file can
+            hold), or has more than `DEPTH` objects and lists inside one another.
     """
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
     try:
         value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise _too_deep() from None
     level = [value]

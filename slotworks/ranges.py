@@ -18,6 +18,17 @@ SHARE: Range = (0, 1)
 ABOVE_ZERO: Range = (math.ulp(0.0), math.inf)
 MAX_SLOTS = 256  # a palette picture, in which masks are written, has so many values
 
+
+def whole_number(text: str) -> int | None:
+    """What digits say, from 0 to `LARGE`; None for anything else, such as the digits of other scripts.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("\u00b2")
+    (12, None, None)
+    """
+    small = text.isascii() and text.isdigit() and len(text.lstrip("0")) <= len(str(LARGE))
+    return int(text.lstrip("0") or "0") if small else None
+
+
 COUNTS = """
     accumulate batch_size categories channels clip_length clip_stride cnn_channels cnn_stride columns context_dim
     decoder_blocks decoder_channels decoder_dim decoder_dims decoder_heads decoder_kernel_size decoder_layers

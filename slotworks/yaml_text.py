@@ -29,6 +29,11 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def construct_scalar(self, node):
+        value = super().construct_scalar(node)
+        value.encode()  # half a character, such as the escape d800, which no file and no name of one can hold
+        return value
+
     def construct_mapping(self, node, deep=False):
         mapping = super().construct_mapping(node, deep=True)
         if len(mapping) < len(node.value):

@@ -24,7 +24,7 @@ SECONDS = 5.0  # for one input; a hang is what takes longer
 STRANGE = (
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")),
     *("", "a", "0", "-1", "1e400", "null", "..", "/", "../../x", "a\0b", "a\nb", "[bold]x[/]", "\x1b[2J", "ä€𝄞"),
-    *("\u202e", "x" * 10_000, [], {}, [[]], {"": 0}, [None] * 3, {"kind": [1]}, {"kind": "Run"}),
+    *("\u202e", "\ud800", "²", "x" * 10_000, [], {}, [[]], {"": 0}, [None] * 3, {"kind": [1]}, {"kind": "Run"}),
 )
 DEPTHS = (20, 200, 700, 950, 3_000, 100_000)
 ENCODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "cp037", "utf-7")

@@ -76,8 +76,8 @@ def save_pictures(folder: Path) -> list[Path]:
 def pictures(folder: Path) -> Case:
     from slotworks.images import read_image
 
-    files = save_pictures(folder)
-    return Case(files, lambda: {str(file): np.asarray(read_image(file)) for file in files if file.suffix != ".png"})
+    files = [file for file in save_pictures(folder) if file.suffix != ".png"]
+    return Case(files, lambda: {str(file): np.asarray(read_image(file)) for file in files})
 
 
 def png(folder: Path) -> Case:

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from slotworks.cli import main
-from slotworks.cli.sweep import Variant, _runs, combinations, find_ablations, setting_words
+from slotworks.cli.sweep import Variant, _one, _runs, combinations, find_ablations, setting_words
 from slotworks.cli.train import build
 from slotworks.configs.ablations import ABLATIONS
 from slotworks.reports.sweep import as_csv, as_markdown, plot, write_sweep
+from slotworks.training.serialize import load_run, save_run
 from slotworks.types import UserError
 
 RECIPE = "ablations.discovery_mini"
@@ -141,6 +142,14 @@ def test_a_recipe_that_fails_is_tried_once_for_all_its_ablations(tmp_path, monke
     assert main(words) == 0
     assert [r["failed"] for r in json.loads(capsys.readouterr().out)] == [["RuntimeError: no"]] * 4
     assert [folder.parent.name for folder in tried] == ["default", "update=replace", "mlp=without"]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000])
+def test_a_damaged_result_is_named(tmp_path, text):
+    save_run(build(RECIPE, SMALL), tmp_path / "run.yaml")
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"result\.json is damaged \(.*\); delete it to have the run measured anew"):
+        _one(load_run(tmp_path), tmp_path, "cpu")
 
 
 def test_missing_data_are_no_failure_of_each_variant(tmp_path, capsys):

@@ -16,6 +16,7 @@ from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.outputs import Outputs
+from slotworks.ranges import whole_number
 
 if TYPE_CHECKING:
     from slotworks.training import Run
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     rest, device = take_option(rest, "--device")
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
     rest = [word for word in rest if word not in ("--json", "--keep-memory")]
-    if seeds is not None and (not seeds.isdigit() or int(seeds) < 1):
+    if seeds is not None and not whole_number(seeds):
         raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
     if bool(values) == (ablations is not None):
         raise UserError("Give --set with a field and its values, or --ablation with names or all.")

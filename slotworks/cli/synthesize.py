@@ -11,6 +11,7 @@ from rich.markup import escape
 from slotworks import tables
 from slotworks.cli.console import err, print_json, take_option
 from slotworks.errors import UserError
+from slotworks.ranges import whole_number
 
 if TYPE_CHECKING:
     from slotworks.synthesis import Synthesis
@@ -110,8 +111,9 @@ def _share(rank: str | None, world_size: str | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise UserError("--rank and --world-size belong together; give both or none.")
     first, count = rank or os.environ.get("RANK", "0"), world_size or os.environ.get("WORLD_SIZE", "1")
-    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+    share = whole_number(first), whole_number(count)
+    if share[0] is None or share[1] is None or share[0] >= share[1]:
         raise UserError(
             f"--rank is {first} and --world-size {count}; processes are counted from 0, below their number."
         )
-    return int(first), int(count)
+    return share[0], share[1]

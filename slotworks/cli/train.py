@@ -15,6 +15,7 @@ from slotworks import tables
 from slotworks.cli.console import err, out, percent, print_json, take_option
 from slotworks.errors import Stopped, UserError
 from slotworks.outputs import Outputs, writing
+from slotworks.ranges import whole_number
 
 if TYPE_CHECKING:
     from slotworks.training import Run
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         if seeds is None:
             answer = train_one(run, base, device=device)
         else:
-            if not seeds.isdigit() or int(seeds) < 1:
+            if not whole_number(seeds):
                 raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
             answer = train_seeds(run, base, int(seeds), device=device)
     if "--json" in flags:

@@ -19,7 +19,7 @@ import numpy as np
 from slotworks.data.photos import WORKERS, in_order, nearest, shrink
 from slotworks.data.prepared import PreparedData
 from slotworks.data.store import Row, Store
-from slotworks.errors import needs_extra
+from slotworks.errors import needs_extra, quote
 from slotworks.images import open_picture, reading
 from slotworks.json_text import read_json
 from slotworks.types import DataConfig, Dataset, RawBatch, UserError
@@ -100,7 +100,7 @@ class Generated(PreparedData):
         if self.real is not None and split != "train":
             return self.real.open(split)
         store = super().open(split)
-        classes = store.index["source"]["masks"] == "classes"
+        classes = store.index["source"].get("masks") == "classes"
         return ClassStore(store.path, store.rows) if classes else store
 
     def split_rows(self, store: Store, split: str) -> np.ndarray:
@@ -189,17 +189,24 @@ def read_facts(path: Path) -> dict[str, Any]:
     """
     try:
         facts = read_json((_opened(path).schema_arrow.metadata or {})[b"slotworks"])
-        version, names = facts["version"], facts["class_names"]
-        counts = (facts["start"], facts["stop"])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is no list of names")
-        if facts["masks"] not in ("classes", "segments") or any(type(count) is not int for count in counts):
-            raise ValueError("masks, start or stop is something else")
+        version = facts["version"]
+        if version == VERSION:
+            _check_facts(facts)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no shard of generated images ({error!r}); take it away.") from None
     if version != VERSION:
         raise UserError(f"{path} has the layout of version {version}, this program reads {VERSION}; synthesize again.")
     return facts
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    names = facts["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names is no list of names")
+    if facts["masks"] not in ("classes", "segments"):
+        raise ValueError(f"masks is {quote(facts['masks'])}")
+    if any(type(facts[name]) is not int for name in ("start", "stop")):
+        raise ValueError("start or stop is no number")
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -328,8 +328,8 @@ def _merge(final: Path, shards: Sequence[Path], settings: dict[str, Any], labels
         for shard in shards:
             try:
                 with shard.open(encoding="utf-8") as file:
-                    yield from map(read_json, file)
-            except ValueError as error:
+                    yield from (dict(read_json(line)) for line in file)
+            except (ValueError, TypeError) as error:
                 raise UserError(f"{shard} is damaged ({error}); delete it and run the same command again.") from None
 
     images = annotations = 0

@@ -288,6 +288,8 @@ def read_index(path: Path) -> dict[str, Any]:
                 "delete the folder and prepare it again."
             )
         _check_count(index["rows"], 0)
+        if not isinstance(index["source"], dict):
+            raise ValueError("it does not say what it was made from")
         for name, field in index["fields"].items():
             if not name.isidentifier() or np.dtype(field["dtype"]).kind not in "buif":
                 raise ValueError(f"field {name!r} of type {field['dtype']!r}")

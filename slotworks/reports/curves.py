@@ -13,6 +13,15 @@ HUGE = 1e100  # a number beyond is as missing as infinity; below 1 / HUGE it is 
 MAX_POINTS = 240  # more cannot be told apart at this width; neighbours are averaged
 
 
+def finite_number(value: object) -> float | None:
+    """A number as a chart can show it; None for anything else, as for what is as good as infinite.
+
+    >>> finite_number(2), finite_number("2"), finite_number(10**400), finite_number(-1e308)
+    (2.0, None, None, None)
+    """
+    return float(value) if isinstance(value, int | float) and abs(value) < HUGE else None
+
+
 @dataclass(frozen=True)
 class Line:
     """One curve: its name, its points in pixels, in pieces where values are missing, and its last value."""

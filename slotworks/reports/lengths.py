@@ -4,7 +4,6 @@ SlotDiffusion's figure 3 (Wu et al. 2023, arXiv 2305.11281) shows them: how trac
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from slotworks.files import replacing
 from slotworks.json_text import read_json
-from slotworks.reports.curves import Chart, chart, picture
+from slotworks.reports.curves import Chart, chart, finite_number, picture
 from slotworks.reports.labels import label
 
 Series = dict[str, dict[str, dict[str, dict[int, float | None]]]]
@@ -71,8 +70,7 @@ def series_by_length(records: Sequence[Mapping[str, Any]]) -> Series:
         where, protocol, length = line
         place = series.setdefault(where, {})
         for name, value in metrics.items():
-            mean = value.get("mean") if isinstance(value, Mapping) else None
-            mean = float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else None
+            mean = finite_number(value.get("mean")) if isinstance(value, Mapping) else None
             place.setdefault(str(name), {}).setdefault(protocol, {})[length] = mean
     for place in series.values():
         for name, lines in list(place.items()):

@@ -22,7 +22,7 @@ from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.reports import curves
-from slotworks.reports.curves import Chart, chart, number
+from slotworks.reports.curves import Chart, chart, finite_number, number
 from slotworks.reports.labels import label
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
 from slotworks.yaml_text import read_yaml
@@ -130,7 +130,7 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             row = _mapping(read_json(line))
         except ValueError:
             row = {}
-        step = _number(row.get("step"))
+        step = finite_number(row.get("step"))
         if step is None:
             broken.append(i)
         else:
@@ -143,14 +143,14 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def _picture(below: Path, name: Any, notes: list[str]) -> str | None:
     """A PNG below a folder as a data URI; None, with a note, for anything else."""
-    path = (below / str(name)).resolve()
     try:
+        path = (below / str(name)).resolve()
         if not path.is_relative_to(below.resolve()):  # a folder from elsewhere may not show other files of this machine
             raise ValueError("it lies outside the run folder")
         content = path.read_bytes()
         if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) > MAX_PICTURE:
             raise ValueError("it is no PNG, or too large")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file; links that lead to themselves
         notes.append(f"{below.name}/{name} is not shown: {getattr(error, 'strerror', None) or error}.")
         return None
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
@@ -162,14 +162,6 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    try:
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-    except OverflowError:  # a JSON integer has no limit
-        return None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -191,7 +183,7 @@ def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tupl
     if rows:
         of = f" of {settings['steps']:,}" if isinstance(settings.get("steps"), int) else ""
         facts.append(("steps", f"{rows[-1]['step']:,.0f}{of}"))
-        if (seconds := _number(rows[-1].get("time"))) is not None:
+        if (seconds := finite_number(rows[-1].get("time"))) is not None:
             hours, minutes = divmod(round(seconds / 60), 60)
             facts.append(
                 ("time", f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s")
@@ -210,11 +202,11 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     metrics = []
     for name, value in _mapping(record.get("metrics")).items():
         rules = protocol.get(name) if isinstance(protocol, Mapping) else protocol
-        mean, sem, n = (_number(_mapping(value).get(key)) for key in ("mean", "sem", "n"))
+        mean, sem, n = (finite_number(_mapping(value).get(key)) for key in ("mean", "sem", "n"))
         spread = "" if sem is None or mean is None else _score(sem) if abs(mean) < 10 else f"{sem:.2g}"
         metrics.append({"name": name, "mean": mean, "spread": spread, "n": n, "protocol": str(rules or "not stated")})
     name, values = next(iter(_mapping(record.get("per_image")).items()), ("", []))
-    scored = [(score, i) for i, value in enumerate(_list(values)) if (score := _number(value)) is not None]
+    scored = [(score, i) for i, value in enumerate(_list(values)) if (score := finite_number(value)) is not None]
     settings = _mapping(record.get("settings"))
     record = record | {key: settings[key] for key in ("step", "batch_size") if key in settings}
     about = ("data", "split", "num_images", "checkpoint", "step", "seed", "batch_size")
@@ -258,8 +250,8 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
         shown.append(
             {
                 "index": row.get("index", "?"),
-                "film": (_number(row.get("frames")) or 1) > 1,
-                "scores": {str(name): _number(value) for name, value in _mapping(row.get("scores")).items()},
+                "film": (finite_number(row.get("frames")) or 1) > 1,
+                "scores": {str(name): finite_number(value) for name, value in _mapping(row.get("scores")).items()},
                 "whole": {key: pictures([row[key]])[0] for key in WHOLE if row.get(key)},
                 "slots": list(itertools.zip_longest(parts, masks, colors[: max(len(parts), len(masks))])),
                 "attn_steps": [pictures(step) for step in _list(row.get("attn_steps"))],
@@ -271,7 +263,7 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
         sign = -1 if first in LOWER_IS_BETTER else 1
         shown.sort(key=lambda row: sign * (math.inf if (v := row["scores"].get(first)) is None else v))
     generated = any("sample" in row["whole"] for row in shown)
-    return {"step": _number(index.get("step")), "rows": shown, "sorted_by": first, "generated": generated}
+    return {"step": finite_number(index.get("step")), "rows": shown, "sorted_by": first, "generated": generated}
 
 
 def _sheets(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
@@ -298,7 +290,7 @@ def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:
     for row in rows:
         for name, value in row.items():
             if name not in ("step", "time") and (value is None or isinstance(value, int | float)):
-                series.setdefault(name, []).append((row["step"], _number(value)))
+                series.setdefault(name, []).append((row["step"], finite_number(value)))
     losses = {name: points for name, points in series.items() if name == "total" or name.startswith("loss/")}
     if len(losses) == 2 and series.get("total") in [points for name, points in losses.items() if name != "total"]:
         del losses["total"]  # the only term, under another name

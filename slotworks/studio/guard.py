@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+from slotworks.ranges import whole_number
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -76,7 +78,7 @@ class Guard:
     async def _upload(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         """Of a stated length within bounds, a few at a time, after making room."""
         length = headers.get("content-length", "")
-        if not length.isdigit():
+        if whole_number(length) is None:
             await _refuse(scope, send, 411, "An upload has to state its length.")
         elif int(length) > MAX_UPLOAD:
             size = f"{int(length) / 1e6:,.0f} MB"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from slotworks.files import replacing
 from slotworks.json_text import read_json
+from slotworks.ranges import LARGE, whole_number
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
 from slotworks.types import Method, MethodConfig, UserError, all_finite
@@ -262,11 +263,11 @@ def _read(path: Path, skip: str | tuple[str, ...] = ()) -> tuple[dict[str, str],
         ) from None
     if metadata.get("format") != FORMAT or not metadata.keys() >= {"version", "run", "step", "seconds", "scaler"}:
         raise UserError(f"{path} is a safetensors file, but not a checkpoint of slotworks.")
-    if not metadata["version"].isdigit() or int(metadata["version"]) > VERSION:
+    if (whole_number(metadata["version"]) or LARGE) > VERSION:
         raise UserError(
             f"{path} has checkpoint format {metadata['version']}; this slotworks reads {VERSION}. Install a newer one."
         )
     check_weights(tensors, source=str(path))
-    if not metadata["step"].isdigit():
+    if whole_number(metadata["step"]) is None:
         raise UserError(f"{path} does not say how far it is; use another checkpoint of the run.")
     return metadata, tensors

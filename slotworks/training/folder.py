@@ -80,7 +80,7 @@ def write_folder(run: Run, folder: Path, *, device: str, world_size: int, step: 
     try:
         last = read_json(path.read_text(encoding="utf-8"))
         earlier = [*last.pop("earlier", []), last]
-    except (OSError, ValueError, AttributeError):  # no earlier session, or a file that says nothing
+    except (OSError, ValueError, AttributeError, TypeError):  # no earlier session, or a file that says nothing
         earlier = []
     env = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

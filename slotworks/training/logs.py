@@ -41,7 +41,8 @@ def cut_back(folder: Path, step: int) -> dict[str, Any]:
     if len(kept) < len(lines):
         write_text(path, b"".join(line for line, _ in kept).decode())
     for _, record in reversed(kept):
-        values = {name: math.nan if v is None else v for name, v in record.items() if name.startswith("eval/")}
+        found = {name: math.nan if v is None else v for name, v in record.items() if name.startswith("eval/")}
+        values = {name: v for name, v in found.items() if isinstance(v, int | float)}
         if values:
             return {"step": record["step"], **values}
     return {}

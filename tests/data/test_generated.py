@@ -133,3 +133,13 @@ def test_mistakes_get_a_sentence(tmp_path):
     )
     with pytest.raises(ValueError, match="image_size is 0"):
         Generated(image_size=0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"class_names": "cat"}, {"class_names": [1]}, {"masks": ["classes"]}, {"stop": None}, {"start": "0"}]
+)
+def test_facts_of_another_kind_are_refused(tmp_path, wrong):
+    folder = fill(tmp_path, (1,))
+    write_shard(shard_path(folder, 0), [row(0)], {**FACTS, "start": 0, "stop": 1, **wrong})
+    with pytest.raises(UserError, match=r"shard-00000\.parquet is no shard of generated images"):
+        read_facts(shard_path(folder, 0))

@@ -369,6 +369,16 @@ def test_damaged_images_are_named_or_left_out(root, rectangles):
     assert content["info"]["left_out"]["isfake"] == 0  # the only one was in the image left out
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000])
+def test_damaged_notes_of_unfinished_work_are_named(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match=r"settings\.json is damaged; delete .* and begin anew"):
+        objects365_masks._begin(tmp_path, {"a": 1})
+    (tmp_path / "0.jsonl").write_text(text + "\n")
+    with pytest.raises(UserError, match=r"0\.jsonl is damaged \(.*\); delete it and run the same command again"):
+        objects365_masks._merge(tmp_path / "final.json", [tmp_path / "0.jsonl"], {}, {})
+
+
 def test_missing_images_are_named_before_work_begins(root, rectangles):
     for name in ("patch0/objects365_v1_00000996.jpg", "patch1/objects365_v1_00000999.jpg"):
         (root / "val" / name).unlink()

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import attempts, mutate
 from PIL import Image
-from test_fuzz import attempts, mutate
 from wire import FIXTURES
 
 from slotworks.data import COCO, VOC, Pictures, prepared

@@ -3,13 +3,15 @@
 import io
 import os
 import random
+import resource
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import attempts, mutate
 from PIL import Image
-from test_fuzz import attempts, mutate
 
 from slotworks.data.voc import VOC
 from slotworks.errors import UserError
@@ -231,3 +233,39 @@ def test_heif_pictures_without_the_library(tmp_path, monkeypatch):
 def test_known_endings_are_lower_case_and_unique():
     assert len(set(IMAGE_SUFFIXES)) == len(IMAGE_SUFFIXES)
     assert all(suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
+
+
+def jpeg2000(**header):
+    """A picture of 60 x 40 pixels with other numbers in the header of its codestream."""
+    data = bytearray(saved("jpeg2000"))
+    at = data.index(b"\xff\x4f\xff\x51")
+    for name, value in header.items():
+        kind, offset = {"right": (">I", 8), "left": (">I", 16), "components": (">H", 40)}[name]
+        struct.pack_into(kind, data, at + offset, value)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("header", [{"right": 2**31}, {"left": 59}, {"components": 16_384}, {"components": 0}])
+def test_jpeg_2000_of_two_sizes_is_refused_before_memory_is_taken(tmp_path, header):
+    """The decoder makes room for every component of every tile of the second size."""
+    (tmp_path / "whole.jp2").write_bytes(jpeg2000())
+    assert read_image(tmp_path / "whole.jp2").size == (60, 40)
+    (tmp_path / "a.jp2").write_bytes(jpeg2000(**header))
+    with pytest.raises(UserError, match=r"a\.jp2 cannot be read as a picture \(it states 60 x 40 pixels, then "):
+        read_image(tmp_path / "a.jp2")
+
+
+def test_jpeg_2000_that_states_a_box_of_gigabytes_takes_no_memory_for_it(tmp_path):
+    """Pillow asks for as many bytes of a file as the box states."""
+    data = bytearray(jpeg2000())
+    at = data.index(b"jp2h")
+    data[at - 4 : at] = b"\xff\xff\xff\x7f"
+    (tmp_path / "a.jp2").write_bytes(data)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.jp2 cannot be read as a picture \((?!MemoryError)"):
+            read_image(tmp_path / "a.jp2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -305,3 +305,12 @@ def test_pickles_are_never_loaded(whole):
     (whole / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"index.json is damaged"):
         Store(whole)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["name"]])
+def test_an_index_that_does_not_say_what_it_was_made_from(tmp_path, source):
+    write_store(tmp_path / "a", lambda start: iter([{"x": np.zeros(2)}][start:]), source={"name": "a file"})
+    file = tmp_path / "a/index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"source": source}))
+    with pytest.raises(UserError, match=r"index\.json is damaged .* prepare it again"):
+        read_index(tmp_path / "a")

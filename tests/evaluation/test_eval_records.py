@@ -96,3 +96,13 @@ def test_mistakes(tmp_path):
             write_eval(tmp_path, name, RECORD)
     with pytest.raises(ValueError, match="A record has the keys data, split, protocol"):
         write_eval(tmp_path, "test", {key: RECORD[key] for key in KEYS[1:]})
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_a_record_of_great_depth_stays(tmp_path, depth):
+    """Less deep it can be parsed, but not walked through; deeper not even that."""
+    (tmp_path / "eval").mkdir()
+    deep = '{"num_images": 2, "seed": 0, "settings": ' + '{"a": ' * depth + "1" + "}" * depth + "}"
+    (tmp_path / "eval" / "test.json").write_text(deep)
+    assert write_eval(tmp_path, "test", {**RECORD, "settings": {"step": 1}}).name != "test.json"
+    assert (tmp_path / "eval" / "test.json").read_text() == deep

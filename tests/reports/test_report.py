@@ -268,7 +268,9 @@ def test_text_is_escaped_everywhere(run):
     assert words(text).count(NASTY) > 10
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "text.png", "absent.png", "folder", 7, None, ["x"]])
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/hostname", "text.png", "absent.png", "folder", "a\0b", 7, None, ["x"]]
+)
 def test_only_pictures_of_the_run_are_embedded(run, name):
     (run / "secret.png").write_bytes(png("green"))
     (run / "samples" / "text.png").write_text("not a picture")
@@ -318,6 +320,11 @@ BROKEN += [
     '{"metrics": 3, "per_image": {"a": 3}}',
     '{"findings": [3]}',
     "a: [b",
+    '{"per_image": {"a": [1e308, -1e308]}, "step": 1e308}',
+    '{"step": 1e308}\n{"step": -1e308, "total": 1}\n{"step": 1, "total": 2}\n',
+    '{"protocol": "savi@6", "metrics": {"a": {"mean": 1' + 400 * "0" + "}}}",
+    '{"data": "\\ud800", "verdict": "\\ud800", "platform": "\\ud800"}',
+    900 * '{"a": ' + "1" + 900 * "}",
 ]
 
 

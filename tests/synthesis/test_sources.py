@@ -140,8 +140,20 @@ def test_a_damaged_picture_is_left_out_and_remembered(tmp_path, captioner, monke
     assert captioner == ["loaded", 2]
 
 
-def test_damaged_captions_are_named(tmp_path):
-    (tmp_path / "rank-0.jsonl").write_text('{"index": 0, "caption": "x"}\nhello\n')
+@pytest.mark.parametrize(
+    "line",
+    [
+        "hello",
+        '{"index": 1e400, "caption": "x"}',
+        '{"index": "1", "caption": "x"}',
+        '{"index": 1, "caption": 2}',
+        '{"index": 1}',
+        "[1]",
+        "[" * 100_000,
+    ],
+)
+def test_damaged_captions_are_named(tmp_path, line):
+    (tmp_path / "rank-0.jsonl").write_text(f'{{"index": 0, "caption": "x"}}\n{line}\n')
     with pytest.raises(UserError, match=r"rank-0\.jsonl is damaged in line 2"):
         sources.read_captions(tmp_path)
 

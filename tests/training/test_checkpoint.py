@@ -247,3 +247,13 @@ def test_an_error_of_our_own_also_leaves_nothing_half_written(checkpoint, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(checkpoint, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("key", "text"), [("step", "\u00b2"), ("step", "1" * 5_000), ("version", "\u00b2")])
+def test_digits_that_are_no_number(checkpoint, tmp_path, key, text):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(checkpoint, path)
+    edit(path, **{key: text})
+    for load in (load_checkpoint, checkpoint_step):
+        with pytest.raises(UserError, match=r"does not say how far it is|has checkpoint format \u00b2"):
+            load(path)

@@ -16,6 +16,7 @@ from slotworks.nn.noise import batch_noise, shared_noise
 from slotworks.training import Adam, open_fabric, train
 from slotworks.training.devices import clip
 from slotworks.training.ema import EMA
+from slotworks.training.folder import write_folder
 from slotworks.training.logs import Display, Log, cut_back
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder
@@ -273,3 +274,18 @@ def test_one_training_per_folder(tmp_path):
     with locked(tmp_path), pytest.raises(UserError, match=r"Another process is training in .*; wait for it, or choose"):
         train(toy_run(), tmp_path)
     assert train(toy_run(), tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": 2, "eval/a": "\xed\xa0\x80"}', b'{"step": 2, "eval/a": "x"}', b"[" * 100_000]
+)
+def test_lines_that_no_run_wrote_say_nothing(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "eval/a": 0.5}\n' + line + b'\n{"step": 3}\n')
+    assert cut_back(tmp_path, 2) == {"step": 1, "eval/a": 0.5}
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '{"earlier": 5}', '{"earlier": null}', "[" * 100_000])
+def test_a_damaged_note_about_earlier_sessions_says_nothing(tmp_path, text):
+    (tmp_path / "env.json").write_text(text)
+    write_folder(toy_run(), tmp_path, device="cpu", world_size=1, step=0)
+    assert json.loads((tmp_path / "env.json").read_text())["earlier"] == []

@@ -136,6 +136,7 @@ def test_a_field_younger_than_the_file_takes_its_default():
         (edited(method__loss_weights={"recon": "x"}), "method.loss_weights.recon is 'x'; expected float."),
         (edited(batch_size=0), "batch_size is 0; it must be 1 or more."),
         ("kind: [", "is not valid YAML: "),
+        ('kind: "\\ud800"', "is not valid YAML: .* surrogates not allowed"),
         ("", "the file should be a mapping with `kind`"),
     ],
 )
