@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotworks.data.store import Store, write_store
+from slotworks.data.store import Store, read_index, write_store
 from slotworks.types import UserError, to_batch
 
 fork = multiprocessing.get_context("fork")
