@@ -13,6 +13,7 @@ from slotworks.data.clevr_with_masks import resize
 from slotworks.data.prepared import PreparedData, fingerprint, take
 from slotworks.data.sets import encode_objects
 from slotworks.data.store import Row, Store
+from slotworks.errors import quote
 from slotworks.images import open_picture, reading
 from slotworks.types import RawBatch, UserError
 
@@ -142,7 +143,9 @@ class CLEVRv1(PreparedData):
             scenes = json.loads(file.read_bytes())["scenes"]
             return [dict(scene) for scene in scenes]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UserError(f"{file} is damaged or not a scene file of CLEVR ({error!r}); unpack it again.") from error
+            raise UserError(
+                f"{file} is damaged or not a scene file of CLEVR ({quote(error)}); unpack it again."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def _properties(scene: Mapping[str, Any], file: Path) -> dict[str, Any]:
             for name, classes in CATEGORIES.items():
                 row[name][k] = classes.index(item[name]) + 1
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise UserError(f"{file} holds a scene that is not one of CLEVR ({error!r}); unpack it again.") from error
+        raise UserError(f"{file} holds a scene that is not one of CLEVR ({quote(error)}); unpack it again.") from error
     return row
 
 

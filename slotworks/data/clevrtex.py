@@ -13,6 +13,7 @@ from PIL import Image
 from slotworks.data.multi_object_datasets import count_objects
 from slotworks.data.prepared import PreparedData, take
 from slotworks.data.store import Row, Store
+from slotworks.errors import quote
 from slotworks.images import open_picture, reading
 from slotworks.json_text import read_json
 from slotworks.types import UserError
@@ -184,7 +185,7 @@ def _properties(file: Path, *, with_color: bool) -> Row:
             for key, names in named.items():
                 row[key][k] = names.index(item[key]) + 1
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise UserError(f"{file} is damaged or not a scene of CLEVRTex ({error!r}); unpack it again.") from error
+        raise UserError(f"{file} is damaged or not a scene of CLEVRTex ({quote(error)}); unpack it again.") from error
     return row | {"scene_objects": np.asarray(len(objects), np.uint8)}
 
 

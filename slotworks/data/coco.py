@@ -13,6 +13,7 @@ from PIL import Image
 
 from slotworks.data.photos import Entry, MaskedPhotos, Schema, pictures_in
 from slotworks.data.store import Row
+from slotworks.errors import quote
 from slotworks.images import read_image
 from slotworks.limits import check_decoded
 from slotworks.types import UserError
@@ -103,7 +104,9 @@ class AnnotatedPhotos(MaskedPhotos):
         except FileNotFoundError as error:
             raise UserError(f"{file} is missing; {self.origin(file)}.") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-            raise UserError(f"{file} is damaged or not in COCO's format ({error!r}); {self.origin(file)}.") from error
+            raise UserError(
+                f"{file} is damaged or not in COCO's format ({quote(error)}); {self.origin(file)}."
+            ) from error
 
     def _check_annotation(
         self, annotation: dict[str, Any], file: Path, images: Container[Any], categories: Container[Any]

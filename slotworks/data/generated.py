@@ -193,7 +193,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         if version == VERSION:
             _check_facts(facts)
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is no shard of generated images ({error!r}); take it away.") from None
+        raise UserError(f"{path} is no shard of generated images ({quote(error)}); take it away.") from None
     if version != VERSION:
         raise UserError(f"{path} has the layout of version {version}, this program reads {VERSION}; synthesize again.")
     return facts

@@ -27,6 +27,7 @@ from slotworks.data.prepared import SPLITS, OfficialData, PreparedData, fingerpr
 from slotworks.data.scenes.random import scene_keys, uniform
 from slotworks.data.store import Row, Store
 from slotworks.data.tfrecord import Example, count_records, read_examples
+from slotworks.errors import quote
 from slotworks.images import open_picture, reading
 from slotworks.json_text import read_json
 from slotworks.types import RawBatch, UserError
@@ -351,7 +352,7 @@ class MOViSplit(PreparedData):
             splits = {split["name"]: split["shardLengths"] for split in read_json(_read_text(file))["splits"]}
             return [int(length) for length in splits[self.split]] if self.split in splits else None
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise UserError(f"{file} is damaged ({error!r}); get it again, or delete it.") from error
+            raise UserError(f"{file} is damaged ({quote(error)}); get it again, or delete it.") from error
 
     def split_rows(self, store: Store, split: str) -> np.ndarray:
         """All: the store holds one split."""

@@ -33,6 +33,7 @@ from slotworks.data.photos import WORKERS, in_order
 from slotworks.data.prepared import fingerprint
 from slotworks.data.store import only_one
 from slotworks.encoders.sam2 import Sam2, Sam2Config
+from slotworks.errors import quote
 from slotworks.files import replacing, write_text
 from slotworks.images import read_image
 from slotworks.json_text import read_json
@@ -288,7 +289,9 @@ def _read_boxes(file: Path, num_images: int | None) -> tuple[list[Entry], dict[i
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged or not of Objects365 ({error!r}); get it again from {PAGE}.") from error
+        raise UserError(
+            f"{file} is damaged or not of Objects365 ({quote(error)}); get it again from {PAGE}."
+        ) from error
 
 
 def _all_there(files: Sequence[Path]) -> None:

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
+from slotworks.errors import quote
 from slotworks.json_text import read_json
 from slotworks.progress import Advice, progress
 from slotworks.types import RawBatch, UserError
@@ -299,7 +300,7 @@ def read_index(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} holds no index.json and so is not a prepared store.") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error!r}); delete {path} and prepare it again.") from error
+        raise UserError(f"{file} is damaged ({quote(error)}); delete {path} and prepare it again.") from error
     return index
 
 

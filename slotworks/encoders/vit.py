@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.errors import needs_extra
+from slotworks.errors import needs_extra, quote
 from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
@@ -274,7 +274,7 @@ def _complete(folder: Path) -> list[Path]:
                 names = sorted(set(read_json((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
                 shards = [folder / Path(name).name for name in names]
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                raise UserError(f"{folder / index} is damaged ({error!r}); get the model again.") from error
+                raise UserError(f"{folder / index} is damaged ({quote(error)}); get the model again.") from error
             if all(shard.is_file() for shard in shards):
                 return [folder / _CONFIG, folder / index, *shards]
     return []
