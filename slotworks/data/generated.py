@@ -195,7 +195,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no shard of generated images ({quote(error)}); take it away.") from None
     if version != VERSION:
-        raise UserError(f"{path} has the layout of version {version}, this program reads {VERSION}; synthesize again.")
+        raise UserError(
+            f"{path} has the layout of version {quote(version)}, this program reads {VERSION}; synthesize again."
+        )
     return facts
 
 

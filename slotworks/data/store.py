@@ -285,7 +285,7 @@ def read_index(path: Path) -> dict[str, Any]:
             raise ValueError("not the index of a store")
         if index["version"] != VERSION:
             raise UserError(
-                f"{path} has the layout of version {index['version']}, this program reads version {VERSION}; "
+                f"{path} has the layout of version {quote(index['version'])}, this program reads version {VERSION}; "
                 "delete the folder and prepare it again."
             )
         _check_count(index["rows"], 0)
