@@ -126,7 +126,7 @@ def data(make: Callable[[Path], object], source: Path, patterns: tuple[str, ...]
             rows = {}
             for split in splits:
                 opened = config.open(split)
-                rows |= {(split, k): opened[k] for k in range(len(opened))}
+                rows[split] = opened.__getitems__(range(len(opened)))
             return rows
 
         return Case(sorted(file for pattern in patterns for file in folder.rglob(pattern)), read)
@@ -454,10 +454,10 @@ def equal(one: object, other: object) -> bool:
 def share(make: Callable[[Path], Case], folder: Path, numbers: range, log: Path, at: Path) -> None:
     """Read these inputs in this process; what is found goes to `log`, the number in work to `at`."""
     os.environ[VARIABLE] = "0.5"
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     case = make(folder)
     whole = {file: file.read_bytes() for file in case.files}
     content = case.read()
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + BYTES + (1 << 29)  # half a GB for threads' stacks, which nobody touches
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -499,6 +499,7 @@ def try_all(name: str, count: int, folder: Path) -> dict:
                 total[key] += found[key]
             total["mb"] = max(total["mb"], found["mb"])
             break
+        assert at.is_file(), f"{name} ended with {child.exitcode} before the first input"
         last = int(at.read_text())
         total["faults"].append([last, f"the process ended with {child.exitcode}"])
         numbers, part = range(last + 1, count), part + 1
