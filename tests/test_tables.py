@@ -89,7 +89,7 @@ def test_all_words_have_to_match(words, names, capsys):
 
 def test_costs_and_numbers_are_printed(capsys):
     assert main(["recipes", "slot_attention.tetrominoes"]) == 0
-    paper, mini = capsys.readouterr().out.split("slot_attention.tetrominoes_mini\n")
+    paper, mini = capsys.readouterr().out.split("slot_attention.tetrominoes_long_mini\n")
     for text in ("7.5 hours on one V100", "300 MB to download, 0.3 GB prepared", "FG-ARI 99.5 +- 0.2 in the paper"):
         assert text in paper
     for text in ("two recent CPU cores", " MiB", "drawn, no download", "published  none", "over 3 seeds"):
