@@ -94,7 +94,7 @@ def test_costs_and_numbers_are_printed(capsys):
         assert text in paper
     for text in ("two recent CPU cores", " MiB", "drawn, no download", "published  none", "over 3 seeds"):
         assert text in mini
-    assert "2 of " in mini
+    assert "3 of " in mini
 
 
 def test_a_wrong_word_or_name_is_answered_with_the_three_nearest(capsys):
