@@ -84,7 +84,7 @@ def test_evaluate_prints_how_far_the_numbers_move(run_folder, capsys, monkeypatc
     assert tables == 3
     assert [name for table, name in cells if table == 2] == ["so-po-go", "so-po-go-majority", "spread"]
     records = [json.loads(path.read_text()) for path in (run_folder / "eval").glob("*-test-*.json")]
-    records = [record for record in records if record["num_images"] == 5]
+    records = [r for r in records if (r["num_images"], r["settings"]["batch_size"]) == (5, 2)]
     means = [record["metrics"]["mbo_i"]["mean"] for record in records if "mbo_i" in record["metrics"]]
     assert len(means) == 7
     assert cells[1, "spread"]["mbo_i"] == f"{100 * (max(means) - min(means)):.1f}"

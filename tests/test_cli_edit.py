@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from slotworks.cli import main
-from slotworks.configs.slot_attention import tetrominoes_mini
+from slotworks.configs.slot_attention import tetrominoes_long_mini
 from slotworks.training import train
 
 
@@ -18,7 +18,7 @@ from slotworks.training import train
 def folder(tmp_path_factory) -> Path:
     """A run of two steps, and two pictures."""
     folder = tmp_path_factory.mktemp("edit")
-    recipe = tetrominoes_mini()
+    recipe = tetrominoes_long_mini()
     method = replace(recipe.method, initializer="gaussian", channels=8, slot_dim=16, test_iterations=1)
     train(replace(recipe, method=method, steps=2, batch_size=2), folder / "run")
     rng = np.random.default_rng(0)

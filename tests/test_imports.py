@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "outputs": (),
     "images": (),
     "limits": (),
+    "json_text": (),
     "ranges": (),
     "yaml_text": (),
     "vocabulary": (),
@@ -48,15 +49,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "__init__": ("api",),
 }
 BELOW_ALL = (  # no torch in these
-    *("errors", "files", "images", "limits", "machine", "outputs", "progress", "ranges", "videos", "vocabulary"),
-    "yaml_text",
+    *("errors", "files", "images", "json_text", "limits", "machine", "outputs", "progress", "ranges", "videos"),
+    *("vocabulary", "yaml_text"),
 )
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
 NO_TORCH = (
-    *("reports", "errors", "files", "images", "limits", "machine", "outputs", "progress", "ranges", "tables"),
-    *("vocabulary", "yaml_text"),
+    *("reports", "errors", "files", "images", "json_text", "limits", "machine", "outputs", "progress", "ranges"),
+    *("tables", "vocabulary", "yaml_text"),
 )
 
 FILES = sorted(ROOT.rglob("*.py"))
