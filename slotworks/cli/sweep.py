@@ -196,8 +196,6 @@ def sweep(
     if device is not None:
         find_device(device)
     runs, left_out = _runs(recipe, variants, overrides)
-    if device is not None:
-        find_device(device)
     for run in runs.values():
         check_run(run)
         check_metrics(run, plotted or ())
