@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from slotworks.data import MultiDSprites, Pictures
-from slotworks.data.photos import shrink
-from slotworks.data.tfrecord import Example, read_examples, write_records
+from slotworks.data.readers.tfrecord import Example, read_examples, write_records
+from slotworks.data.stores.shrink import shrink
 
 NUM_RECORDS = 256
 BATCH = 64

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from slotworks.data.features import CachedFeatures
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.encoders import ViTConfig
 from slotworks.methods.dinosaur import DinosaurConfig
 from slotworks.types import DataConfig, RawBatch, to_batch

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-import slotworks.data.generated
-import slotworks.data.latents
 import slotworks.data.scenes
+import slotworks.data.stores.generated
+import slotworks.data.stores.latents
 import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
 from slotworks import protocols as known_protocols
-from slotworks.data.features import CachedFeatures
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.errors import check_extra
 from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under

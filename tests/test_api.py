@@ -14,10 +14,10 @@ from torch import nn
 from slotworks import api
 from slotworks.cli.sources import find_run
 from slotworks.configs import recipes, slot_attention
-from slotworks.data.features import CachedFeatures
-from slotworks.data.generated import Generated
-from slotworks.data.movi import MOVi
+from slotworks.data.readers.movi import MOVi
 from slotworks.data.scenes import ShapeScenes, TetrominoScenes
+from slotworks.data.stores.features import CachedFeatures
+from slotworks.data.stores.generated import Generated
 from slotworks.encoders import ViTConfig
 from slotworks.evaluation.resized import Resized
 from slotworks.reports import write_report

@@ -54,6 +54,17 @@ BELOW_ALL = (  # no torch in these
 )
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
+# The rooms of `data/`: the same, one level below. Readers and scenes do not know each other.
+DATA_ROOMS: dict[str, tuple[str, ...]] = {
+    "random": (),
+    "sets": (),
+    "stores": (),
+    "scenes": ("random", "sets"),
+    "readers": ("random", "sets", "stores"),
+    "catalog": ("readers", "stores"),
+    "__init__": ("readers", "stores"),
+}
+
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
 NO_TORCH = (
     *("reports", "errors", "files", "images", "json_text", "limits", "machine", "outputs", "progress", "ranges"),
@@ -61,6 +72,7 @@ NO_TORCH = (
 )
 
 FILES = sorted(ROOT.rglob("*.py"))
+DATA_FILES = sorted((ROOT / "data").rglob("*.py"))
 
 
 def part(path: Path) -> str:
@@ -107,6 +119,19 @@ def test_every_part_is_in_the_table():
 @pytest.mark.parametrize("name", sorted({part(path) for path in FILES}))
 def test_imports_follow_the_table(name):
     assert [line for path in FILES if part(path) == name for line in forbidden(path)] == []
+
+
+@pytest.mark.parametrize("room", sorted({path.relative_to(ROOT / "data").parts[0] for path in DATA_FILES}))
+def test_the_rooms_of_data_follow_their_table(room):
+    own = room.removesuffix(".py")
+    wrong = []
+    for path in DATA_FILES:
+        if path.relative_to(ROOT / "data").parts[0] == room:
+            for line, name in imported(path):
+                target = name.removeprefix("slotworks.data.").split(".")[0]
+                if name.startswith("slotworks.data.") and target not in (own, *DATA_ROOMS[own]):
+                    wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

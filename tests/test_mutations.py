@@ -153,7 +153,7 @@ def clevr(root: Path):
 
 
 def movi(root: Path):
-    from slotworks.data.movi import MOVi
+    from slotworks.data.readers.movi import MOVi
 
     return MOVi(root=str(root), resolution="32x32")
 
@@ -190,7 +190,7 @@ def celeba(folder: Path) -> Case:
 
 
 def tfrecords(folder: Path) -> Case:
-    from slotworks.data.tfrecord import read_payloads
+    from slotworks.data.readers.tfrecord import read_payloads
 
     folder.mkdir(parents=True)
     file = folder / "tetrominoes_train.tfrecords"
@@ -204,7 +204,7 @@ def tfrecords(folder: Path) -> Case:
 
 
 def store(folder: Path) -> Case:
-    from slotworks.data.store import Store, write_store
+    from slotworks.data.stores.store import Store, write_store
 
     rows = [{"image": np.full((4, 4, 3), k, np.uint8), "x": np.float32(k)} for k in range(5)]
     rows = [{name: np.asarray(value) for name, value in row.items()} for row in rows]
@@ -227,7 +227,7 @@ def shards(folder: Path) -> Case:
     pytest.importorskip("pyarrow")
     from test_generated import fill
 
-    from slotworks.data.generated import Generated
+    from slotworks.data.stores.generated import Generated
 
     config = Generated(str(fill(folder, (3,))), image_size=8, mask_size=8, held_out=1)
 

@@ -13,7 +13,7 @@ from slotworks.cli import main
 from slotworks.cli.train import build, folder_of
 from slotworks.configs import find, recipes
 from slotworks.data import CachedFeatures
-from slotworks.data.features import OnDemand
+from slotworks.data.stores.features import OnDemand
 from slotworks.training import load_run
 from slotworks.training.trial import dry_run, origins
 

@@ -67,7 +67,7 @@ def demo_glass(
     from slotworks import api
     from slotworks.configs import glass, stable_lsd
     from slotworks.configs.synthesis import RECIPES
-    from slotworks.data.generated import Generated
+    from slotworks.data.stores.generated import Generated
 
     began = time.monotonic()
     check_options(num_images=images, steps=steps, seed=seed)

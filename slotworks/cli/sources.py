@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from slotworks.data.features import CachedFeatures
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.types import DataConfig, MethodConfig, UserError
 
 

@@ -11,9 +11,9 @@ The encoder is frozen: `CachedFeatures` around `data` runs it once per image ins
 from dataclasses import replace
 
 from slotworks.data import COCO, VOC
-from slotworks.data.features import CachedFeatures
-from slotworks.data.movi import MOVi
+from slotworks.data.readers.movi import MOVi
 from slotworks.data.scenes import ShapeScenes
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.encoders.vit import DINO_B8, DINO_B16, DINO_S8, DINO_S16, DINOV2_B14, MAE_B16, ViTConfig
 from slotworks.methods import DinosaurConfig
 from slotworks.training import Adam, Run

@@ -13,8 +13,8 @@ from dataclasses import replace
 from slotworks.configs.stable_lsd import SCENES_ADAM, SCENES_ENCODER, TINY_DIFFUSION
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
-from slotworks.data.generated import Generated
-from slotworks.data.latents import CachedLatents
+from slotworks.data.stores.generated import Generated
+from slotworks.data.stores.latents import CachedLatents
 from slotworks.encoders.vit import DINO_B16, MAE_B16, ViTConfig
 from slotworks.methods import GlassConfig
 from slotworks.training import Adam, Run

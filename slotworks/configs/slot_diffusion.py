@@ -14,7 +14,7 @@ from slotworks.configs.slot_attention import tetrominoes_long_mini
 from slotworks.configs.steve import VIDEO_SCENES
 from slotworks.configs.vqvae import MINI, SCENES
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
-from slotworks.data.features import CachedFeatures
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.decoders import DenoiserConfig
 from slotworks.encoders.vit import DINO_S8
 from slotworks.methods import SlotDiffusionConfig, VideoSlotDiffusionConfig

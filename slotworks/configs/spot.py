@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from slotworks.configs.dinosaur import SCENES, SCENES_VIT
 from slotworks.data import COCO, VOC
-from slotworks.data.features import CachedFeatures
-from slotworks.data.movi import MOVi
+from slotworks.data.readers.movi import MOVi
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.encoders.vit import DINO_B16, MAE_B16
 from slotworks.methods import SpotConfig, SpotStudentConfig
 from slotworks.training import Adam, Run

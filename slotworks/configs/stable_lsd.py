@@ -10,7 +10,7 @@ from dataclasses import replace
 from slotworks.configs.dinosaur import SCENES_VIT
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
-from slotworks.data.latents import CachedLatents
+from slotworks.data.stores.latents import CachedLatents
 from slotworks.decoders import StableDiffusionConfig
 from slotworks.methods import StableLSDConfig
 from slotworks.training import Adam, Run

@@ -1,20 +1,24 @@
-"""Data sets: official files prepared once into memory-mapped stores."""
+"""Data sets: `readers` of official files, `scenes` that are drawn, and `stores` on the disk that training reads."""
 
-from slotworks.data.celeba import CelebA
-from slotworks.data.clevr_v1 import CLEVRv1
-from slotworks.data.clevr_with_masks import CLEVR
-from slotworks.data.clevrtex import CLEVRTex
-from slotworks.data.coco import COCO
-from slotworks.data.features import CachedFeatures
-from slotworks.data.folders import Bitmoji, CLEVRMirror
-from slotworks.data.movi import MOVi
-from slotworks.data.multi_dsprites import MultiDSprites
-from slotworks.data.objects365 import Objects365
-from slotworks.data.pictures import Pictures
-from slotworks.data.shapes3d import Shapes3D
-from slotworks.data.shapestacks import ShapeStacks
-from slotworks.data.tetrominoes import Tetrominoes
-from slotworks.data.voc import VOC
+from slotworks.data.readers.celeba import CelebA
+from slotworks.data.readers.clevr_v1 import CLEVRv1
+from slotworks.data.readers.clevr_with_masks import CLEVR
+from slotworks.data.readers.clevrtex import CLEVRTex
+from slotworks.data.readers.coco import COCO
+from slotworks.data.readers.folders import Bitmoji, CLEVRMirror
+from slotworks.data.readers.movi import MOVi
+from slotworks.data.readers.multi_dsprites import MultiDSprites
+from slotworks.data.readers.objects365 import Objects365
+from slotworks.data.readers.photos import Photos
+from slotworks.data.readers.pictures import Pictures
+from slotworks.data.readers.shapes3d import Shapes3D
+from slotworks.data.readers.shapestacks import ShapeStacks
+from slotworks.data.readers.tetrominoes import Tetrominoes
+from slotworks.data.readers.voc import VOC
+from slotworks.data.stores.features import CachedFeatures
+from slotworks.data.stores.generated import Generated
+from slotworks.data.stores.latents import CachedLatents
+from slotworks.data.stores.prepared import PreparedData
 
 __all__ = [
     "CLEVR",
@@ -25,11 +29,15 @@ __all__ = [
     "CLEVRTex",
     "CLEVRv1",
     "CachedFeatures",
+    "CachedLatents",
     "CelebA",
+    "Generated",
     "MOVi",
     "MultiDSprites",
     "Objects365",
+    "Photos",
     "Pictures",
+    "PreparedData",
     "ShapeStacks",
     "Shapes3D",
     "Tetrominoes",

@@ -9,32 +9,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from slotworks.data.celeba import PAGE as CELEBA_PAGE
-from slotworks.data.celeba import PARTITION, CelebA
-from slotworks.data.clevr_v1 import PAGE as CLEVR_V1_PAGE
-from slotworks.data.clevr_v1 import CLEVRv1
-from slotworks.data.clevr_with_masks import CLEVR
-from slotworks.data.clevrtex import OFFICIAL_IMAGES, PAGE, CLEVRTex
-from slotworks.data.clevrtex import Variant as CLEVRTexVariant
-from slotworks.data.coco import COCO
-from slotworks.data.coco import PAGE as COCO_PAGE
-from slotworks.data.folders import BITMOJI_PAGE, CLEVR_MIRROR_PAGE, Bitmoji, CLEVRMirror
-from slotworks.data.movi import BUCKET as MOVI_BUCKET
-from slotworks.data.movi import MAX_OBJECTS as MOVI_VARIANTS
-from slotworks.data.movi import MOVi
-from slotworks.data.movi import Variant as MOViVariant
-from slotworks.data.multi_dsprites import VARIANTS, MultiDSprites, Variant
-from slotworks.data.multi_object_datasets import BUCKET
-from slotworks.data.objects365 import Objects365
-from slotworks.data.objects365_masks import PAGE as OBJECTS365_PAGE
-from slotworks.data.prepared import SPLITS, OfficialData, PreparedData
-from slotworks.data.shapes3d import PAGE as SHAPES3D_PAGE
-from slotworks.data.shapes3d import Shapes3D
-from slotworks.data.shapestacks import PAGE as SHAPESTACKS_PAGE
-from slotworks.data.shapestacks import ShapeStacks
-from slotworks.data.store import Store
-from slotworks.data.tetrominoes import Tetrominoes
-from slotworks.data.voc import SBD_PAGE, VOC, VOC_PAGE
+from slotworks.data.readers.celeba import PAGE as CELEBA_PAGE
+from slotworks.data.readers.celeba import PARTITION, CelebA
+from slotworks.data.readers.clevr_v1 import PAGE as CLEVR_V1_PAGE
+from slotworks.data.readers.clevr_v1 import CLEVRv1
+from slotworks.data.readers.clevr_with_masks import CLEVR
+from slotworks.data.readers.clevrtex import OFFICIAL_IMAGES, PAGE, CLEVRTex
+from slotworks.data.readers.clevrtex import Variant as CLEVRTexVariant
+from slotworks.data.readers.coco import COCO
+from slotworks.data.readers.coco import PAGE as COCO_PAGE
+from slotworks.data.readers.folders import BITMOJI_PAGE, CLEVR_MIRROR_PAGE, Bitmoji, CLEVRMirror
+from slotworks.data.readers.movi import BUCKET as MOVI_BUCKET
+from slotworks.data.readers.movi import MAX_OBJECTS as MOVI_VARIANTS
+from slotworks.data.readers.movi import MOVi
+from slotworks.data.readers.movi import Variant as MOViVariant
+from slotworks.data.readers.multi_dsprites import VARIANTS, MultiDSprites, Variant
+from slotworks.data.readers.multi_object_datasets import BUCKET
+from slotworks.data.readers.objects365 import Objects365
+from slotworks.data.readers.objects365_masks import PAGE as OBJECTS365_PAGE
+from slotworks.data.readers.shapes3d import PAGE as SHAPES3D_PAGE
+from slotworks.data.readers.shapes3d import Shapes3D
+from slotworks.data.readers.shapestacks import PAGE as SHAPESTACKS_PAGE
+from slotworks.data.readers.shapestacks import ShapeStacks
+from slotworks.data.readers.tetrominoes import Tetrominoes
+from slotworks.data.readers.voc import SBD_PAGE, VOC, VOC_PAGE
+from slotworks.data.stores.prepared import SPLITS, OfficialData, PreparedData
+from slotworks.data.stores.store import Store
 from slotworks.types import UserError
 
 MULTI_OBJECT_LICENCE = "see source (its repository is under Apache-2.0; nothing is said about the data)"

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from slotworks.data.generated import find_shards, num_rows, shard_path
+from slotworks.data.stores.generated import find_shards, num_rows, shard_path
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.files import locked, write_text
 from slotworks.machine import Precision

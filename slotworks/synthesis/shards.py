@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from slotworks.data.generated import UNCERTAIN, VERSION, find_shards, read_facts, read_rows
-from slotworks.data.voc import color_map
+from slotworks.data.readers.voc import color_map
+from slotworks.data.stores.generated import UNCERTAIN, VERSION, find_shards, read_facts, read_rows
 from slotworks.errors import needs_extra
 from slotworks.files import replacing
 from slotworks.images import open_picture
@@ -32,7 +32,7 @@ def write_shard(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any
     Args:
         path: the final file.
         rows: with the columns below.
-        facts: what holds for all rows, see `slotworks.data.generated.read_facts`.
+        facts: what holds for all rows, see `slotworks.data.stores.generated.read_facts`.
 
     Raises:
         UserError: the disk refuses.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from slotworks.data.coco import AnnotatedPhotos
-from slotworks.data.photos import Photos
+from slotworks.data.readers.coco import AnnotatedPhotos
+from slotworks.data.readers.photos import Photos
 from slotworks.data.scenes.shapes import ShapeScenes
 from slotworks.files import write_text
 from slotworks.json_text import read_json

@@ -7,8 +7,8 @@ from wire import FIXTURES
 
 from slotworks.cli.data import main
 from slotworks.data.catalog import check, find_row, list_rows, prepare
-from slotworks.data.prepared import PreparedData
-from slotworks.data.tfrecord import read_payloads, write_records
+from slotworks.data.readers.tfrecord import read_payloads, write_records
+from slotworks.data.stores.prepared import PreparedData
 from slotworks.types import UserError
 
 NAMES = [

@@ -9,7 +9,7 @@ from tiny_models import save_diffusion
 from torch.nn.functional import interpolate
 
 from slotworks.configs import glass, recipes
-from slotworks.data.latents import CachedLatents
+from slotworks.data.stores.latents import CachedLatents
 from slotworks.decoders import StableDiffusionConfig
 from slotworks.guidance import match_segments, segment_overlap, semantic_loss
 from slotworks.methods import Glass, GlassConfig, StableLSDConfig

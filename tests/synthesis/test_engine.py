@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tiny_sam2 import save_tiny_sam2
 
-from slotworks.data.generated import find_shards, read_facts, read_rows
 from slotworks.data.scenes import ShapeScenes
+from slotworks.data.stores.generated import find_shards, read_facts, read_rows
 from slotworks.encoders.sam2 import Sam2Config
 from slotworks.synthesis import SceneCaptions, WrittenCaptions, engine, synthesize
 from slotworks.types import UserError

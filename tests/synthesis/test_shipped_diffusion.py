@@ -14,8 +14,8 @@ from slotworks.api import load
 from slotworks.configs import tiny_diffusion
 from slotworks.configs.synthesis import RECIPES
 from slotworks.configs.tiny_diffusion import TINY_SCENES
-from slotworks.data.generated import find_shards
 from slotworks.data.scenes.shapes import BACKGROUNDS, COLORS
+from slotworks.data.stores.generated import find_shards
 from slotworks.encoders.vit import ASSETS
 from slotworks.synthesis import SceneCaptions, synthesize
 from slotworks.training.logs import read_metrics

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 
-from slotworks.data.scenes.random import scene_keys
+from slotworks.data.random import scene_keys
 from slotworks.types import DataConfig, RawBatch
 
 SPLITS = ("train", "val", "test")

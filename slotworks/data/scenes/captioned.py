@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from slotworks.data.scenes.random import uniform
+from slotworks.data.random import uniform
 from slotworks.data.scenes.shapes import ShapeDataset, ShapeScenes
 from slotworks.types import DataConfig, Dataset, RawBatch
 

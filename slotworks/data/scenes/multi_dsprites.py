@@ -23,9 +23,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 
+from slotworks.data.random import integers, uniform
 from slotworks.data.scenes.base import SceneConfig, boxes_of_mask
 from slotworks.data.scenes.outlines import bitmap, ellipse, heart, square
-from slotworks.data.scenes.random import integers, uniform
 from slotworks.data.scenes.stamps import Stamps
 from slotworks.data.scenes.textures import pick_texture, texture_at
 from slotworks.types import RawBatch

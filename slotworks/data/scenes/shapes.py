@@ -17,9 +17,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt64
 
+from slotworks.data.random import derive, integers, uniform
 from slotworks.data.scenes.base import SceneConfig, SceneDataset, boxes_of_mask
 from slotworks.data.scenes.outlines import bitmap, circle, cross, diamond, heart, ring, square, star, triangle
-from slotworks.data.scenes.random import derive, integers, uniform
 from slotworks.data.scenes.stamps import Stamps
 from slotworks.data.scenes.textures import pick_texture, texture_at
 from slotworks.types import RawBatch

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
+from slotworks.data.random import derive, integers
 from slotworks.data.scenes.base import SceneConfig
-from slotworks.data.scenes.random import derive, integers
 from slotworks.data.scenes.stamps import Stamps
 from slotworks.types import RawBatch
 

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
-from slotworks.data.scenes.random import integers, scene_keys, uniform
+from slotworks.data.random import integers, scene_keys, uniform
 
 _CLOUDS = 3  # patterns made of random waves
 _CLOUD_WAVES = 24

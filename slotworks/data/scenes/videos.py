@@ -16,8 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 
+from slotworks.data.random import integers, scene_keys, uniform
 from slotworks.data.scenes.base import SceneConfig, SceneDataset, boxes_of_mask
-from slotworks.data.scenes.random import integers, scene_keys, uniform
 from slotworks.data.scenes.shapes import BACKGROUNDS, CLASSES, COLORS, MIN_DIAMETER, ColorName, ShapeName, cut_shapes
 from slotworks.data.scenes.stamps import Stamps
 from slotworks.data.scenes.textures import pick_texture, texture_bank

@@ -1,0 +1,309 @@
+"""Features of a frozen encoder, computed once over a training set and then read from a memory-mapped store.
+
+    images  --ViT, once-->  data/features/<data>-<size>px-<key>/features.npy  --every epoch-->  features b p c
+
+The key is a hash of everything the features depend on: the encoder's settings, its weights (SHA-256 of the files), what
+the data set holds, flips and precision. When any of it changes, another folder is made; features of something else
+are never read. An interrupted computation goes on after its last safe rows, with the same bytes as one that was not.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import google_crc32c
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slotworks.data.stores.store import Row, Store, write_store
+from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
+from slotworks.nn.resize import resize
+from slotworks.progress import cpu_advice
+from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, RawBatch, UserError, to_batch
+
+VERSION = 1  # part of the key: raised when the same settings give other features
+PROBES = 32  # images whose pixels enter the key
+
+
+@dataclass(frozen=True)
+class CachedFeatures(DataConfig):
+    """The training images of a data set as features of a frozen vision transformer.
+
+    `open("train")` gives `features` (`b p c`), and `image` if that is kept: a step never runs or imports the encoder.
+    The first call computes them, on the GPU if there is one. `open("val")` and `open("test")` give the images
+    themselves.
+
+    Random changes of training images cannot be cached: `images` must neither crop nor flip at random. `flips=True`
+    stores every image a second time, mirrored left to right, and the data set is twice as long: half of what is seen
+    is mirrored, as with random flips, and an epoch shows each image both ways.
+
+    float16 keeps 11 bits of a number up to 65504, bfloat16 8 bits of any; both take 2 bytes per number: 0.3 MB per
+    image for ViT-B/16 at 224 pixels, 36 GB for the training set of COCO.
+    """
+
+    images: DataConfig  # of what size the encoder is set to
+    encoder: ViTConfig  # as in the method
+    root: str = "data/features"  # folder with one store per key
+    flips: bool = False  # also store every image mirrored
+    dtype: Literal["float16", "bfloat16"] = "float16"  # of the stored numbers; a batch has float32
+    batch_size: int = 32  # images at once while computing
+    resize: bool = False  # images to the encoder's size first; otherwise another size is an error
+    keep_images: bool = False  # also store the images, in 8 bits, for methods that render them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in ("float16", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; choose float16 or bfloat16.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more.")
+        if self.encoder.trained_blocks:
+            raise ValueError(
+                f"encoder.trained_blocks is {self.encoder.trained_blocks}: features that change during training cannot "
+                "be cached; train on the images themselves."
+            )
+        if getattr(self.images, "crop", None) == "random" or getattr(self.images, "flip", False):
+            raise ValueError(self._random)
+
+    @property
+    def name(self) -> str:
+        """That of the images."""
+        return self.images.name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """That of the images."""
+        return self.images.size
+
+    @property
+    def max_objects(self) -> int | None:
+        """That of the images."""
+        return self.images.max_objects
+
+    def check_method(self, method: MethodConfig) -> None:
+        """The method's encoder must be the one that the features are of, wherever its weights lie.
+
+        Raises:
+            UserError: names the settings that differ.
+        """
+        wanted = getattr(method, "encoder", None)
+        if not isinstance(wanted, ViTConfig) or wanted == self.encoder:
+            return
+        ours, cached = asdict(wanted), asdict(self.encoder)
+        differing = [name for name in ours if ours[name] != cached[name]]
+        if differing == ["model"] and weights_hash(wanted) == weights_hash(self.encoder):
+            return
+        said = " and ".join(
+            f"method.encoder.{name} is {ours[name]!r} but data.encoder.{name} {cached[name]!r}" for name in differing
+        )
+        raise UserError(f"{said}: the features would be of another encoder than the method's; set both alike.")
+
+    def open(self, split: str = "train") -> Dataset:
+        """`train`: features, computed first if they are not there. Other splits: the images.
+
+        Several processes may call this at once: one computes, the others wait.
+
+        Raises:
+            UserError: the encoder or the images cannot be had, images have another size than the encoder is set to or
+                change at random, numbers do not fit `dtype`, or the disk is too small.
+        """
+        dataset = self.images.open(split)
+        if split != "train":
+            return dataset
+        key = self.key(dataset)
+        path = self.store_path(key)
+        if not path.exists():
+            rows = _Rows(self, dataset, path)
+            on_cpu = not torch.accelerator.is_available()
+            advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
+            settings = {"batch_size": self.batch_size}
+            write_store(path, rows, source=key, settings=settings, total=rows.total, advice=advice)
+        return Store(path)
+
+    def preview(self) -> Dataset:
+        """The stored features, or else an `OnDemand`, which computes those that are asked for and stores nothing."""
+        images = self.images.preview()
+        path = self.store_path(self.key(images))
+        return Store(path) if path.exists() else OnDemand(self, images)
+
+    def augment(self, batch: Batch) -> Batch:
+        """Stored features of a training batch, on their device, to float32. Nothing is random."""
+        features = batch["features"]
+        if features.dtype == torch.int16:  # NumPy has no bfloat16
+            features = features.view(torch.bfloat16)
+        return {**batch, "features": features.float()}
+
+    @property
+    def source_images(self) -> DataConfig:
+        """The images behind the features, of all splits."""
+        return self.images
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Maps of the images that are stored with the features."""
+        return ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes on the disk for each image."""
+        rows, columns = self.encoder.grid
+        height, width = self.images.size
+        return rows * columns * self.encoder.feature_dim * 2 + 3 * height * width * self.keep_images
+
+    def computation(self) -> Callable[[Batch], dict[str, np.ndarray]]:
+        """What makes the stored arrays of a batch of images; holds the networks."""
+        encoder, size = ViTEncoder(self.encoder), self.encoder.image_size
+
+        def compute(batch: Batch) -> dict[str, np.ndarray]:
+            image = resize(batch["image"], size) if self.resize else batch["image"]
+            if tuple(image.shape[-2:]) != (size, size):
+                raise UserError(
+                    f"The images of {self.name} have {image.shape[-2]}x{image.shape[-1]} pixels, but the encoder is "
+                    f"set to {size}; give both the same size, or resize."
+                )
+            return {"features": self._stored(encoder(image))}
+
+        return compute
+
+    def _stored(self, features: Float[Tensor, "b p c"]) -> np.ndarray:
+        stored = features.half() if self.dtype == "float16" else features.bfloat16()
+        if not bool(stored.isfinite().all()):
+            largest = features.abs().max().item()
+            raise UserError(
+                f"The features of {self.encoder.model} reach {largest:g}, which {self.dtype} cannot hold;"
+                " choose bfloat16, or another layer or kind of feature."
+            )
+        if self.dtype == "bfloat16":
+            stored = stored.view(torch.int16)
+        return stored.cpu().numpy()
+
+    @property
+    def _random(self) -> str:
+        return (
+            f"The training images of {self.name} are cropped or mirrored at random, so features cannot be cached; "
+            "set crop to center and flip to False there, and flips to True here for mirrored copies."
+        )
+
+    def key(self, dataset: Dataset) -> dict[str, Any]:
+        """Everything the features of these images depend on, as plain values; saved in the store's index."""
+        unimportant = ("model", "trained_blocks")  # the weights say which model, wherever it lies
+        settings = {name: value for name, value in asdict(self.encoder).items() if name not in unimportant}
+        return {
+            "name": f"features of {self.images.name}",
+            "version": VERSION,
+            "weights": weights_hash(self.encoder),
+            "encoder": settings,
+            "data": fingerprint(self.images, dataset),
+            "flips": self.flips,
+            "dtype": self.dtype,
+        } | {name: True for name in ("resize", "keep_images") if getattr(self, name)}
+
+    def store_path(self, key: dict[str, Any]) -> Path:
+        """Folder of the store that belongs to a key."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        name = re.sub(r"[^\w.-]+", "_", self.images.name)
+        return Path(self.root) / f"{name}-{self.encoder.image_size}px-{digest[:16]}"
+
+
+def fingerprint(images: DataConfig, dataset: Dataset, kept: Sequence[str] = ()) -> dict[str, Any]:
+    """What tells two training sets apart: settings, length, and content of the images and of the maps that are kept.
+
+    Of a prepared store its checksums, which cover every pixel, and the selected rows; `root` does not count, so that
+    the data may move. Of any data set the pixels of 32 images spread over it: a drawn scene that is drawn differently
+    by another version of this package is another image.
+    """
+    settings = {name: value for name, value in asdict(images).items() if name != "root"}
+    probes = np.unique(np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(np.int64))
+    found: dict[str, Any] = {
+        "kind": type(images).__name__,
+        "settings": json.loads(json.dumps(settings, default=str)),
+        "images": len(dataset),
+        "crc32c_of_probes": _crc(dataset.__getitems__(probes.tolist())["image"]) if len(probes) else 0,
+    }
+    if isinstance(dataset, Store):
+        found |= {"source": dataset.index["source"], "prepared": dataset.index.get("settings")}
+        found |= {"crc32c": dataset.index["fields"]["image"]["crc32c"], "crc32c_of_rows": _crc(dataset.rows)}
+    for name in kept:
+        found[name] = {"crc32c_of_probes": _crc(dataset.__getitems__(probes.tolist())[name]) if len(probes) else 0}
+        if isinstance(dataset, Store) and name in dataset.index["fields"]:
+            found[name]["crc32c"] = dataset.index["fields"][name]["crc32c"]
+    return found
+
+
+class _Rows:
+    """Computes features from any row on. Batches begin at the same rows wherever the reading starts.
+
+    The last bits of a feature depend on the batch it is computed in, so only equal batches give equal bytes.
+    """
+
+    def __init__(self, config: CachedFeatures, dataset: Dataset, path: Path):
+        self.config, self.dataset, self.path = config, dataset, path
+        self.total = len(dataset) * (2 if config.flips else 1)
+
+    def __call__(self, start: int) -> Iterator[Row]:
+        self._check_disk((self.total - start) * self.config.row_bytes)
+        compute, size = self.config.computation(), self.config.batch_size
+        for first in range(start // size * size, self.total, size):
+            indices = np.arange(first, min(first + size, self.total))
+            arrays = self.arrays(indices, compute)
+            for k, index in enumerate(indices):
+                if index >= start:
+                    yield {name: values[k] for name, values in arrays.items()}
+
+    def arrays(self, indices: np.ndarray, compute: Callable[[Batch], dict[str, np.ndarray]]) -> RawBatch:
+        """What is stored of these rows."""
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        batch = self._images(indices, device or torch.device("cpu"))
+        arrays = compute(batch)
+        if self.config.keep_images:
+            pixels = (255 * batch["image"]).round().to(torch.uint8)
+            arrays["image"] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return arrays
+
+    def _images(self, indices: np.ndarray, device: torch.device) -> Batch:
+        """The images of rows, and maps that are to be kept; mirrored where the row is a mirrored copy."""
+        count = len(self.dataset)
+        batch = to_batch(self.dataset.__getitems__((indices % count).tolist()), device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            batch, again = (self.config.images.augment(batch) for _ in range(2))
+        if not torch.equal(batch["image"], again["image"]):
+            raise UserError(self.config._random)
+        mirrored = torch.from_numpy(indices >= count).to(device)
+        names = ("image", *(name for name in self.config.kept if name in batch))
+        return {
+            name: torch.where(mirrored.view(-1, *[1] * (batch[name].ndim - 1)), batch[name].flip(-1), batch[name])
+            for name in names
+        }
+
+    def _check_disk(self, needed: int) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise UserError(
+                f"The features of {self.config.name} need {needed / 1e9:,.1f} GB more in {self.path.parent}, where "
+                f"{free / 1e9:,.1f} GB are free; free some space or choose another root."
+            )
+
+
+class OnDemand:
+    """Rows of `CachedFeatures` as a data set: each batch is computed when it is read, and kept nowhere."""
+
+    computes_features = True  # reading takes as long as the encoder
+
+    def __init__(self, config: CachedFeatures, dataset: Dataset):
+        self._rows, self._compute = _Rows(config, dataset, Path(config.root)), config.computation()
+
+    def __len__(self) -> int:
+        return self._rows.total
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch:
+        return self._rows.arrays(np.asarray(indices), self._compute)
+
+
+def _crc(values: np.ndarray) -> int:
+    return google_crc32c.value(np.ascontiguousarray(values).tobytes())
