@@ -1,0 +1,147 @@
+"""Run folders and stores that an earlier commit wrote open unchanged: every family, what is measured, one step more.
+
+`fixtures/runs_1/README.md` says which commit and how. Everything is done on a copy.
+"""
+
+import gzip
+import json
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import slotworks
+from slotworks.cli import main
+from slotworks.training import Run
+from slotworks.training.serialize import from_plain, to_plain
+from slotworks.types import Method, to_batch
+
+RUNS = Path(__file__).parent / "fixtures" / "runs_1"
+NUMBERS = json.loads(path.read_text()) if (path := RUNS / "numbers.json").is_file() else {"runs": {}, "stores": {}}
+SEEDS = ("train", "mine.py:mine", "--seeds", "2", "--out", "runs/seeds", "--device", "cpu")
+SWEEP = ("sweep", "mine.py:mine", "--set", "method.num-iterations=1,2", "--out", "runs/sweep", "--device", "cpu")
+
+SYNTHESIS = (
+    *("synthesize", "glass.scenes", "--num-images", "4", "--shard-size", "2", "--batch-size", "2", "--steps", "2"),
+    *("--precision", "32", "--out", "data/generated/scenes"),
+)
+
+
+def weighted(values) -> float:
+    """A sum that knows the places of its numbers: each weighs from 0 to 1 by where it stands."""
+    flat = np.asarray(values, dtype=np.float64).reshape(-1)
+    return float(flat @ np.linspace(0, 1, len(flat))) / max(len(flat), 1)
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """What a run says of two validation samples, its metrics on two test samples, and the loss of one more step.
+
+    The folder is left as it is: everything that writes is done in a copy beside it.
+    """
+    further = folder.with_name(f"{folder.name}_further")
+    shutil.copytree(folder, further)
+    run, method = slotworks.load(further, device="cpu")
+    found = {}
+    if type(method).encode is not Method.encode:
+        dataset = run.data.open("val")
+        batch = to_batch(dataset.__getitems__([*range(min(2, len(dataset)))]), torch.device("cpu"))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found["attn"] = weighted(method.encode_batch(batch).attn)
+        if "mask" in batch:
+            (record,) = slotworks.evaluate(further, num_images=2)
+            found |= {name: summary["mean"] for name, summary in record["metrics"].items()}
+    if run.steps:
+        slotworks.train(replace(run, steps=run.steps + 1), further, device="cpu", finish=False)
+        lines = [json.loads(line) for line in (further / "metrics.jsonl").read_text().splitlines()]
+        found["loss"] = next(line["total"] for line in lines if line["step"] == run.steps + 1 and "total" in line)
+    shutil.rmtree(further)
+    return found
+
+
+def measure_store(folder: Path) -> dict[str, float]:
+    """The arrays of a store."""
+    return {path.stem: weighted(np.load(path)) for path in sorted(folder.glob("*.npy"))}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A copy of everything; what a test writes into it is seen by the tests after it."""
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(RUNS / "runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def files(*folders: Path) -> dict[str, bytes]:
+    """What lies below, but for locks."""
+    paths = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path): path.read_bytes() for path in sorted(paths)}
+
+
+@pytest.mark.parametrize("name", NUMBERS["runs"])
+def test_a_run_says_what_it_said(name, place, monkeypatch):
+    """No store is computed anew: stores are found under the keys that they were given."""
+    monkeypatch.chdir(place)
+    stores, run = files(place / "data"), files(place / "runs" / name)
+    assert measure(Path("runs") / name) == pytest.approx(NUMBERS["runs"][name], rel=1e-5, abs=1e-7)
+    assert files(place / "data") == stores
+    assert files(place / "runs" / name) == run
+
+
+@pytest.mark.parametrize("name", NUMBERS["stores"])
+def test_a_store_holds_what_it_held(name, place):
+    assert measure_store(place / name) == pytest.approx(NUMBERS["stores"][name], rel=1e-12)
+
+
+def test_a_prepared_store_needs_no_official_file(place, monkeypatch):
+    from slotworks.data import VOC
+
+    monkeypatch.chdir(place)
+    data = VOC(image_size=32, mask_size=32)
+    assert [len(data.open(split)) for split in ("train", "val")] == [3, 2]
+    row = data.open("val").__getitems__([0, 1])
+    assert weighted(row["image"]) == NUMBERS["stores"]["data/VOCdevkit/prepared/voc2012-val-32-32"]["image"]
+
+
+@pytest.mark.parametrize("words", [SEEDS, SWEEP, SYNTHESIS], ids=lambda words: words[0])
+def test_what_is_finished_is_not_done_again(words, place, monkeypatch, capsys):
+    """Seeds, variants and shards are recognised as those that the command asks for."""
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    folders = [place / "runs" / "seeds", place / "runs" / "sweep", place / "data" / "generated"]
+    kept = {
+        path: content
+        for path, content in files(*folders).items()
+        if path.endswith((".safetensors", ".parquet", ".npy", "table.csv", "metrics.jsonl"))
+    }
+    assert main([*words]) == 0
+    capsys.readouterr()
+    after = files(*folders)
+    assert {path: after[path] for path in kept} == kept
+
+
+def test_the_settings_of_every_recipe_are_read(place):
+    """What stands in a run.yaml of any recipe of that commit gives a run with these values; new settings may join."""
+    known = json.loads(gzip.decompress((place / "recipes.json.gz").read_bytes()))
+    assert len(known) == 176
+    for name, plain in known.items():
+        assert lost(plain, to_plain(from_plain(Run, plain, source=name))) == [], name
+
+
+def lost(before, after, prefix=""):
+    """Names of settings that are missing or of another value."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [name for key in before for name in lost(before[key], after.get(key, "missing"), f"{prefix}.{key}")]
+    return [] if before == after else [prefix]
+
+
+def test_a_report_and_a_diagnosis(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert main(["report", "runs/slot_attention"]) == 0
+    assert main(["doctor", "runs/savi", "--images", "2"]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err
