@@ -16,7 +16,7 @@ import torch
 
 import slotworks
 from slotworks.cli import main
-from slotworks.training import Run
+from slotworks.training import Run, train
 from slotworks.training.serialize import from_plain, to_plain
 from slotworks.types import Method, to_batch
 
@@ -56,7 +56,7 @@ def measure(folder: Path) -> dict[str, float]:
             (record,) = slotworks.evaluate(further, num_images=2)
             found |= {name: summary["mean"] for name, summary in record["metrics"].items()}
     if run.steps:
-        slotworks.train(replace(run, steps=run.steps + 1), further, device="cpu", finish=False)
+        train(replace(run, steps=run.steps + 1), further, device="cpu")
         lines = [json.loads(line) for line in (further / "metrics.jsonl").read_text().splitlines()]
         found["loss"] = next(line["total"] for line in lines if line["step"] == run.steps + 1 and "total" in line)
     shutil.rmtree(further)
