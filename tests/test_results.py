@@ -1,0 +1,128 @@
+"""Our own numbers: records are whole, and the tables in the pages are those of the records."""
+
+import importlib.util
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from slotworks.configs import recipes
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
+assert spec
+results = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(results)  # type: ignore[union-attr]
+
+RECORDS = sorted(path.stem for path in results.FOLDER.glob("*.json"))
+PAGES = [page for page in results.PAGES if results.rows_of(page.read_text())]
+
+
+@pytest.mark.parametrize("recipe", RECORDS)
+def test_records_are_of_a_recipe_and_whole(recipe):
+    assert recipe in recipes()
+    records = results.read(recipe)
+    path = results.FOLDER / f"{recipe}.json"
+    assert results.dump(records) == path.read_text()
+    for record in records:
+        if record["name"] == "" and record["measured"] == results.EVALUATED:
+            assert record["settings"] == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_records(page):
+    """After a change of a record: `python docs/results.py`."""
+    assert results.fill(page.read_text()) == page.read_text()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def record(**changed):
+    metrics = {"fg_ari": {"mean": 0.9723, "std": 0.0016, "seeds": [0.9741, 0.971]}, "mse_sum": {"mean": 39.46}}
+    evaluation = {"protocol": "oclf", "data": "d", "split": "test", "num_images": 2, "metrics": metrics}
+    others = {"date": "2020-01-01", "commit": None, "machine": None, "command": None}
+    plain = {
+        "name": "",
+        "settings": {},
+        "measured": results.EVALUATED,
+        "seeds": [3, 4],
+        "seconds": [90, 30.2],
+        **others,
+    }
+    return {**plain, "evaluations": [evaluation], **changed}
+
+
+def test_a_table(folder):
+    further = {"protocol": "savi@12", "data": "d", "split": "test", "num_images": 2}
+    further["metrics"] = {"fg_ari": {"mean": 0.5, "sem": 0.01}}
+    second = record(name="x", measured=results.EARLIER, evaluations=[further], remarks={"agrees": "yes"})
+    (folder / "a.b.json").write_text(results.dump([record(), second]))
+    page = "A.\n\n<!-- records: recipe, fg_ari, agrees, training = minutes, mse_sum, 12 ± = @12/fg_ari\na.b\n"
+    page += "a.b#x [savi] = other\n-->\nold\n<!-- end of records -->\nB.\n"
+    made = results.fill(page)
+    assert made.splitlines()[7:] == [
+        "| recipe | FG-ARI | agrees | training | squared error | 12 ± |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| `a.b` | 97.2 ± 0.2 (97.4, 97.1) |  | 1.5, 0.5 | 39.5 |  |",
+        "| other † |  | yes | 1.5, 0.5 |  | 50.0 ± 1.0 |",
+        "",
+        results.FOOT,
+        "",
+        "<!-- end of records -->",
+        "B.",
+    ]
+    assert results.fill(made) == made
+    assert results.rows_of(page) == ["a.b", "a.b#x"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"measured": "yes"}, "measured is 'yes'; expected 'slotworks evaluate' or 'earlier, no record kept'"),
+        ({"more": 1}, "has keys that no record has: more"),
+        ({"seeds": [1]}, "fg_ari has another number of values than there are seeds"),
+    ],
+)
+def test_what_is_no_record_is_refused(folder, changed, said):
+    (folder / "a.b.json").write_text(json.dumps([record(**changed)]))
+    with pytest.raises(ValueError, match=said):
+        results.read("a.b")
+    (folder / "a.b.json").write_text(json.dumps([record(), record()]))
+    with pytest.raises(ValueError, match="two records of one name"):
+        results.read("a.b")
+    with pytest.raises(ValueError, match="has no record 'z'; the known ones are ''"):
+        (folder / "a.b.json").write_text(json.dumps([record()]))
+        results.find("a.b#z")
+
+
+def test_a_record_is_collected_from_run_folders(folder, tmp_path):
+    with tarfile.open(ROOT / "tests" / "fixtures" / "runs_1" / "runs.tar.xz") as archive:
+        members = [member for member in archive.getmembers() if member.name.startswith("runs/seeds")]
+        archive.extractall(tmp_path, members, filter="data")
+    runs = tmp_path / "runs" / "seeds"
+    recipe = "slot_attention.tetrominoes_mini"
+    path = results.add([runs], recipe=recipe, name="tiny", machine="a machine")
+    (found,) = results.read(recipe)
+    assert path == folder / f"{recipe}.json"
+    assert (found["name"], found["seeds"], found["machine"]) == ("tiny", [0, 1], "a machine")
+    assert found["settings"]["method.channels"] == 2
+    assert [one["protocol"] for one in found["evaluations"]] == ["slot-attention", "oclf"]
+    summary = json.loads((runs / "summary.json").read_text())["summary"]["fg_ari"]
+    assert results.metric(found, "fg_ari") == {
+        "mean": pytest.approx(summary["mean"], abs=1e-6),
+        "std": pytest.approx(summary["std"], abs=1e-6),
+        "seeds": pytest.approx(summary["seeds"], abs=1e-6),
+    }
+    results.add([runs], recipe=recipe, name="tiny", machine="another")
+    assert [one["machine"] for one in results.read(recipe)] == ["another"]
+    with pytest.raises(ValueError, match=r"was made by 'train mine.py:mine .*', which names no recipe; give --recipe"):
+        results.collect([runs])
+    shutil.rmtree(runs / "seed1" / "eval")
+    with pytest.raises(ValueError, match="holds no evaluation that all runs have"):
+        results.collect([runs], recipe=recipe)
