@@ -13,11 +13,13 @@ A table stands in a page between two comments, of which the first says what is i
     -->
     <!-- end of records -->
 
-The first line names the columns: the first is the row's own name, the others are metrics, `key` or `title = key`, with
-a protocol before a slash where the record has several (`oclf/fg_ari`); `minutes`, `seconds` and `seeds`; or a remark of
+The first line names the columns, and so do those after it while they end with a comma. The first column is the row's own
+name, the others are metrics, `key` or `title = key`, with a protocol before a slash where the record has several
+(`oclf/fg_ari`); `minutes`, `seconds`, `seeds` and `images`; or a remark of
 the record. A row is a file of `docs/records`, `#` and the name of a record where it is not the recipe as it stands, a
-protocol in brackets if all its numbers are of that, and after `=` what the table calls it. `[savi]` in the row and
-`@12/fg_ari` in the column are the protocol `savi@12`.
+protocol in brackets (or several, with + between) if all its numbers are of that, and after `=` what the table calls it.
+`[savi]` in the row and `@12/fg_ari` in the column are the protocol `savi@12`. A title that ends with ± asks for the
+standard error over images where there is one seed. A page that shows earlier records says what their mark means: `FOOT`.
 """
 
 import argparse
@@ -37,7 +39,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 EVALUATED = "slotworks evaluate"
 EARLIER = "earlier, no record kept"
 MARK = " †"
-FOOT = "† An earlier run that left no record; its numbers stand here until they are measured again."
+FOOT = "† marks an earlier run that left no record; its numbers stand here until they are measured again."
 KEYS = ("name", "settings", "measured", "date", "commit", "machine", "command", "seeds", "seconds", "evaluations")
 OPTIONAL = ("remarks",)
 PARTS = ("protocol", "data", "split", "num_images", "metrics")
@@ -55,9 +57,9 @@ TITLES = {
     "ap_0.25": "AP 0.25",
 }
 AS_THEY_ARE = {"mse_sum": 1, "flicker": 1, "ssim": 2, "psnr": 1}  # digits after the point; all others are in percent
-_TABLE = re.compile(r"(<!-- records: ([^\n]*)\n(.*?)-->\n)(.*?)(<!-- end of records -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- records: ((?:[^\n]*,\n)*[^\n]*)\n(.*?)-->\n)(.*?)(<!-- end of records -->)", re.DOTALL)
 
-_ROW = re.compile(r"(\S+)(?: \[([^\]]+)\])?(?: = (.+))?")
+_ROW = re.compile(r"(\S+)(?: \[(.+?)\])?(?: = (.+))?")
 
 
 def read(recipe: str) -> list[dict[str, Any]]:
@@ -113,9 +115,9 @@ def find(row: str) -> dict[str, Any]:
 def metric(record: dict[str, Any], key: str, protocol: str = "") -> dict[str, Any] | None:
     """Mean, spread and values of the seeds of `METRIC` or `PROTOCOL/METRIC`; None if it was not measured."""
     before, _, name = key.rpartition("/")
-    wanted = protocol + before
+    wanted = [part + before for part in protocol.split(" + ")]
     for evaluation in record["evaluations"]:
-        if name in evaluation["metrics"] and wanted in ("", evaluation["protocol"]):
+        if name in evaluation["metrics"] and (wanted == [""] or evaluation["protocol"] in wanted):
             return evaluation["metrics"][name]
     return None
 
@@ -129,41 +131,44 @@ def written(name: str, value: dict[str, Any], *, error: bool = False) -> str:
     seeds = ", ".join(number(seed) for seed in value.get("seeds", []))
     if "mean" not in value:
         return seeds
-    spread = value.get("sem" if error else "std")
+    spread = value.get("sem", value.get("std")) if error else value.get("std")
     text = number(value["mean"]) + ("" if spread is None else f" ± {number(spread)}")
     return f"{text} ({seeds})" if "," in seeds else text
 
 
 def cell(record: dict[str, Any], title: str, key: str, protocol: str = "") -> str:
-    """What a table has under `key`: a metric, `minutes` or `seconds` of training, `seeds`, or a remark. A title with ±
+    """What a table has under `key`: a metric, `minutes` or `seconds` of training, `seeds`, `images`, or a remark. A title with ±
     asks for the standard error over the images."""
     if value := metric(record, key, protocol):
         return written(key.rpartition("/")[2], value, error="±" in title)
     if key in ("minutes", "seconds"):
         parts = record["seconds"] or []
         return ", ".join(f"{part / 60:.1f}" if key == "minutes" else f"{part:.0f}" for part in parts)
+    if key == "images":
+        known = [one["num_images"] for one in record["evaluations"] if protocol in ("", one["protocol"])]
+        return str(known[0]) if known else ""
     if key == "seeds":
         return ", ".join(str(seed) for seed in record["seeds"])
     return str(record.get("remarks", {}).get(key, ""))
 
 
 def table(columns: str, rows: Sequence[str]) -> str:
-    """The Markdown of a table, with a foot where a record is an earlier one."""
+    """The Markdown of a table; earlier records are marked."""
     named = [(part.partition("=")[0].strip(), part.rpartition("=")[2].strip()) for part in columns.split(",")]
     lines = [
         "| " + " | ".join(TITLES.get(title.rpartition("/")[2], title) for title, _ in named) + " |",
         "| " + " | ".join("---" for _ in named) + " |",
     ]
-    earlier = False
     for row in rows:
-        name, protocol, label = _ROW.fullmatch(row.strip()).groups(default="")  # type: ignore[union-attr]
+        parts = _ROW.fullmatch(row.strip())
+        if parts is None:
+            raise ValueError(f"A row of a table is {row!r}; expected RECIPE#NAME [PROTOCOL] = what to call it.")
+        name, protocol, label = parts.groups(default="")
         record = find(name)
-        before = record["measured"] == EARLIER
-        earlier |= before
-        cells = [(label or f"`{name.partition('#')[0]}`") + MARK * before]
+        cells = [(label or f"`{name.partition('#')[0]}`") + MARK * (record["measured"] == EARLIER)]
         cells += [cell(record, title, key, protocol) for title, key in named[1:]]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n" + (f"\n{FOOT}\n" if earlier else "")
+    return "\n".join(lines) + "\n"
 
 
 def fill(text: str) -> str:
