@@ -13,13 +13,15 @@ A table stands in a page between two comments, of which the first says what is i
     -->
     <!-- end of records -->
 
-The first line names the columns, and so do those after it while they end with a comma. The first column is the row's own
-name, the others are metrics, `key` or `title = key`, with a protocol before a slash where the record has several
-(`oclf/fg_ari`); `minutes`, `seconds`, `seeds` and `images`; or a remark of
-the record. A row is a file of `docs/records`, `#` and the name of a record where it is not the recipe as it stands, a
-protocol in brackets (or several, with + between) if all its numbers are of that, and after `=` what the table calls it.
-`[savi]` in the row and `@12/fg_ari` in the column are the protocol `savi@12`. A title that ends with ± asks for the
-standard error over images where there is one seed. A page that shows earlier records says what their mark means: `FOOT`.
+The first line names the columns, and so do those after it while they end with a comma. The first column is the row's
+own name, the others are metrics, `key` or `title = key`, with a protocol before a slash where the record has several
+(`oclf/fg_ari`); `minutes`, `seconds`, `seeds` and `images`; or a remark of the record. A title with ± asks for the
+standard error over images where there is one seed.
+
+A row is a file of `docs/records`, `#` and the name of a record where it is not the recipe as it stands, a protocol in
+brackets (or several, with + between) if all its numbers are of that, and after `=` what the table calls it. `[savi]` in
+the row and `@12/fg_ari` in the column are the protocol `savi@12`. A page that shows earlier records says what their
+mark means: `FOOT`.
 """
 
 import argparse
@@ -137,8 +139,10 @@ def written(name: str, value: dict[str, Any], *, error: bool = False) -> str:
 
 
 def cell(record: dict[str, Any], title: str, key: str, protocol: str = "") -> str:
-    """What a table has under `key`: a metric, `minutes` or `seconds` of training, `seeds`, `images`, or a remark. A title with ±
-    asks for the standard error over the images."""
+    """What a table has under `key`: a metric, `minutes` or `seconds` of training, `seeds`, `images`, or a remark.
+
+    A title with ± asks for the standard error over the images.
+    """
     if value := metric(record, key, protocol):
         return written(key.rpartition("/")[2], value, error="±" in title)
     if key in ("minutes", "seconds"):

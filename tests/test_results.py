@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -38,6 +39,29 @@ def test_tables_are_those_of_the_records(page):
     assert results.fill(text) == text
     if any(results.find(row)["measured"] == results.EARLIER for row in results.rows_of(text)):
         assert results.FOOT in " ".join(text.split())
+
+
+SAID = {  # numbers in sentences: {RECIPE METRIC}
+    "README.md": ["FG-ARI {slot_attention.tetrominoes_mini fg_ari}", "{slot_attention.tetrominoes_long_mini fg_ari}"],
+    "docs/methods/baselines.md": [
+        "FG-ARI {blocks.scenes_mini fg_ari} on the drawn scenes of the miniatures",
+        "ARI {blocks.scenes_mini ari}, mBO_i {blocks.scenes_mini mbo_i} and mIoU_i {blocks.scenes_mini miou_i} are not",
+        "{blocks.videos_mini fg_ari} and {blocks.savi_mini fg_ari}",
+    ],
+    "docs/methods/slot_diffusion.md": ["FG-ARI {slot_diffusion.scenes_mini fg_ari}"],
+}
+
+
+@pytest.mark.parametrize("page", SAID)
+def test_numbers_in_sentences_are_those_of_the_records(page):
+    text = " ".join((ROOT / page).read_text().split())
+    for said in SAID[page]:
+
+        def number(match):
+            recipe, name = match[1].split()
+            return results.written(name, results.metric(results.find(recipe), name)).partition(" (")[0]
+
+        assert re.sub(r"\{(.+?)\}", number, said) in text, said
 
 
 @pytest.fixture
