@@ -1,36 +1,46 @@
 """Which recipes and data sets there are, as tables that are read without importing torch.
 
-`tables.json` beside this file is made from the recipes' docstrings and settings and from the data catalogue. After a
-change there:
+`tables.json` beside this file is made from the recipes and from the data catalogue, and with it the marked tables of
+the pages under `docs`. After a change there:
 
     python -m slotworks.tables
 
-writes it anew; a test compares the two.
+writes them anew; tests compare. A marked table stands between two comments, of which the first says which recipes are
+its rows (patterns of names, `!` before one leaves out) and what its columns are:
+
+    <!-- recipes dinosaur.* !*_mini: recipe, slots, steps x batch, FG-ARI, mBO_i -->
+    <!-- end -->
 """
 
 import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from slotworks.errors import UserError
 from slotworks.files import write_text
 
 FILE = Path(__file__).with_name("tables.json")
+DOCS = FILE.parents[1] / "docs"  # beside the package in a checkout
 UNKNOWN = "not measured"
 
-_FIELDS = ("Command", "Takes", "Expected")
-_SOURCE = re.compile(r"paper|\btables?\b|figure|published|README|supplement|et al\.|released|sources")
-_HERE = re.compile(r"\bhere\b|\bseeds?\b|docs/")
 _MEMORY = re.compile(r"\d[\d.,]*(?: to \d[\d.,]*)? (?:[GM]i?B)(?! of disk)")
+_MARKED = re.compile(r"(?<=^<!-- recipes )([^:\n]+): ([^\n]+) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
 
 @cache
 def read() -> dict[str, list[dict[str, Any]]]:
     """The tables: `recipes`, `data`, `synthesis` and `ablations`, each a list of rows with a `name`."""
     return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def row(name: str) -> dict[str, Any] | None:
+    """The row of the recipe of this name."""
+    return next((known for known in read()["recipes"] if known["name"] == name), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -47,39 +57,6 @@ def _searched(row: dict[str, Any]) -> str:
     return " ".join([row["name"], row["method"], row["data"], row["about"], *row["tags"]]).lower()
 
 
-def sections(doc: str) -> dict[str, str]:
-    """`about`, the first line, and the lines after `Command:`, `Takes:` and `Expected:` of a recipe's docstring."""
-    lines = doc.strip().splitlines()
-    found, current = {"about": lines[0].strip() if lines else ""}, None
-    for line in lines[1:]:
-        field, colon, rest = line.strip().partition(":")
-        if colon and field in _FIELDS:
-            current = field.lower()
-            found[current] = rest.strip()
-        elif not line.strip():
-            current = None
-        elif current:
-            found[current] += f" {line.strip()}"
-    return found
-
-
-def numbers(expected: str) -> tuple[str, str]:
-    """The published number and the one measured here, of the text after `Expected:`; `not measured` where there is
-    none."""
-    found: dict[str, list[str]] = {"published": [], "own": []}
-    kind = "own"
-    for clause in re.split(r"; (?![^(]*\))", expected.rstrip(".")):
-        if clause.startswith("not measured"):
-            continue
-        if _SOURCE.search(clause):
-            kind = "published"
-        elif _HERE.search(clause):
-            kind = "own"  # a clause that says neither goes on with the one before
-        found[kind].append(clause)
-    published, own = ("; ".join(clauses) for clauses in found.values())
-    return published or "none", own or UNKNOWN
-
-
 def make() -> dict[str, list[dict[str, Any]]]:
     """The tables, from the recipes and the catalogue themselves; takes seconds."""
     from slotworks.configs import recipes
@@ -92,36 +69,52 @@ def make() -> dict[str, list[dict[str, Any]]]:
         {"name": name, "about": f"{ablation.about}: {ablation.default}, or {', '.join(ablation.variants)}"}
         for name, ablation in ABLATIONS.items()
     ]
-    synthesis = [{"name": name, "about": sections(made.__doc__ or "")["about"]} for name, made in RECIPES.items()]
-    rows = [_recipe(name, function, data) for name, function in recipes().items()]
+    synthesis = [{"name": name, "about": (made.__doc__ or "").split("\n")[0]} for name, made in RECIPES.items()]
+    rows = [_recipe(name, recipe, data) for name, recipe in recipes().items()]
     plain = {"recipes": rows, "data": data, "synthesis": synthesis, "ablations": ablations}
     return json.loads(json.dumps(plain))  # tuples are lists in the file
 
 
-def _recipe(name: str, function: Any, data: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    run, text = function(), sections(function.__doc__ or "")
-    published, measured = numbers(text.get("expected", ""))
-    takes = text.get("takes", "").rstrip(".")
-    memory = _MEMORY.search(takes)
+def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    run = recipe()
+    memory = _MEMORY.search(recipe.takes)
     official = [row for row in data if run.data.name == row["name"] or run.data.name.startswith(f"{row['name']}_")]
     size = f"{official[-1]['download']} to download, {official[-1]['disk']} prepared" if official else ""
     drawn = "_scenes" in run.data.name
-    tags = [word for word, holds in _tags(name, takes, run, drawn).items() if holds]
+    tags = [word for word, holds in _tags(name, recipe.takes, run, drawn).items() if holds]
     return {
         "name": name,
-        "about": text["about"],
+        "about": recipe.about,
         "method": type(run.method).__name__.removesuffix("Config"),
+        "slots": getattr(run.method, "num_slots", None),
         "data": run.data.name,
         "data_size": "drawn, no download" if drawn else size or "made with `slotworks synthesize`",
-        "command": text.get("command", ""),
+        "command": " && ".join(dict.fromkeys(_commands(name))),
         "steps": run.steps,
         "batch_size": run.batch_size,
-        "takes": takes,
+        "takes": recipe.takes,
         "memory": memory.group() if memory else UNKNOWN,
-        "published": published,
-        "measured": measured,
+        "published": "; ".join(map(str, recipe.published)) or "none",
+        "numbers": [vars(published) for published in recipe.published],
+        "measured": f"{recipe.no_record} (no record)" if recipe.no_record else UNKNOWN,
         "tags": tags,
     }
+
+
+def _commands(name: str) -> list[str]:
+    """What has to be run for a recipe: the images and runs that its settings name, and itself."""
+    from slotworks.configs import recipes
+    from slotworks.configs.synthesis import RECIPES
+
+    recipe = recipes()[name]
+    run, first = recipe(), []
+    root = Path(str(getattr(getattr(run.data, "images", None), "root", "")))
+    if root.parent == Path("data/generated") and root.name in RECIPES:
+        first.append(f"slotworks synthesize {root.name}")
+    for value in vars(run.method).values():
+        if isinstance(value, str) and value.startswith("runs/"):
+            first += _commands(value.removeprefix("runs/"))
+    return [*first, f"slotworks {'train' if run.steps else 'evaluate'} {name} {recipe.options}".rstrip()]
 
 
 def _tags(name: str, takes: str, run: Any, drawn: bool) -> dict[str, bool]:
@@ -134,14 +127,67 @@ def _tags(name: str, takes: str, run: Any, drawn: bool) -> dict[str, bool]:
     }
 
 
-def rewrite() -> Path:
-    """Write `tables.json`, a row on each line."""
+def fill(text: str, rows: Sequence[dict[str, Any]]) -> str:
+    """A page with its marked tables written anew from the recipes' rows.
+
+    Raises:
+        UserError: if a mark names no recipe, or a column that none of its recipes has.
+    """
+    return _MARKED.sub(lambda found: f"{found[1]}: {found[2]} -->\n{_table(found[1], found[2], rows)}", text)
+
+
+def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
+    wanted, out = [], []
+    for pattern in patterns.split():
+        (out if pattern.startswith("!") else wanted).append(pattern.removeprefix("!"))
+    chosen = [
+        row
+        for pattern in wanted
+        for row in rows
+        if fnmatch(row["name"], pattern) and not any(fnmatch(row["name"], one) for one in out)
+    ]
+    names = columns.split(", ")
+    cells = [[_cell(row, name) for name in names] for row in chosen]
+    empty = [name for at, name in enumerate(names) if not any(line[at] for line in cells)]
+    if empty:
+        wrong = f"column {', '.join(empty)}" if chosen else f"recipe {patterns}"
+        raise UserError(f"A marked table has nothing to say for its {wrong}; see the recipes in slotworks/configs.")
+    lines = [names, ["---"] * len(names), *([cell or "-" for cell in line] for line in cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    match column:
+        case "recipe":
+            return f"`{row['name']}`"
+        case "about":
+            return row["about"].rstrip(".")
+        case "steps x batch":
+            return f"{row['steps']:,} x {row['batch_size']}"
+        case "source":
+            return "; ".join(dict.fromkeys(printed["source"] for printed in row["numbers"]))
+        case "here":
+            return row["measured"]
+        case _ if column in row:
+            return str(row[column] or "")
+    return next((printed["numbers"][column] for printed in row["numbers"] if column in printed["numbers"]), "")
+
+
+def rewrite() -> list[Path]:
+    """Write `tables.json`, a row on each line, and the marked tables of the pages that changed."""
+    tables = make()
     parts = []
-    for name, rows in make().items():
+    for name, rows in tables.items():
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         parts.append(f'"{name}": [\n{lines}\n]')
-    return write_text(FILE, "{\n" + ",\n".join(parts) + "\n}\n")
+    written = [write_text(FILE, "{\n" + ",\n".join(parts) + "\n}\n")]
+    for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (new := fill(text, tables["recipes"])) != text:
+            written.append(write_text(page, new))
+    return written
 
 
 if __name__ == "__main__":
-    print(f"Wrote {rewrite()}")
+    for path in rewrite():
+        print(f"Wrote {path}")

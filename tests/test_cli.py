@@ -438,7 +438,8 @@ def test_demo_trains_measures_and_names_the_report(tmp_path, monkeypatch, capsys
     recipe = slot_attention.tetrominoes_mini()
     data = replace(recipe.data, num_train=8, num_val=4, num_test=4)
     tiny = replace(recipe, data=data, steps=2, batch_size=2, eval_images=4)
-    monkeypatch.setattr(slot_attention, "tetrominoes_mini", lambda: tiny)
+    shortened = replace(slot_attention.tetrominoes_mini, make=lambda: tiny)
+    monkeypatch.setattr(slot_attention, "tetrominoes_mini", shortened)
     assert main(["demo", "--out", str(tmp_path / "demo"), "--no-open"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     score = json.loads((tmp_path / "demo" / "eval" / "tetromino_scenes-test-slot-attention.json").read_text())

@@ -42,8 +42,7 @@ def shorten(monkeypatch, module: ModuleType, name: str) -> None:
         data = replace(run.data, **drawn)
         return replace(run, data=data, steps=2, batch_size=2, eval_every=2, save_every=2, eval_images=4)
 
-    tiny.__doc__ = recipe.__doc__
-    monkeypatch.setattr(module, name, tiny)
+    monkeypatch.setattr(module, name, replace(recipe, make=tiny))
 
 
 @pytest.fixture

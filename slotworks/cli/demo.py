@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from slotworks import tables
 from slotworks.cli.console import err, out, parse, percent, print_json
 from slotworks.machine import Precision
 
@@ -68,7 +69,8 @@ def demo(
     check_writable(out_folder)
     run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
-    err.print(f"Training {RECIPE} for {run.steps} steps. {run.expected}", soft_wrap=True)
+    measured = (tables.row(RECIPE) or {})["measured"]
+    err.print(f"Training {RECIPE} for {run.steps} steps. Measured before: {measured}.", soft_wrap=True)
     answer = train_one(run, out_folder, device=device)
     if json:
         print_json(answer)

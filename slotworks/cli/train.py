@@ -132,8 +132,12 @@ def _named(name: str) -> "tuple[Run, str]":
         return run, f"The run of {name}. {run.expected}"
     from slotworks.configs import find
 
-    function = find(name)
-    return function(), function.__doc__ or ""
+    recipe, row = find(name), tables.row(name)
+    if row is None:  # in a file of one's own
+        return recipe(), getattr(recipe, "about", recipe.__doc__ or "")
+    facts = {"Command": "command", "Takes": "takes", "Published": "published", "Our own": "measured"}
+    lines = "\n".join(f"{label + ':':<11}{row[field]}" for label, field in facts.items())
+    return recipe(), "\n\n".join(filter(None, [row["about"], getattr(recipe, "notes", ""), lines]))
 
 
 def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None = None) -> "Run":

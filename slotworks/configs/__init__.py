@@ -1,4 +1,4 @@
-"""Recipes: one file per method, one function per row of a table. `slotworks train slot_attention.tetrominoes`."""
+"""Recipes: one file per method, one recipe per row of a table. `slotworks train slot_attention.tetrominoes`."""
 
 import importlib
 import importlib.util
@@ -13,16 +13,17 @@ from slotworks import tables
 from slotworks.errors import UserError
 
 if TYPE_CHECKING:
+    from slotworks.configs.recipe import Recipe
     from slotworks.training import Run
 
 
-def recipes() -> "dict[str, Callable[[], Run]]":
-    """Every recipe of the package by name: `{"slot_attention.tetrominoes": function, ...}`."""
-    found = {}
-    for module_info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        found |= {f"{module_info.name}.{name}": getattr(module, name) for name in module.__all__}
-    return found
+def recipes() -> "dict[str, Recipe]":
+    """Every recipe of the package by name, as they stand in the files: `{"slot_attention.tetrominoes": ..., ...}`."""
+    return {
+        f"{method.name}.{name}": row
+        for method in pkgutil.iter_modules(__path__)
+        for name, row in _of(method.name).items()
+    }
 
 
 def find(name: str) -> "Callable[[], Run]":
@@ -52,8 +53,14 @@ def _packaged(name: str) -> "Callable[[], Run] | None":
     method, _, row = name.partition(".")
     if method not in {module.name for module in pkgutil.iter_modules(__path__)}:
         return None
-    module = importlib.import_module(f"{__name__}.{method}")  # not all are imported for one
-    return getattr(module, row) if row in module.__all__ else None
+    return _of(method).get(row)  # not all files are imported for one
+
+
+def _of(method: str) -> "dict[str, Recipe]":
+    from slotworks.configs.recipe import Recipe
+
+    module = importlib.import_module(f"{__name__}.{method}")
+    return {name: value for name, value in vars(module).items() if isinstance(value, Recipe)}
 
 
 def import_file(path: Path) -> ModuleType:

@@ -4,14 +4,13 @@
 list fits any recipe of `slot_attention` and `set_prediction`, the paper's own included.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from slotworks.configs import set_prediction
+from slotworks.configs.recipe import recipe
 from slotworks.data.scenes import SetScenes, TetrominoScenes
 from slotworks.methods import SlotAttentionConfig
 from slotworks.training import Adam, Run
-
-__all__ = ["discovery_mini", "sets_mini"]
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,15 @@ ABLATIONS: dict[str, Ablation] = {
 }
 
 
+@recipe(
+    takes="23 to 55 seconds of training on one busy CPU core", no_record="FG-ARI 65.2, 77.0, 77.2 with seeds 0 to 2"
+)
 def discovery_mini() -> Run:
     """Object discovery that the ablations change: Tetrominoes drawn on the fly, the paper's method, a short training.
 
     Gaussian slots and three iterations as in the paper, but only the last is differentiated (`gradient="bilevel"`):
     unrolled, the same network had not separated objects by then. Features and masks at a quarter of the resolution,
     slots as wide as features so that soft k-means fits; steps, batch and schedule are far below the paper's.
-
-    Command:   slotworks train ablations.discovery_mini
-    Takes:     23 to 55 seconds of training on one busy CPU core.
-    Expected:  FG-ARI 65.2, 77.0, 77.2 with seeds 0 to 2.
     """
     return Run(
         method=SlotAttentionConfig(
@@ -118,23 +116,14 @@ def discovery_mini() -> Run:
         ema_decay=0.995,
         eval_every=800,
         save_every=800,
-        expected="FG-ARI 65.2, 77.0, 77.2 with seeds 0 to 2",
     )
 
 
-def sets_mini() -> Run:
-    """Set prediction that the ablations change: `set_prediction.scenes_mini` with as many slots as objects, shortened.
-
-    Command:   slotworks train ablations.sets_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
-    """
-    run = set_prediction.scenes_mini()
-    return replace(
-        run,
-        method=replace(run.method, num_slots=SetScenes().max_objects),
-        optimizer=Adam(lr=1e-3, warmup_steps=200, half_life_steps=1_500, max_grad_norm=1.0),
-        steps=2_000,
-        eval_every=2_000,
-        expected="not measured yet",
-    )
+sets_mini = set_prediction.scenes_mini.but(
+    "Set prediction that the ablations change: `set_prediction.scenes_mini` with as many slots as objects, shortened.",
+    takes="not measured yet",
+    method={"num_slots": SetScenes().max_objects},
+    optimizer=Adam(lr=1e-3, warmup_steps=200, half_life_steps=1_500, max_grad_norm=1.0),
+    steps=2_000,
+    eval_every=2_000,
+)

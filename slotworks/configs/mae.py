@@ -4,22 +4,21 @@ Where no pretrained network can be downloaded, DINOSAUR and SPOT have features t
 `ViTConfig("package:scenes_vit", image_size=64, patch_size=4, feature_dim=128)`.
 """
 
+from slotworks.configs.recipe import recipe
 from slotworks.data.scenes import ShapeScenes
 from slotworks.data.scenes.shapes import CLASSES
 from slotworks.methods.mae import MAEConfig
 from slotworks.training import Adam, Run
 
-__all__ = ["scenes_mini"]
 
-
+@recipe(
+    takes="about 17 minutes on one busy core of a recent CPU",
+    no_record="error 0.17 on the patches left out, of the normalised image; one colour per image costs 0.70",
+)
 def scenes_mini() -> Run:
     """A small vision transformer that fills in drawn scenes; its encoder is `slotworks/assets/scenes_vit`.
 
     Not a row of a table: four blocks of width 128, 77,000 scenes. The shipped weights are this run's with seed 0.
-
-    Command:   slotworks train mae.scenes_mini
-    Takes:     about 17 minutes on one busy core of a recent CPU.
-    Expected:  error 0.17 on the patches left out, of the normalised image; one colour per image costs 0.70.
     """
     return Run(
         method=MAEConfig(num_layers=4, decoder_dim=64, decoder_layers=1, decoder_heads=2),
@@ -45,5 +44,4 @@ def scenes_mini() -> Run:
         ema_decay=0.998,
         eval_every=2_400,
         save_every=200,
-        expected="error 0.17 on the patches left out; one colour per image costs 0.70",
     )

@@ -1,26 +1,28 @@
 """Set prediction with Slot Attention: the rows of the paper's table 2 and figure 17, and a `_mini` on drawn scenes."""
 
-from dataclasses import replace
-
+from slotworks.configs.recipe import Published, recipe
 from slotworks.data import CLEVRv1
 from slotworks.data.scenes import SetScenes
 from slotworks.methods import SetPredictionConfig
 from slotworks.training import Adam, Run
-
-__all__ = ["clevr6", "clevr10", "clevr10_stepwise", "scenes_mini"]
 
 # Supplement, table 10: no clipping, no weight decay.
 PAPER_ADAM = Adam(lr=4e-4, warmup_steps=1_000, half_life_steps=50_000)
 PAPER = SetPredictionConfig(norm_eps=1e-3)  # LayerNorms of the released code are those of Keras
 
 
-def clevr10() -> Run:
-    """Properties of all objects of CLEVR (Locatello et al. 2020, figure 5; supplement, table 2).
+def average_precision(values: str) -> Published:
+    """A row of the supplement's table 2: average precision at five distances, over five seeds."""
+    numbers = dict(zip(("AP inf", "AP 1", "AP 0.5", "AP 0.25", "AP 0.125"), values.split(", "), strict=True))
+    return Published("Locatello et al. 2020, supplement, table 2", numbers, "5 seeds")
 
-    Command:   slotworks train set_prediction.clevr10
-    Takes:     2 days 3 hours on one V100 in the paper.
-    Expected:  AP at distances inf, 1, 0.5, 0.25, 0.125: 94.3, 86.7, 56.0, 10.8, 0.9 in the paper (5 seeds).
-    """
+
+@recipe(
+    average_precision("94.3 +- 1.1, 86.7 +- 1.4, 56.0 +- 3.6, 10.8 +- 1.7, 0.9 +- 0.2"),
+    takes="2 days 3 hours on one V100 in the paper",
+)
+def clevr10() -> Run:
+    """Properties of all objects of CLEVR."""
     return Run(
         method=PAPER,
         data=CLEVRv1(),
@@ -31,42 +33,34 @@ def clevr10() -> Run:
         eval_every=10_000,
         save_every=5_000,
         eval_images=15_000,
-        expected="AP at inf, 1, 0.5, 0.25, 0.125: 94.3, 86.7, 56.0, 10.8, 0.9 in the paper",
     )
 
 
-def clevr10_stepwise() -> Run:
-    """The variant with a loss after every iteration (supplement, section 3.2); its figure 17 gives no numbers.
+clevr10_stepwise = clevr10.but(
+    "The variant with a loss after every iteration (supplement, section 3.2).",
+    Published("Locatello et al. 2020, supplement, figure 17", note="above clevr10 at every distance"),
+    takes="somewhat longer than clevr10: the same network, and three assignments for each image",
+    method={"stepwise_loss": True},
+)
 
-    Command:   slotworks train set_prediction.clevr10_stepwise
-    Takes:     somewhat longer than clevr10: the same network, and three assignments for each image.
-    Expected:  above clevr10 at every distance (figure 17).
-    """
-    run = clevr10()
-    return replace(run, method=replace(run.method, stepwise_loss=True), expected="above clevr10 at every distance")
-
-
-def clevr6() -> Run:
-    """Scenes of at most six objects, to test with more afterwards (figure 5, right) or to train more slots (figure 13).
-
-    Command:   slotworks train set_prediction.clevr6
-    Takes:     as clevr10.
-    Expected:  not measured yet; figures only in the paper.
-    """
-    return replace(clevr10(), data=CLEVRv1(max_objects=6), method=replace(PAPER, num_slots=6), expected="")
+clevr6 = clevr10.but(
+    "Scenes of at most six objects, to test with more afterwards (figure 5, right) or to train more slots (figure 13).",
+    Published("Locatello et al. 2020, figure 5, right; supplement, figure 13", note="curves only"),
+    data=CLEVRv1(max_objects=6),
+    method={"num_slots": 6},
+)
 
 
+@recipe(
+    takes="216 to 314 seconds of training on one busy CPU core",
+    no_record="AP at inf, 1, 0.5, 0.25: 83.1, 42.1, 11.5, 0.9 over 3 seeds",
+)
 def scenes_mini() -> Run:
     """Drawn shapes that lie near and far, at a reduced cost: two to five objects, 64 pixels.
 
     Not the paper's configuration: only the last iteration is differentiated (the bi-level gradient of BO-QSA; unrolled,
     slots were still merged after thousands of steps), two slots more than objects, a narrower encoder with larger
     strides, a higher learning rate, fewer and smaller batches, averaged weights.
-
-    Command:   slotworks train set_prediction.scenes_mini
-    Takes:     216 to 314 seconds of training on one busy CPU core.
-    Expected:  AP at inf, 1, 0.5, 0.25: 83.1, 42.1, 11.5, 0.9 (3 seeds, docs/results.md).
-               Slot MLP on the same data 16.6 and 3.0 at inf and 1.
     """
     data = SetScenes()
     return Run(
@@ -89,5 +83,4 @@ def scenes_mini() -> Run:
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
-        expected="AP at inf, 1, 0.5, 0.25: 83.1, 42.1, 11.5, 0.9 over 3 seeds",
     )

@@ -4,25 +4,12 @@ Settings outside of 3D Shapes come from later work that repeats the paper's tabl
 Chang et al. 2022, SlotDiffusion); they were not checked against the paper itself.
 """
 
-from dataclasses import replace
-
+from slotworks.configs.recipe import Published, recipe
+from slotworks.configs.shared import SCENES, slot_diffusion_run
 from slotworks.data import Bitmoji, CelebA, CLEVRMirror, CLEVRTex, Shapes3D, ShapeStacks
-from slotworks.data.scenes import ShapeScenes
 from slotworks.methods import SlateConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig
-
-__all__ = [
-    "bitmoji",
-    "celeba",
-    "celeba_stage2",
-    "clevr_mirror",
-    "clevrtex",
-    "clevrtex_stage2",
-    "scenes_mini",
-    "shapes3d",
-    "shapestacks",
-]
 
 # Released code: the discrete VAE learns at 3e-4 from the first step on, all else at 1e-4 after a warm-up; the largest
 # entry of the gradient is limited to 1. The code also halves both where the validation loss stagnates for four epochs.
@@ -34,15 +21,16 @@ RELEASED_ADAM = Adam(
     max_grad_norm=1.0,
     grad_norm_type="inf",
 )
+COMPOSED = Published("Singh et al. 2022, table of FID", note="FID and error of composed images, not in our sources")
+UNROLLED = "Chang et al. 2022, table of SLATE, the row that is unrolled"
+TABLE_1 = "SlotDiffusion, table 1"
+CLEVRTEX = {"MSE": "313.3", "LPIPS": "0.391", "FG-ARI": "67.50", "mIoU": "38.14"}
+CELEBA = {"MSE": "744.8", "LPIPS": "0.324"}
 
 
+@recipe(COMPOSED, takes="not measured here; 20 epochs")
 def shapes3d() -> Run:
-    """3D Shapes: the settings of the released code.
-
-    Command:   slotworks train slate.shapes3d
-    Takes:     not measured here; 20 epochs.
-    Expected:  the paper reports FID and error of composed images; not in our sources.
-    """
+    """3D Shapes: the settings of the released code."""
     return Run(
         method=SlateConfig(),
         data=Shapes3D(),
@@ -52,124 +40,75 @@ def shapes3d() -> Run:
         precision="32",  # the released code computes in float32
         eval_every=8_000,
         save_every=4_000,
-        expected="published as FID of composed images, not in our sources",
     )
 
 
-def clevr_mirror() -> Run:
-    """CLEVR-Mirror, 128 pixels, 12 slots, 7 iterations.
+clevr_mirror = shapes3d.but(
+    "CLEVR-Mirror, 128 pixels, 12 slots, 7 iterations.",
+    Published(UNROLLED, {"FID": "25.89", "MSE": "67.04"}),
+    takes="not measured here",
+    method=SlateConfig(
+        image_size=128, vocab_size=4096, num_slots=12, num_iterations=7, decoder_blocks=8, decoder_heads=8
+    ),
+    data=CLEVRMirror(),
+    steps=250_000,
+)
 
-    Command:   slotworks train slate.clevr_mirror
-    Takes:     not measured here.
-    Expected:  FID 25.89, squared error 67.04 in Chang et al. 2022 (the row of SLATE, unrolled).
-    """
-    return replace(
-        shapes3d(),
-        method=SlateConfig(
-            image_size=128, vocab_size=4096, num_slots=12, num_iterations=7, decoder_blocks=8, decoder_heads=8
-        ),
-        data=CLEVRMirror(),
-        steps=250_000,
-        expected="FID 25.89, squared error 67.04 in Chang et al. 2022",
-    )
+shapestacks = clevr_mirror.but(
+    "ShapeStacks, 96 pixels, 12 slots, 7 iterations.",
+    Published(UNROLLED, {"FID": "34.76", "MSE": "312.14"}),
+    method={"image_size": 96},
+    data=ShapeStacks(),
+)
 
+bitmoji = clevr_mirror.but(
+    "Bitmoji, 128 pixels, 8 slots, 3 iterations, 4 heads of Slot Attention.",
+    COMPOSED,
+    method={"num_slots": 8, "num_iterations": 3, "slot_heads": 4},
+    data=Bitmoji(),
+)
 
-def shapestacks() -> Run:
-    """ShapeStacks, 96 pixels, 12 slots, 7 iterations.
+clevrtex = clevr_mirror.but(
+    "CLEVRTex, 128 pixels, 11 slots; the discrete VAE is trained along, as in the paper.",
+    Published(TABLE_1, CLEVRTEX, "its SLATE is clevrtex_stage2"),
+    method={"num_slots": 11, "num_iterations": 3},
+    data=CLEVRTex(variant="full"),
+    protocol="slot-diffusion",
+)
 
-    Command:   slotworks train slate.shapestacks
-    Takes:     not measured here.
-    Expected:  FID 34.76, squared error 108.67 in Chang et al. 2022 (the row of SLATE, unrolled).
-    """
-    run = clevr_mirror()
-    return replace(
-        run,
-        method=replace(run.method, image_size=96),
-        data=ShapeStacks(),
-        expected="FID 34.76, squared error 108.67 in Chang et al. 2022",
-    )
-
-
-def bitmoji() -> Run:
-    """Bitmoji, 128 pixels, 8 slots, 3 iterations, 4 heads of Slot Attention.
-
-    Command:   slotworks train slate.bitmoji
-    Takes:     not measured here.
-    Expected:  the paper reports FID and error of composed images; not in our sources.
-    """
-    run = clevr_mirror()
-    return replace(
-        run,
-        method=replace(run.method, num_slots=8, num_iterations=3, slot_heads=4),
-        data=Bitmoji(),
-        expected="published as FID of composed images, not in our sources",
-    )
+celeba = clevrtex.but(
+    "CelebA, 128 pixels, 4 slots; the discrete VAE is trained along, as in the paper.",
+    Published(TABLE_1, CELEBA, "its SLATE is celeba_stage2"),
+    method={"num_slots": 4},
+    data=CelebA(),
+    protocol="slot-attention",
+)
 
 
-def clevrtex() -> Run:
-    """CLEVRTex, 128 pixels, 11 slots; the discrete VAE is trained along, as in the paper.
-
-    Command:   slotworks train slate.clevrtex
-    Takes:     not measured here.
-    Expected:  FG-ARI 67.50, mIoU 38.14, squared error 313.3, LPIPS 0.391 in SlotDiffusion's table 1, whose SLATE is
-               clevrtex_stage2.
-    """
-    run = clevr_mirror()
-    return replace(
-        run,
-        method=replace(run.method, num_slots=11, num_iterations=3),
-        data=CLEVRTex(variant="full"),
-        protocol="slot-diffusion",
-        expected="FG-ARI 67.50, mIoU 38.14 in SlotDiffusion's table 1, whose SLATE differs",
-    )
-
-
-def celeba() -> Run:
-    """CelebA, 128 pixels, 4 slots; the discrete VAE is trained along, as in the paper.
-
-    Command:   slotworks train slate.celeba
-    Takes:     not measured here.
-    Expected:  squared error 744.8, LPIPS 0.324 in SlotDiffusion's table 1, whose SLATE is
-               celeba_stage2.
-    """
-    run = clevrtex()
-    return replace(
-        run,
-        method=replace(run.method, num_slots=4),
-        data=CelebA(),
-        protocol="slot-attention",
-        expected="squared error 744.8, LPIPS 0.324 in SlotDiffusion's table 1, whose SLATE differs",
-    )
-
-
+@recipe(
+    Published(TABLE_1, CLEVRTEX, "settings of img_based/configs/slate/slate_clevrtex_params-res128.py"),
+    takes="not measured here; one A40 in the released configuration",
+)
 def clevrtex_stage2() -> Run:
     """CLEVRTex on the fixed tokens of `dvae.clevrtex`: the SLATE row of SlotDiffusion's table 1, as there.
 
-    `img_based/configs/slate/slate_clevrtex_params-res128.py`: 200 epochs; most probable tokens, cross-entropy as a mean
-    over tokens, slots that look at a ResNet-18 and start learned, 9.89 million parameters beside the discrete VAE's.
-
-    Command:   slotworks train dvae.clevrtex && slotworks train slate.clevrtex_stage2
-    Takes:     not measured here; one A40 in the released configuration.
-    Expected:  MSE 313.3, LPIPS 0.391, FG-ARI 67.50, mIoU 38.14 in SlotDiffusion's table 1.
+    200 epochs; most probable tokens, cross-entropy as a mean over tokens, slots that look at a ResNet-18 and start
+    learned, 9.89 million parameters beside the discrete VAE's.
     """
-    expected = "MSE 313.3, LPIPS 0.391, FG-ARI 67.50, mIoU 38.14 in SlotDiffusion's table 1"
-    return _stage2(CLEVRTex(variant="full"), "clevrtex", num_slots=11, epochs=200, images=40_000, expected=expected)
+    return _stage2(CLEVRTex(variant="full"), "clevrtex", num_slots=11, epochs=200, images=40_000)
 
 
+@recipe(
+    Published(TABLE_1, CELEBA, "there are no masks; settings of img_based/configs/slate/slate_celeba_params-res128.py"),
+    takes="not measured here; one A40 in the released configuration",
+)
 def celeba_stage2() -> Run:
-    """CelebA on the fixed tokens of `dvae.celeba`, as `clevrtex_stage2`, 4 slots, 100 epochs.
-
-    Command:   slotworks train dvae.celeba && slotworks train slate.celeba_stage2
-    Takes:     not measured here; one A40 in the released configuration.
-    Expected:  MSE 744.8, LPIPS 0.324 in SlotDiffusion's table 1; there are no masks.
-    """
-    expected = "MSE 744.8, LPIPS 0.324 in SlotDiffusion's table 1; there are no masks"
-    return _stage2(CelebA(), "celeba", num_slots=4, epochs=100, images=162_770, expected=expected)
+    """CelebA on the fixed tokens of `dvae.celeba`, as `clevrtex_stage2`, 4 slots, 100 epochs."""
+    return _stage2(CelebA(), "celeba", num_slots=4, epochs=100, images=162_770)
 
 
-def _stage2(data: DataConfig, name: str, *, num_slots: int, epochs: int, images: int, expected: str) -> Run:
+def _stage2(data: DataConfig, name: str, *, num_slots: int, epochs: int, images: int) -> Run:
     """Warm-up over a twentieth of the steps, then a cosine to 0 (`img_based/method.py: SLATEMethod`)."""
-    steps = epochs * (images // 64)
     method = SlateConfig(
         parts="slot_diffusion",
         image_size=128,
@@ -183,28 +122,14 @@ def _stage2(data: DataConfig, name: str, *, num_slots: int, epochs: int, images:
         decoder_blocks=8,
         loss_weights={"cross_entropy": 1 / 1024},  # of a picture's tokens
     )
-    return Run(
-        method=method,
-        data=data,
-        optimizer=Adam(
-            lr=1e-4,
-            lr_scales={"decoder": 3.0},
-            warmup_steps=steps // 20,
-            decay="cosine",
-            decay_after_warmup=True,
-            max_grad_norm=1.0,
-        ),
-        steps=steps,
-        batch_size=64,
-        precision="bf16",  # float16 with a loss scale in the released commands; bfloat16 has the range without one
-        num_workers=4,
-        eval_every=10_000,
-        save_every=5_000,
-        protocol="slot-diffusion",
-        expected=expected,
-    )
+    optimizer = {"lr": 1e-4, "lr_scales": {"decoder": 3.0}, "decay_after_warmup": True, "max_grad_norm": 1.0}
+    return slot_diffusion_run(method, data, epochs=epochs, samples=images, **optimizer)
 
 
+@recipe(
+    takes="9 to 12 minutes on one busy core",
+    no_record="FG-ARI 62.0 +- 4.4, ARI 71.4 +- 1.1, mBO_i 57.5 +- 0.3 over 3 seeds",
+)
 def scenes_mini() -> Run:
     """Drawn shapes of 32 pixels, at a reduced cost.
 
@@ -212,10 +137,6 @@ def scenes_mini() -> Run:
     and half of the words hidden from the Transformer in training (`word_dropout`). The discrete VAE has STEVE's blocks:
     on these flat backgrounds it used 5 words after 1,000 steps with SLATE's normalisation over the whole image and 11
     without (one seed each). The temperature falls slowly, since a fast fall left it at 5 words, too.
-
-    Command:   slotworks train slate.scenes_mini
-    Takes:     9 to 12 minutes on one busy core.
-    Expected:  FG-ARI 62.0 +- 4.4, ARI 71.4 +- 1.1, mBO_i 57.5 +- 0.3 over 3 seeds, docs/results.md.
     """
     return Run(
         method=SlateConfig(
@@ -234,9 +155,7 @@ def scenes_mini() -> Run:
             dropout=0.0,
             word_dropout=0.5,
         ),
-        data=ShapeScenes(
-            image_size=32, min_objects=2, max_objects=3, sizes=(0.3, 0.36), shapes=("circle", "square", "triangle")
-        ),
+        data=SCENES,
         optimizer=Adam(
             lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, lr_scales={"dvae": 3.0}, max_grad_norm=1.0
         ),
@@ -247,5 +166,4 @@ def scenes_mini() -> Run:
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
-        expected="FG-ARI 62.0 +- 4.4, ARI 71.4 +- 1.1, mBO_i 57.5 +- 0.3 over 3 seeds",
     )

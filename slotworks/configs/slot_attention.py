@@ -1,38 +1,25 @@
 """Slot Attention: every row of the supplement's tables, the rows of SlotDiffusion's, and reduced-cost `_mini`s."""
 
-from dataclasses import replace
-
+from slotworks.configs.recipe import Published, changed, recipe
+from slotworks.configs.shared import slot_diffusion_run
 from slotworks.data import CLEVR, CelebA, CLEVRTex, MultiDSprites, Tetrominoes
 from slotworks.data.scenes import ShapeScenes, SpriteScenes, TetrominoScenes
 from slotworks.methods import SlotAttentionConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig
 
-__all__ = [
-    "celeba",
-    "clevr6",
-    "clevr6_mini",
-    "clevrtex",
-    "clevrtex_mini",
-    "multi_dsprites",
-    "multi_dsprites_mini",
-    "tetrominoes",
-    "tetrominoes_long_mini",
-    "tetrominoes_mini",
-]
-
 # Supplement, section 5: one setting for all data sets, no clipping, no weight decay.
 PAPER_ADAM = Adam(lr=4e-4, warmup_steps=10_000, half_life_steps=100_000)
 KERAS = 1e-3  # epsilon of the LayerNorms of the released code, which uses those of Keras
+PAPER = "Locatello et al. 2020, table 1"
 
 
+@recipe(
+    Published(PAPER, {"FG-ARI": "99.5 +- 0.2"}, "4 of 5 seeds, one outlier left out"),
+    takes="7.5 hours on one V100 in the paper",
+)
 def tetrominoes() -> Run:
-    """Object discovery on Tetrominoes (Locatello et al. 2020, table 1).
-
-    Command:   slotworks train slot_attention.tetrominoes
-    Takes:     7.5 hours on one V100 in the paper.
-    Expected:  FG-ARI 99.5 +- 0.2 in the paper (4 of 5 seeds).
-    """
+    """Object discovery on Tetrominoes."""
     return Run(
         method=SlotAttentionConfig(image_size=(35, 35), num_slots=4, norm_eps=KERAS),
         data=Tetrominoes(),
@@ -42,82 +29,61 @@ def tetrominoes() -> Run:
         precision="32",  # the released code computes in float32
         eval_every=25_000,
         save_every=5_000,
-        expected="FG-ARI 99.5 +- 0.2 in the paper",
     )
 
 
-def multi_dsprites() -> Run:
-    """Object discovery on multi-dSprites, coloured on grey (Locatello et al. 2020, table 1).
+multi_dsprites = tetrominoes.but(
+    "Object discovery on multi-dSprites, coloured on grey.",
+    Published(PAPER, {"FG-ARI": "91.3 +- 0.3"}, "5 seeds"),
+    takes="24 hours on one V100 in the paper",
+    method={"image_size": (64, 64), "num_slots": 6},
+    data=MultiDSprites(),
+)
 
-    Command:   slotworks train slot_attention.multi_dsprites
-    Takes:     24 hours on one V100 in the paper.
-    Expected:  FG-ARI 91.3 +- 0.3 in the paper.
-    """
-    return replace(
-        tetrominoes(),
-        method=SlotAttentionConfig(image_size=(64, 64), num_slots=6, norm_eps=KERAS),
-        data=MultiDSprites(),
-        expected="FG-ARI 91.3 +- 0.3 in the paper",
-    )
-
-
-def clevr6() -> Run:
-    """Object discovery on CLEVR scenes with at most six objects (Locatello et al. 2020, table 1).
-
-    Command:   slotworks train slot_attention.clevr6
-    Takes:     5 days 13 hours on one V100 in the paper.
-    Expected:  FG-ARI 98.8 +- 0.3 in the paper.
-    """
-    return replace(
-        tetrominoes(),
-        method=SlotAttentionConfig(
-            image_size=(128, 128), num_slots=7, channels=64, decoder_strides=(2, 2, 2, 2, 1), norm_eps=KERAS
-        ),
-        data=CLEVR(max_objects=6),
-        expected="FG-ARI 98.8 +- 0.3 in the paper",
-    )
+clevr6 = tetrominoes.but(
+    "Object discovery on CLEVR scenes with at most six objects.",
+    Published(PAPER, {"FG-ARI": "98.8 +- 0.3"}, "5 seeds"),
+    takes="5 days 13 hours on one V100 in the paper",
+    method={"image_size": (128, 128), "num_slots": 7, "channels": 64, "decoder_strides": (2, 2, 2, 2, 1)},
+    data=CLEVR(max_objects=6),
+)
 
 
+@recipe(
+    Published(
+        "SlotDiffusion, table 1",
+        {"MSE": "212.4", "LPIPS": "0.410", "FG-ARI": "67.92", "mIoU": "36.70"},
+        "background counted; settings of img_based/configs/sa/sa_clevrtex_params-res128.py",
+    ),
+    takes="not measured here; one GPU in the released configuration",
+)
 def clevrtex() -> Run:
     """CLEVRTex with eleven slots: the Slot Attention row of SlotDiffusion's table 1, as its repository trains it.
 
-    `img_based/configs/sa/sa_clevrtex_params-res128.py`: 200 epochs of 40,000 pictures. Not the network of Locatello et
-    al.: 5.19 instead of 0.89 million parameters, see `SlotAttentionConfig.parts`.
-
-    Command:   slotworks train slot_attention.clevrtex
-    Takes:     not measured here; one GPU in the released configuration.
-    Expected:  MSE 212.4, LPIPS 0.410, FG-ARI 67.92, mIoU 36.70 (background counted) in SlotDiffusion's table 1.
+    200 epochs. Not the network of Locatello et al.: 5.19 instead of 0.89 million parameters, see
+    `SlotAttentionConfig.parts`.
     """
-    return _slot_diffusion(
-        CLEVRTex(variant="full"),
-        num_slots=11,
-        epochs=200,
-        images=40_000,
-        expected=("MSE 212.4, LPIPS 0.410, FG-ARI 67.92, mIoU 36.70 in SlotDiffusion's table 1"),
-    )
+    return _slot_diffusion(CLEVRTex(variant="full"), num_slots=11, epochs=200, images=40_000)
 
 
+@recipe(
+    Published(
+        "SlotDiffusion, table 1",
+        {"MSE": "243.3", "LPIPS": "0.284"},
+        "there are no masks; settings of img_based/configs/sa/sa_celeba_params-res128.py",
+    ),
+    takes="not measured here; one GPU in the released configuration",
+)
 def celeba() -> Run:
     """CelebA with four slots: the Slot Attention row of SlotDiffusion's table 1, as its repository trains it.
 
-    `img_based/configs/sa/sa_celeba_params-res128.py`: 100 epochs.
-
-    Command:   slotworks train slot_attention.celeba
-    Takes:     not measured here; one GPU in the released configuration.
-    Expected:  MSE 243.3, LPIPS 0.284 in SlotDiffusion's table 1; there are no masks.
+    100 epochs.
     """
-    return _slot_diffusion(
-        CelebA(),
-        num_slots=4,
-        epochs=100,
-        images=162_770,
-        expected=("MSE 243.3, LPIPS 0.284 in SlotDiffusion's table 1; there are no masks"),
-    )
+    return _slot_diffusion(CelebA(), num_slots=4, epochs=100, images=162_770)
 
 
-def _slot_diffusion(data: DataConfig, *, num_slots: int, epochs: int, images: int, expected: str) -> Run:
+def _slot_diffusion(data: DataConfig, *, num_slots: int, epochs: int, images: int) -> Run:
     """Adam without clipping; from a hundredth of the rate up over a fortieth of the steps, by a cosine down to it."""
-    steps = epochs * (images // 64)
     method = SlotAttentionConfig(
         parts="slot_diffusion",
         image_size=(128, 128),
@@ -129,53 +95,32 @@ def _slot_diffusion(data: DataConfig, *, num_slots: int, epochs: int, images: in
         initializer="learned",
         eps=1e-6,
     )
-    return Run(
-        method=method,
-        data=data,
-        optimizer=Adam(
-            lr=4e-4,
-            warmup_steps=steps // 40,
-            warmup_scale=0.01,
-            decay="cosine",
-            decay_after_warmup=True,
-            final_lr_scale=0.01,
-        ),
-        steps=steps,
-        batch_size=64,
-        precision="bf16",  # float16 with a loss scale in the released commands; bfloat16 has the range without one
-        num_workers=4,
-        eval_every=10_000,
-        save_every=5_000,
-        protocol="slot-diffusion[decoder]",
-        expected=expected,
-    )
+    ends = {"warmup": 40, "warmup_scale": 0.01, "decay_after_warmup": True, "final_lr_scale": 0.01}
+    run = slot_diffusion_run(method, data, epochs=epochs, samples=images, lr=4e-4, **ends)
+    return changed(run, protocol="slot-diffusion[decoder]")
 
 
+@recipe(takes="8 minutes of training on two CPU cores without bfloat16 instructions", no_record="FG-ARI 91.1, seed 0")
 def tetrominoes_mini() -> Run:
     """Tetrominoes drawn on the fly, at a reduced cost: the recipe of `slotworks demo`.
 
     Not the paper's configuration. `tetrominoes_long_mini` with cheaper and fewer steps: the encoder works at a quarter
     of the resolution, and behind the first layer, whose kernel costs next to nothing, the decoder's kernels are 3x3.
-
-    Command:   slotworks train slot_attention.tetrominoes_mini
-    Takes:     8 minutes of training on two CPU cores without bfloat16 instructions.
-    Expected:  FG-ARI 91.1, seed 0, docs/results.md.
     """
-    long = tetrominoes_long_mini()
     cheaper = {"encoder_strides": (2, 2, 1, 1), "decoder_kernel_size": (5, 3, 3), "init_noise_steps": 3_000}
-    return replace(long, method=replace(long.method, **cheaper), steps=6_000, expected="FG-ARI 91.1, seed 0")
+    return changed(tetrominoes_long_mini(), method=cheaper, steps=6_000)
 
 
+@recipe(
+    takes="about 4.3 minutes of training on two recent CPU cores in bfloat16, 16 minutes in float32; 460 MiB",
+    no_record="FG-ARI 97.2 +- 0.2 over 3 seeds",
+)
 def tetrominoes_long_mini() -> Run:
     """Tetrominoes drawn on the fly, at a reduced cost: longer than `tetrominoes_mini` and better.
 
     Not the paper's configuration. The encoder and the decoder work at half the resolution, slots start from learned
     vectors with the bi-level gradient of BO-QSA (one of five iterations is differentiated), weights are averaged,
     batch 16.
-
-    Command:   slotworks train slot_attention.tetrominoes_long_mini
-    Takes:     about 4.3 minutes of training on two recent CPU cores in bfloat16, 16 minutes in float32; 460 MiB.
-    Expected:  FG-ARI 97.2 +- 0.2 over 3 seeds, docs/results.md.
     """
     return Run(
         method=SlotAttentionConfig(
@@ -201,44 +146,32 @@ def tetrominoes_long_mini() -> Run:
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
-        expected="FG-ARI 97.2 +- 0.2 over 3 seeds",
     )
 
 
-def multi_dsprites_mini() -> Run:
-    """Multi-dSprites (coloured on grey) drawn on the fly, at a reduced cost.
+multi_dsprites_mini = tetrominoes_long_mini.but(
+    "Multi-dSprites (coloured on grey) drawn on the fly, at a reduced cost.",
+    takes="about 11 minutes on one busy core of a recent CPU",
+    notes="Not the paper's configuration; see `tetrominoes_long_mini`. Spare slots still cut sprites in pieces.",
+    no_record="FG-ARI 55.9, one seed",
+    method={
+        "image_size": (64, 64),
+        "num_slots": 6,
+        "encoder_strides": (2, 2, 1, 1),
+        "decoder_shuffle": 4,
+        "init_noise_steps": 0,
+    },
+    data=SpriteScenes(variant="colored_on_grayscale"),
+)
 
-    Not the paper's configuration; see `tetrominoes_long_mini`. Spare slots still cut sprites in pieces.
+clevr6_mini = multi_dsprites_mini.but(
+    "A stand-in for CLEVR6 that needs no file: drawn shapes on plain backgrounds, at a reduced cost.",
+    takes="not measured yet",
+    method={"num_slots": 7},
+    data=ShapeScenes(min_objects=3, max_objects=6, background="plain"),
+)
 
-    Command:   slotworks train slot_attention.multi_dsprites_mini
-    Takes:     about 11 minutes on one busy core of a recent CPU.
-    Expected:  FG-ARI 55.9, one seed, docs/results.md.
-    """
-    mini = tetrominoes_long_mini()
-    size = {"image_size": (64, 64), "num_slots": 6, "encoder_strides": (2, 2, 1, 1), "decoder_shuffle": 4}
-    method = replace(mini.method, **size, init_noise_steps=0)
-    data = SpriteScenes(variant="colored_on_grayscale")
-    return replace(mini, method=method, data=data, expected="FG-ARI 55.9, one seed")
-
-
-def clevr6_mini() -> Run:
-    """A stand-in for CLEVR6 that needs no file: drawn shapes on plain backgrounds, at a reduced cost.
-
-    Command:   slotworks train slot_attention.clevr6_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
-    """
-    mini = multi_dsprites_mini()
-    data = ShapeScenes(min_objects=3, max_objects=6, background="plain")
-    return replace(mini, method=replace(mini.method, num_slots=7), data=data, expected="not measured yet")
-
-
-def clevrtex_mini() -> Run:
-    """A stand-in for CLEVRTex that needs no file: drawn shapes on textured backgrounds, at a reduced cost.
-
-    Command:   slotworks train slot_attention.clevrtex_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
-    """
-    mini = clevr6_mini()
-    return replace(mini, data=replace(mini.data, background="textured"))
+clevrtex_mini = clevr6_mini.but(
+    "A stand-in for CLEVRTex that needs no file: drawn shapes on textured backgrounds, at a reduced cost.",
+    data={"background": "textured"},
+)

@@ -9,8 +9,11 @@ Stage 2 needs the run folder of stage 1: by default the one that `slotworks trai
 """
 
 from dataclasses import replace
+from typing import Any
 
-from slotworks.configs.dinosaur import SCENES, SCENES_VIT
+from slotworks.configs.dinosaur import SCENES
+from slotworks.configs.recipe import Published, Recipe, recipe
+from slotworks.configs.shared import SCENES_VIT
 from slotworks.data import COCO, VOC
 from slotworks.data.readers.movi import MOVi
 from slotworks.data.stores.features import CachedFeatures
@@ -18,21 +21,8 @@ from slotworks.encoders.vit import DINO_B16, MAE_B16
 from slotworks.methods import SpotConfig, SpotStudentConfig
 from slotworks.training import Adam, Run
 
-__all__ = [
-    "coco",
-    "coco_baseline",
-    "coco_mae",
-    "coco_mae_stage2",
-    "coco_stage2",
-    "movi_c",
-    "movi_c_stage2",
-    "movi_e",
-    "movi_e_stage2",
-    "scenes_mini",
-    "scenes_stage2_mini",
-    "voc",
-    "voc_stage2",
-]
+STAGE_1 = Published("SPOT's README, commands of training", note="the paper prints the second stage")
+NO_NUMBER = Published("SPOT's README, commands of training", note="its number is not in our sources")
 
 
 def _adam(lr: float, last: float, *, warmup: int, steps: int) -> Adam:
@@ -48,186 +38,152 @@ def _adam(lr: float, last: float, *, warmup: int, steps: int) -> Adam:
     )
 
 
-def coco() -> Run:
-    """COCO, stage 1: the teacher, 50 epochs of 1,848 steps.
+def _epochs(epochs: int, steps: int, lr: float, last: float, *, warmup: int) -> dict[str, Any]:
+    """Length and learning rate of a training of so many epochs, each of so many steps."""
+    return {"steps": epochs * steps, "optimizer": _adam(lr, last, warmup=warmup * steps, steps=epochs * steps)}
 
-    Command:   slotworks train spot.coco
-    Takes:     not measured here; one GPU in the paper.
-    Expected:  the paper prints the second stage.
-    """
-    steps = 50 * 1_848
+
+@recipe(STAGE_1, takes="not measured here; one GPU in the paper")
+def coco() -> Run:
+    """COCO, stage 1: the teacher, 50 epochs of 1,848 steps."""
     return Run(
         method=SpotConfig(encoder=DINO_B16, num_slots=7),
         data=COCO(image_size=224, mask_size=320, crop="center", flip=True, interpolation="bilinear"),
-        optimizer=_adam(4e-4, 4e-7, warmup=5 * 1_848, steps=steps),
-        steps=steps,
+        **_epochs(50, 1_848, 4e-4, 4e-7, warmup=5),
         batch_size=64,
         precision="32",  # the released code computes in float32
         num_workers=4,
         eval_every=10_000,
         save_every=5_000,
         protocol="spot",
-        expected="the paper prints the second stage",
     )
 
 
-def coco_baseline() -> Run:
-    """COCO without permutation and self-training: SPOT's version of DINOSAUR, 100 epochs.
+coco_baseline = coco.but(
+    "COCO without permutation and self-training: SPOT's version of DINOSAUR, 100 epochs.",
+    NO_NUMBER,
+    takes="not measured here",
+    method={"train_orders": "standard"},
+    **_epochs(100, 1_848, 4e-4, 4e-7, warmup=5),
+)
 
-    Command:   slotworks train spot.coco_baseline
-    Takes:     not measured here.
-    Expected:  not in our sources.
-    """
-    run, steps = coco(), 100 * 1_848
-    return replace(
-        run,
-        method=replace(run.method, train_orders="standard"),
-        optimizer=_adam(4e-4, 4e-7, warmup=5 * 1_848, steps=steps),
-        steps=steps,
-        expected="not in our sources",
+coco_mae = coco.but(
+    "COCO with MAE's ViT-B/16, stage 1.",
+    STAGE_1,
+    method={"encoder": MAE_B16},
+    **_epochs(50, 1_848, 2e-4, 4e-5, warmup=5),
+)
+
+voc = coco.but(
+    "VOC 2012 (trainaug), stage 1: the teacher, 560 epochs of 165 steps.",
+    STAGE_1,
+    takes="not measured here",
+    method={"num_slots": 6},
+    data=VOC(image_size=224, mask_size=320, crop="random", flip=True, interpolation="bilinear"),
+    **_epochs(560, 165, 4e-4, 4e-7, warmup=60),
+)
+
+movi_c = coco.but(
+    "MOVi-C, stage 1: the teacher, 65 epochs of 1,369 steps.",
+    STAGE_1,
+    takes="not measured here",
+    method={"num_slots": 11},
+    data=MOVi(variant="c", image_size=224, mask_size=128, interpolation="bicubic", frames="single", frames_per_video=9),
+    eval_split="val",  # the one that its table was measured on
+    **_epochs(65, 1_369, 2e-4, 4e-5, warmup=7),
+)
+
+movi_e = movi_c.but(
+    "MOVi-E with 24 slots, stage 1: the teacher, 65 epochs of 1,370 steps.",
+    STAGE_1,
+    method={"num_slots": 24},
+    data={"variant": "e"},
+    **_epochs(65, 1_370, 2e-4, 4e-5, warmup=7),
+)
+
+
+def _student(first: SpotConfig, teacher: str, *, trained_blocks: int = 4) -> SpotStudentConfig:
+    """The second stage of a first one: the same sizes, learned slots, a trained encoder."""
+    return SpotStudentConfig(
+        encoder=replace(first.encoder, trained_blocks=trained_blocks),
+        num_slots=first.num_slots,
+        slot_dim=first.slot_dim,
+        num_iterations=first.num_iterations,
+        test_iterations=first.test_iterations,
+        mlp_dim=first.mlp_dim,
+        decoder_blocks=first.decoder_blocks,
+        decoder_heads=first.decoder_heads,
+        train_orders=first.train_orders,
+        eval_orders=first.eval_orders,
+        teacher=teacher,
     )
 
 
-def coco_stage2() -> Run:
-    """COCO, stage 2: the student of spot.coco, 50 epochs.
-
-    Command:   slotworks train spot.coco_stage2
-    Takes:     not measured here.
-    Expected:  mIoU_i 32.7, mBO_i 34.7, mBO_c 44.3, FG-ARI 37.8 in MUFASA's tables; with the ensemble mBO_i 34.9,
-               mBO_c 44.8 in SPOT's README.
-    """
-    return _stage2(
-        coco(),
-        "runs/spot.coco",
-        "mIoU_i 32.7, mBO_i 34.7, mBO_c 44.3, FG-ARI 37.8; with the ensemble mBO_i 34.9, mBO_c 44.8",
+def _stage2(first: Recipe, name: str, about: str, *published: Published, **changes: Any) -> Recipe:
+    """The student of the recipe `spot.NAME`."""
+    method = first().method
+    assert isinstance(method, SpotConfig)
+    return first.but(
+        about, *published, takes="not measured here", method=_student(method, f"runs/spot.{name}"), **changes
     )
 
 
-def coco_mae() -> Run:
-    """COCO with MAE's ViT-B/16, stage 1.
-
-    Command:   slotworks train spot.coco_mae
-    Takes:     as spot.coco.
-    Expected:  the paper prints the second stage.
-    """
-    run = coco()
-    return replace(
-        run,
-        method=replace(run.method, encoder=MAE_B16),
-        optimizer=_adam(2e-4, 4e-5, warmup=run.optimizer.warmup_steps, steps=run.steps),
+def _mufasa(**numbers: str) -> Published:
+    return Published(
+        "MUFASA, tables with a row of SPOT", {name.replace("FG_ARI", "FG-ARI"): n for name, n in numbers.items()}
     )
 
 
-def coco_mae_stage2() -> Run:
-    """COCO with MAE's ViT-B/16, stage 2: the student of spot.coco_mae.
-
-    Command:   slotworks train spot.coco_mae_stage2
-    Takes:     as spot.coco_stage2.
-    Expected:  not in our sources.
-    """
-    return _stage2(coco_mae(), "runs/spot.coco_mae", "not in our sources")
+def _ensemble(mbo_i: str, mbo_c: str) -> Published:
+    return Published("SPOT's README, table of checkpoints", {"mBO_i": mbo_i, "mBO_c": mbo_c}, "with the ensemble")
 
 
-def voc() -> Run:
-    """VOC 2012 (trainaug), stage 1: the teacher, 560 epochs of 165 steps.
+coco_stage2 = _stage2(
+    coco,
+    "coco",
+    "COCO, stage 2: the student of spot.coco, 50 epochs.",
+    _mufasa(mIoU_i="32.7", mBO_i="34.7", mBO_c="44.3", FG_ARI="37.8"),
+    _ensemble("34.9", "44.8"),
+)
 
-    Command:   slotworks train spot.voc
-    Takes:     not measured here.
-    Expected:  the paper prints the second stage.
-    """
-    run, steps = coco(), 560 * 165
-    return replace(
-        run,
-        method=replace(run.method, num_slots=6),
-        data=VOC(image_size=224, mask_size=320, crop="random", flip=True, interpolation="bilinear"),
-        optimizer=_adam(4e-4, 4e-7, warmup=60 * 165, steps=steps),
-        steps=steps,
-    )
+voc_stage2 = _stage2(
+    voc,
+    "voc",
+    "VOC 2012 (trainaug), stage 2: the student of spot.voc, 560 epochs.",
+    _mufasa(mIoU_i="46.5", mBO_i="48.1", mBO_c="55.3", FG_ARI="19.7"),
+    _ensemble("48.6", "55.7"),
+)
 
+movi_c_stage2 = _stage2(
+    movi_c,
+    "movi_c",
+    "MOVi-C, stage 2: the student of spot.movi_c, 30 epochs.",
+    _mufasa(mIoU_i="46.4", mBO_i="47.0", FG_ARI="57.9"),
+    **_epochs(30, 1_369, 2e-4, 1.5e-4, warmup=7),
+)
 
-def voc_stage2() -> Run:
-    """VOC 2012 (trainaug), stage 2: the student of spot.voc, 560 epochs.
+movi_e_stage2 = _stage2(
+    movi_e,
+    "movi_e",
+    "MOVi-E with 24 slots, stage 2: the student of spot.movi_e, 30 epochs.",
+    NO_NUMBER,
+    **_epochs(30, 1_370, 2e-4, 1.5e-4, warmup=7),
+)
 
-    Command:   slotworks train spot.voc_stage2
-    Takes:     not measured here.
-    Expected:  mIoU_i 46.5, mBO_i 48.1, mBO_c 55.3, FG-ARI 19.7 in MUFASA's tables; with the ensemble mBO_i 48.6,
-               mBO_c 55.7 in SPOT's README.
-    """
-    return _stage2(
-        voc(),
-        "runs/spot.voc",
-        "mIoU_i 46.5, mBO_i 48.1, mBO_c 55.3, FG-ARI 19.7; with the ensemble mBO_i 48.6, mBO_c 55.7",
-    )
-
-
-def movi_c() -> Run:
-    """MOVi-C, stage 1: the teacher, 65 epochs of 1,369 steps.
-
-    Command:   slotworks train spot.movi_c
-    Takes:     not measured here.
-    Expected:  the paper prints the second stage.
-    """
-    run, steps = coco(), 65 * 1_369
-    return replace(
-        run,
-        method=replace(run.method, num_slots=11),
-        data=MOVi(
-            variant="c", image_size=224, mask_size=128, interpolation="bicubic", frames="single", frames_per_video=9
-        ),
-        eval_split="val",  # the one that its table was measured on
-        optimizer=_adam(2e-4, 4e-5, warmup=7 * 1_369, steps=steps),
-        steps=steps,
-    )
+coco_mae_stage2 = _stage2(
+    coco_mae, "coco_mae", "COCO with MAE's ViT-B/16, stage 2: the student of spot.coco_mae.", NO_NUMBER
+)
 
 
-def movi_c_stage2() -> Run:
-    """MOVi-C, stage 2: the student of spot.movi_c, 30 epochs.
-
-    Command:   slotworks train spot.movi_c_stage2
-    Takes:     not measured here.
-    Expected:  mIoU_i 46.4, mBO_i 47.0, FG-ARI 57.9 in MUFASA's tables.
-    """
-    run, steps = _stage2(movi_c(), "runs/spot.movi_c", "mIoU_i 46.4, mBO_i 47.0, FG-ARI 57.9"), 30 * 1_369
-    return replace(run, optimizer=_adam(2e-4, 1.5e-4, warmup=7 * 1_369, steps=steps), steps=steps)
-
-
-def movi_e() -> Run:
-    """MOVi-E with 24 slots, stage 1: the teacher, 65 epochs of 1,370 steps.
-
-    Command:   slotworks train spot.movi_e
-    Takes:     not measured here.
-    Expected:  the paper prints the second stage.
-    """
-    run, steps = movi_c(), 65 * 1_370
-    return replace(
-        run,
-        method=replace(run.method, num_slots=24),
-        data=replace(run.data, variant="e"),
-        optimizer=_adam(2e-4, 4e-5, warmup=7 * 1_370, steps=steps),
-        steps=steps,
-    )
-
-
-def movi_e_stage2() -> Run:
-    """MOVi-E with 24 slots, stage 2: the student of spot.movi_e, 30 epochs.
-
-    Command:   slotworks train spot.movi_e_stage2
-    Takes:     not measured here.
-    Expected:  not in our sources.
-    """
-    run, steps = _stage2(movi_e(), "runs/spot.movi_e", "not in our sources"), 30 * 1_370
-    return replace(run, optimizer=_adam(2e-4, 1.5e-4, warmup=7 * 1_370, steps=steps), steps=steps)
-
-
+@recipe(
+    takes="about four and a half minutes of training on one busy CPU core",
+    no_record="FG-ARI 31.0, mBO_i 20.9 under the protocol `oclf` on 320 validation images, seed 0",
+)
 def scenes_mini() -> Run:
     """Drawn shapes, the small ViT of this package, stage 1, at a reduced cost.
 
     Not a row of a table; what is reduced stands in dinosaur.scenes_mini. Shows that the path works, not what the method
     can do: no objects yet, and below k-means (43.6 and 36.5 on the same images).
-
-    Command:   slotworks train spot.scenes_mini
-    Takes:     about four and a half minutes of training on one busy CPU core.
-    Expected:  FG-ARI 31.0, mBO_i 20.9 under the protocol `oclf` on 320 validation images, seed 0.
     """
     return Run(
         method=SpotConfig(
@@ -251,48 +207,18 @@ def scenes_mini() -> Run:
         eval_every=500,
         save_every=500,
         protocol="spot",
-        expected="FG-ARI 31.0, mBO_i 20.9 (oclf, validation), below k-means on the same features",
     )
 
 
+@recipe(takes="about nine minutes of training on one busy CPU core")
 def scenes_stage2_mini() -> Run:
-    """Drawn shapes, stage 2: the student of spot.scenes_mini with two trained blocks, at a reduced cost.
-
-    Command:   slotworks train spot.scenes_stage2_mini
-    Takes:     about nine minutes of training on one busy CPU core.
-    Expected:  not measured yet.
-    """
-    run, steps = scenes_mini(), 600
-    first, cached = run.method, run.data
-    assert isinstance(first, SpotConfig)
-    assert isinstance(cached, CachedFeatures)
+    """Drawn shapes, stage 2: the student of spot.scenes_mini with two trained blocks, at a reduced cost."""
+    run = scenes_mini()
+    assert isinstance(run.method, SpotConfig)
     return replace(
         run,
-        method=_student(first, "runs/spot.scenes_mini", trained_blocks=2),
-        data=cached.images,  # the student's encoder changes
-        optimizer=_adam(1e-3, 2e-5, warmup=100, steps=steps),
-        steps=steps,
-        expected="not measured yet",
-    )
-
-
-def _stage2(first: Run, teacher: str, expected: str) -> Run:
-    assert isinstance(first.method, SpotConfig)
-    return replace(first, method=_student(first.method, teacher, trained_blocks=4), expected=expected)
-
-
-def _student(first: SpotConfig, teacher: str, *, trained_blocks: int) -> SpotStudentConfig:
-    """The second stage of a first one: the same sizes, learned slots, a trained encoder."""
-    return SpotStudentConfig(
-        encoder=replace(first.encoder, trained_blocks=trained_blocks),
-        num_slots=first.num_slots,
-        slot_dim=first.slot_dim,
-        num_iterations=first.num_iterations,
-        test_iterations=first.test_iterations,
-        mlp_dim=first.mlp_dim,
-        decoder_blocks=first.decoder_blocks,
-        decoder_heads=first.decoder_heads,
-        train_orders=first.train_orders,
-        eval_orders=first.eval_orders,
-        teacher=teacher,
+        method=_student(run.method, "runs/spot.scenes_mini", trained_blocks=2),
+        data=SCENES,  # not their features: the student's encoder changes
+        optimizer=_adam(1e-3, 2e-5, warmup=100, steps=600),
+        steps=600,
     )

@@ -7,7 +7,8 @@ GLASS's tables exist: its steps and batch are GLASS's. `CachedLatents` around `d
 
 from dataclasses import replace
 
-from slotworks.configs.dinosaur import SCENES_VIT
+from slotworks.configs.recipe import Published, recipe
+from slotworks.configs.shared import SCENES_VIT
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.stores.latents import CachedLatents
@@ -15,20 +16,18 @@ from slotworks.decoders import StableDiffusionConfig
 from slotworks.methods import StableLSDConfig
 from slotworks.training import Adam, Run
 
-__all__ = ["coco", "scenes_mini", "voc", "voc_bbox", "voc_dynamic"]
-
 SCENES_ENCODER = replace(SCENES_VIT, features="normed")
 SCENES_ADAM = Adam(lr=1e-3, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0)
 TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64)
 
 
+@recipe(
+    Published("GLASS, tables 2 and 11", {"mIoU_i": "24.7", "mBO_i": "25.9", "mBO_c": "30.0", "FG-ARI": "28.9"}),
+    Published("Jiang et al. 2023, table of COCO", {"FG-ARI": "35.0"}),
+    takes="not measured here; four GPUs in the released script",
+)
 def coco() -> Run:
-    """COCO, seven slots: the released setting.
-
-    Command:   slotworks train stable_lsd.coco
-    Takes:     not measured here; four GPUs in the released script.
-    Expected:  mIoU_i 24.7, mBO_i 25.9, mBO_c 30.0, FG-ARI 28.9 in GLASS's tables; FG-ARI 35.0 in its own paper.
-    """
+    """COCO, seven slots: the released setting."""
     return Run(
         method=StableLSDConfig(),
         data=COCO(image_size=448, mask_size=256, crop="center", flip=True, interpolation="bilinear"),
@@ -40,66 +39,38 @@ def coco() -> Run:
         eval_every=25_000,
         save_every=5_000,
         protocol="glass-release",
-        expected="mIoU_i 24.7, mBO_i 25.9, mBO_c 30.0, FG-ARI 28.9 in GLASS's tables; FG-ARI 35.0 in its own paper",
     )
 
 
-def voc() -> Run:
-    """VOC 2012 (trainaug), seven slots: GLASS's run of StableLSD.
+voc = coco.but(
+    "VOC 2012 (trainaug), seven slots: GLASS's run of StableLSD.",
+    Published("GLASS, tables 2 and 11", {"mIoU_i": "30.0", "mBO_i": "30.4", "mBO_c": "33.1", "FG-ARI": "8.7"}),
+    takes="not measured here",
+    data=VOC(image_size=448, mask_size=256, crop="center", flip=True, interpolation="bilinear"),
+    steps=250_000,
+    batch_size=32,
+)
 
-    Command:   slotworks train stable_lsd.voc
-    Takes:     not measured here.
-    Expected:  mIoU_i 30.0, mBO_i 30.4, mBO_c 33.1, FG-ARI 8.7 in GLASS's tables.
-    """
-    return replace(
-        coco(),
-        data=VOC(image_size=448, mask_size=256, crop="center", flip=True, interpolation="bilinear"),
-        steps=250_000,
-        batch_size=32,
-        expected="mIoU_i 30.0, mBO_i 30.4, mBO_c 33.1, FG-ARI 8.7 in GLASS's tables",
-    )
+voc_bbox = voc.but(
+    "VOC 2012, slots start from the boxes of the objects: StableLSD-BBox. Needs SBD's archive.",
+    Published("GLASS, table 5", {"mIoU_i": "30.5", "mBO_i": "37.8", "mBO_c": "42.2"}),
+    method={"initializer": "boxes"},
+    data={"train_masks": True},
+)
 
-
-def voc_bbox() -> Run:
-    """VOC 2012, slots start from the boxes of the objects: StableLSD-BBox (GLASS, table 5). Needs SBD's archive.
-
-    Command:   slotworks train stable_lsd.voc_bbox
-    Takes:     as stable_lsd.voc.
-    Expected:  mIoU_i 30.5, mBO_i 37.8, mBO_c 42.2 in GLASS's table 5.
-    """
-    run = voc()
-    return replace(
-        run,
-        method=replace(run.method, initializer="boxes"),
-        data=replace(run.data, train_masks=True),
-        expected="mIoU_i 30.5, mBO_i 37.8, mBO_c 42.2 in GLASS's table 5",
-    )
+voc_dynamic = voc.but(
+    "VOC 2012, as many slots as objects: StableLSD-Dynamic. Needs SBD's archive.",
+    Published("GLASS, table 5", {"mIoU_i": "30.8", "mBO_i": "38.2", "mBO_c": "43.4"}),
+    method={"dynamic": True},
+    data={"train_masks": True},
+)
 
 
-def voc_dynamic() -> Run:
-    """VOC 2012, as many slots as objects: StableLSD-Dynamic (GLASS, table 5). Needs SBD's archive.
-
-    Command:   slotworks train stable_lsd.voc_dynamic
-    Takes:     as stable_lsd.voc.
-    Expected:  mIoU_i 30.8, mBO_i 38.2, mBO_c 43.4 in GLASS's table 5.
-    """
-    run = voc()
-    return replace(
-        run,
-        method=replace(run.method, dynamic=True),
-        data=replace(run.data, train_masks=True),
-        expected="mIoU_i 30.8, mBO_i 38.2, mBO_c 43.4 in GLASS's table 5",
-    )
-
-
+@recipe(takes="not measured yet")
 def scenes_mini() -> Run:
     """Drawn shapes, the small ViT and the small diffusion model of this package, at a reduced cost.
 
     Not a row of a table. Slots are smaller, and both frozen networks run once over the training images.
-
-    Command:   slotworks train stable_lsd.scenes_mini
-    Takes:     not measured yet.
-    Expected:  not measured yet.
     """
     return Run(
         method=StableLSDConfig(
@@ -126,5 +97,4 @@ def scenes_mini() -> Run:
         eval_every=500,
         save_every=250,
         protocol="oclf[attention]",
-        expected="not measured yet",
     )

@@ -5,12 +5,11 @@ Where Stable Diffusion cannot be had, GLASS's data engine, StableLSD and GLASS h
 
 from dataclasses import replace
 
+from slotworks.configs.recipe import recipe
 from slotworks.data.scenes import CaptionedScenes, ShapeScenes
 from slotworks.data.scenes.shapes import BACKGROUNDS, CLASSES, COLORS
 from slotworks.methods import TinyDiffusionConfig
 from slotworks.training import Adam, Run
-
-__all__ = ["scenes"]
 
 WORDS = (
     *CLASSES,
@@ -26,13 +25,12 @@ WORDS = (
 TINY_SCENES = ShapeScenes(max_objects=3, sizes=(0.28, 0.36, 0.44), classes="color")
 
 
+@recipe(
+    takes="about 75 minutes on one core of a recent CPU",
+    no_record="91 % of a caption's colours in its image; VAE 29.0 dB",
+)
 def scenes() -> Run:
-    """Drawn shapes from their captions: the pipeline in `slotworks/assets/tiny_diffusion` is this run's, seed 0.
-
-    Command:   slotworks train tiny_diffusion.scenes
-    Takes:     about 75 minutes on one core of a recent CPU.
-    Expected:  91 % of a caption's colours in its image; VAE 29.0 dB.
-    """
+    """Drawn shapes from their captions: the pipeline in `slotworks/assets/tiny_diffusion` is this run's, seed 0."""
     return Run(
         method=TinyDiffusionConfig(
             words=WORDS, vae_steps=3_000, unet_dims=(48, 96), head_dim=24, loss_weights={"kl": 1e-5}
@@ -46,5 +44,4 @@ def scenes() -> Run:
         ema_decay=0.999,
         eval_every=9_000,
         save_every=250,
-        expected="91 % of a caption's colours in its image; VAE 29.0 dB",
     )

@@ -128,7 +128,7 @@ class Run:
     protocol: str = "slot-attention"  # name of the evaluation protocol
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra `wandb`)
-    expected: str = ""  # what the paper reports and what was measured here
+    expected: str = ""  # what its source prints, and where
 
     def __post_init__(self) -> None:
         _check(self.steps >= 0, f"steps is {self.steps}; it cannot be negative.")

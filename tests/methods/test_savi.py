@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from slotworks import api
+from slotworks.configs import recipes as every_recipe
 from slotworks.configs import savi as recipes
 from slotworks.data.scenes import VideoScenes
 from slotworks.encoders import ResNetEncoder
@@ -314,9 +315,9 @@ def test_backward_flow_comes_first():
         config.build()
 
 
-@pytest.mark.parametrize("name", recipes.__all__)
+@pytest.mark.parametrize("name", [name for name in every_recipe() if name.startswith("savi.")])
 def test_recipes_build(name):
-    run = getattr(recipes, name)()
+    run = every_recipe()[name]()
     with torch.device("meta"):
         method = run.method.build()
     assert run.method.image_size == run.data.size

@@ -1,0 +1,60 @@
+"""What recipes of several methods share: drawn data, training as in SlotDiffusion's repository, methods that need none.
+
+SlotDiffusion's tables compare it with Slot Attention, SLATE, SAVi and STEVE as its own repository trains them.
+"""
+
+from slotworks.data.scenes import ShapeScenes, VideoScenes
+from slotworks.encoders.vit import ViTConfig
+from slotworks.training import Adam, Run
+from slotworks.types import DataConfig, MethodConfig
+
+# Two or three large shapes of 32 pixels: the pictures, and the videos, of all miniatures that are compared.
+SCENES = ShapeScenes(
+    image_size=32, min_objects=2, max_objects=3, sizes=(0.3, 0.36), shapes=("circle", "square", "triangle")
+)
+VIDEO_SCENES = VideoScenes(
+    image_size=32,
+    num_frames=6,
+    min_objects=2,
+    max_objects=3,
+    sizes=(0.3, 0.36),
+    shapes=("circle", "square", "triangle"),
+    clip_length=3,
+)
+
+SCENES_VIT = ViTConfig("package:scenes_vit", image_size=64, patch_size=4, feature_dim=128)  # of mae.scenes_mini
+
+MOVI_FRAMES = 24 * 9_750  # of the training videos
+MOVI_WINDOWS = 22 * 9_750  # of three frames
+
+
+def slot_diffusion_run(
+    method: MethodConfig,
+    data: DataConfig,
+    *,
+    epochs: int,
+    samples: int,  # of an epoch
+    lr: float,
+    warmup: int = 20,  # a part of the steps: 20 is a twentieth
+    batch_size: int = 64,
+    **adam,
+) -> Run:
+    """Whole epochs with a warm-up and a cosine, as in `img_based/method.py` and `video_based/method.py`."""
+    steps = epochs * (samples // batch_size)
+    return Run(
+        method=method,
+        data=data,
+        optimizer=Adam(lr=lr, warmup_steps=steps // warmup, decay="cosine", **adam),
+        steps=steps,
+        batch_size=batch_size,
+        precision="bf16",  # float16 with a loss scale in the released commands; bfloat16 has the range without one
+        num_workers=4,
+        eval_every=10_000,
+        save_every=5_000,
+        protocol="slot-diffusion",
+    )
+
+
+def untrained(method: MethodConfig, data: DataConfig, protocol: str = "oclf") -> Run:
+    """A method that is evaluated as it is."""
+    return Run(method=method, data=data, steps=0, batch_size=1, protocol=protocol)
