@@ -1,6 +1,5 @@
 """SAVi: its table of MOVi-A to E in three sizes, SAVi++ with depth, SlotDiffusion's rows without boxes, a small one."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from slotworks.configs.recipe import Published, Recipe, changed, recipe
@@ -108,41 +107,43 @@ The released code crops at random, 75 to 100 percent of a clip's area with an as
 does."""
 
 
-def _row(make: Callable[[Variant], Run], variant: Variant, fg_ari: str) -> Recipe:
+SIZES = {"SAVi-S": _small, "SAVi-M": _medium, "SAVi-L": _large, "SAVi++": _depth}
+
+
+def _row(size: str, variant: Variant, fg_ari: str) -> Recipe:
     """A cell of the README's table: a size on a data set."""
-    size = {_small: "SAVi-S", _medium: "SAVi-M", _large: "SAVi-L", _depth: "SAVi++"}[make]
-    plus = make is _depth
+    plus, days = size == "SAVi++", size in ("SAVi-L", "SAVi++")
     about = f"{size} on MOVi-{variant.upper()}, told the boxes of the first frame"
     how = "validation, 24 frames, 5 seeds"
     return Recipe(
-        lambda: make(variant),
+        lambda: SIZES[size](variant),
         f"{about}: flow and depth as targets, without its random crops." if plus else f"{about}.",
         (Published(README, {"FG-ARI": fg_ari}, f"{how}, with crops" if plus else how),),
-        takes=f"not measured here; {'days' if make in (_large, _depth) else 'about a day'} on several GPUs",
+        takes=f"not measured here; {'days' if days else 'about a day'} on several GPUs",
         notes=CROPS if plus else "",
     )
 
 
-movi_a_small = _row(_small, "a", "92.1 +- 0.1")
-movi_b_small = _row(_small, "b", "72.2 +- 0.5")
-movi_c_small = _row(_small, "c", "64.7 +- 0.3")
-movi_d_small = _row(_small, "d", "33.8 +- 7.7")
-movi_e_small = _row(_small, "e", "8.3 +- 0.9")
-movi_a_medium = _row(_medium, "a", "93.4 +- 1.0")
-movi_b_medium = _row(_medium, "b", "75.1 +- 0.5")
-movi_c_medium = _row(_medium, "c", "67.4 +- 0.5")
-movi_d_medium = _row(_medium, "d", "20.8 +- 2.2")
-movi_e_medium = _row(_medium, "e", "12.2 +- 1.1")
-movi_a_large = _row(_large, "a", "95.1 +- 0.6")
-movi_b_large = _row(_large, "b", "64.8 +- 8.9")
-movi_c_large = _row(_large, "c", "71.3 +- 1.6")
-movi_d_large = _row(_large, "d", "59.7 +- 6.0")
-movi_e_large = _row(_large, "e", "34.1 +- 1.2")
-movi_a_depth = _row(_depth, "a", "85.3 +- 9.8")
-movi_b_depth = _row(_depth, "b", "72.5 +- 11.2")
-movi_c_depth = _row(_depth, "c", "79.1 +- 2.1")
-movi_d_depth = _row(_depth, "d", "84.8 +- 1.4")
-movi_e_depth = _row(_depth, "e", "85.1 +- 0.9")
+movi_a_small = _row("SAVi-S", "a", "92.1 +- 0.1")
+movi_b_small = _row("SAVi-S", "b", "72.2 +- 0.5")
+movi_c_small = _row("SAVi-S", "c", "64.7 +- 0.3")
+movi_d_small = _row("SAVi-S", "d", "33.8 +- 7.7")
+movi_e_small = _row("SAVi-S", "e", "8.3 +- 0.9")
+movi_a_medium = _row("SAVi-M", "a", "93.4 +- 1.0")
+movi_b_medium = _row("SAVi-M", "b", "75.1 +- 0.5")
+movi_c_medium = _row("SAVi-M", "c", "67.4 +- 0.5")
+movi_d_medium = _row("SAVi-M", "d", "20.8 +- 2.2")
+movi_e_medium = _row("SAVi-M", "e", "12.2 +- 1.1")
+movi_a_large = _row("SAVi-L", "a", "95.1 +- 0.6")
+movi_b_large = _row("SAVi-L", "b", "64.8 +- 8.9")
+movi_c_large = _row("SAVi-L", "c", "71.3 +- 1.6")
+movi_d_large = _row("SAVi-L", "d", "59.7 +- 6.0")
+movi_e_large = _row("SAVi-L", "e", "34.1 +- 1.2")
+movi_a_depth = _row("SAVi++", "a", "85.3 +- 9.8")
+movi_b_depth = _row("SAVi++", "b", "72.5 +- 11.2")
+movi_c_depth = _row("SAVi++", "c", "79.1 +- 2.1")
+movi_d_depth = _row("SAVi++", "d", "84.8 +- 1.4")
+movi_e_depth = _row("SAVi++", "e", "85.1 +- 0.9")
 
 
 def _without_boxes(variant: Variant, numbers: dict[str, str]) -> Recipe:

@@ -13,7 +13,8 @@ PAPER = SetPredictionConfig(norm_eps=1e-3)  # LayerNorms of the released code ar
 
 def average_precision(values: str) -> Published:
     """A row of the supplement's table 2: average precision at five distances, over five seeds."""
-    numbers = dict(zip(("AP inf", "AP 1", "AP 0.5", "AP 0.25", "AP 0.125"), values.split(", "), strict=True))
+    distances = ["inf", "1", "0.5", "0.25", "0.125"]
+    numbers = {f"AP {distance}": value for distance, value in zip(distances, values.split(", "), strict=True)}
     return Published("Locatello et al. 2020, supplement, table 2", numbers, "5 seeds")
 
 

@@ -21,8 +21,15 @@ VIDEOS = Published("SlotDiffusion's video_based/configs/savi_ldm/vqvae_*", note=
 
 def _run(data: DataConfig, *, epochs: int, images: int, image_size: int = 128) -> Run:
     """Batches of 64; warm-up over a twentieth, then a cosine to a hundredth of the learning rate."""
-    ends = {"decay_start": 1 / 20, "final_lr_scale": 0.01}
-    run = slot_diffusion_run(VQVAEConfig(image_size=image_size), data, epochs=epochs, samples=images, lr=1e-3, **ends)
+    run = slot_diffusion_run(
+        VQVAEConfig(image_size=image_size),
+        data,
+        epochs=epochs,
+        samples=images,
+        lr=1e-3,
+        decay_start=1 / 20,
+        final_lr_scale=0.01,
+    )
     return changed(run, eval_every=run.steps, protocol="slot-attention")
 
 
