@@ -17,6 +17,11 @@ from slotworks.configs import dinosaur, slot_attention
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = [
+    path
+    for part in (".", "docs", "slotworks", "tests", "benchmarks")
+    for path in sorted((ROOT / part).glob("*.md" if part == "." else "**/*.md"))
+]
 FIXTURES = Path(__file__).parent / "fixtures"
 FEW = {"num_train": 8, "num_val": 4, "num_test": 4}
 
@@ -107,6 +112,14 @@ def test_python_blocks_run(page, small, monkeypatch, capsys):
         for there, here in SMALLER.items():
             code = code.replace(there, here)
         run_python(code, page, method=method, dataset=dataset)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_prose_fits_a_screen(page):
+    """Tables and pictures are one line each, however long."""
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    long = [number for number, line in lines if len(line) > 120 and not line.lstrip().startswith(("|", "!["))]
+    assert not long, f"{page}: lines {long} are longer than 120 characters; wrap them"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
