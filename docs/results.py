@@ -26,7 +26,6 @@ mark means: `FOOT`.
 
 import argparse
 import json
-import platform
 import re
 import sys
 from collections.abc import Sequence
@@ -59,6 +58,7 @@ TITLES = {
     "ap_0.25": "AP 0.25",
 }
 AS_THEY_ARE = {"mse_sum": 1, "flicker": 1, "ssim": 2, "psnr": 1}  # digits after the point; all others are in percent
+UNNAMED = ("cpu (x86_64)", "cpu (AMD64)", "cpu (aarch64)", "cpu (arm64)", "cpu ()")  # an architecture is no processor
 _TABLE = re.compile(r"(<!-- records: ((?:[^\n]*,\n)*[^\n]*)\n(.*?)-->\n)(.*?)(<!-- end of records -->)", re.DOTALL)
 
 _ROW = re.compile(r"(\S+)(?: \[(.+?)\])?(?: = (.+))?")
@@ -236,7 +236,7 @@ def collect(folders: Sequence[Path], *, name: str = "", recipe: str = "", machin
         "measured": EVALUATED,
         "date": environments[0]["started"][:10],
         "commit": (environments[0]["commit"] or "unknown")[:7],
-        "machine": machine or _machine(environments[0]),
+        "machine": machine or _machine(environments[0], folders[0]),
         "command": " ".join(["slotworks", *words]),
         "seeds": [run.seed for run in runs],
         "seconds": [round(load_checkpoint(path).seconds, 1) for path in trained] or None,
@@ -289,19 +289,11 @@ def _different(recipe: Any, run: Any, prefix: str = "") -> dict[str, Any]:
     return changed
 
 
-def _machine(environment: dict[str, Any]) -> str:
-    """The device, the processor's name as Linux says it, and torch. Ask where the run was made."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        model = re.search(r"model name\s*:\s*(.+)", text)
-        name = model[1] if model else platform.machine()
-        flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in text]
-        name += f" ({', '.join(flags)})" if flags else ""
-    except OSError:
-        name = platform.processor() or platform.machine()
+def _machine(environment: dict[str, Any], folder: Path) -> str:
     device = environment["device"]
-    where = f"{environment['cores']} cores, {name}" if device.startswith("cpu") else device
-    return f"{where}, torch {environment['torch']}"
+    if device in UNNAMED:
+        raise ValueError(f"{folder} does not say on which processor it was made; give --machine.")
+    return f"{environment['cores']} cores of {device}, torch {environment['torch']}"
 
 
 def add(folders: Sequence[Path], **options: str) -> Path:
@@ -329,7 +321,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, or the folder of --seeds")
     parser.add_argument("--name", default="", help="of a record that is not the recipe as it stands")
     parser.add_argument("--recipe", default="", help="where the run's command does not say it")
-    parser.add_argument("--machine", default="", help="in words; by default what this machine says of itself")
+    parser.add_argument("--machine", default="", help="in words; by default what the run folder says")
     given = parser.parse_args(argv)
     try:
         if given.verb:

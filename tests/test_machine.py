@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slotworks.machine import cgroup_cpus, prepare_threads, usable_cores
+from slotworks.machine import cgroup_cpus, prepare_threads, processor, usable_cores
 
 
 def system(root: Path, files: dict[str, str]) -> Path:
@@ -90,3 +90,10 @@ def test_it_happens_before_torch_is_imported():
     assert (early, spins) == (False, "3000")
     assert threads == 1 or not hasattr(os, "sched_setaffinity")
     assert usable_cores() >= 1
+
+
+def test_the_processor_is_named_with_its_instructions(tmp_path):
+    cores = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f avx512_bf16\n\n"
+    root = system(tmp_path, {"proc/cpuinfo": cores + cores.replace("EPYC", "other")})
+    assert processor(root) == "AMD EPYC, avx2, avx512f, avx512_bf16"
+    assert processor(tmp_path / "none") != ""

@@ -175,6 +175,8 @@ def test_a_record_is_collected_from_run_folders(folder, tmp_path):
     assert [one["machine"] for one in results.read(recipe)] == ["another"]
     with pytest.raises(ValueError, match=r"was made by 'train mine.py:mine .*', which names no recipe; give --recipe"):
         results.collect([runs])
+    with pytest.raises(ValueError, match="does not say on which processor it was made; give --machine"):
+        results.collect([runs], recipe=recipe)
     shutil.rmtree(runs / "seed1" / "eval")
     with pytest.raises(ValueError, match="holds no evaluation that all runs have"):
-        results.collect([runs], recipe=recipe)
+        results.collect([runs], recipe=recipe, machine="a machine")

@@ -126,8 +126,8 @@ def scenes_mini() -> Run:
     this package, whose features are computed once. Everything is smaller, slots are learned with the bi-level gradient
     of BO-QSA, weights are averaged, and latents are scaled to a standard deviation of about 1 (the small VQ-VAE's have
     0.28). The U-Net says the velocity and not, as in the paper, the noise: asked for the noise it did not learn within
-    minutes to read the slots where noise covers the image (docs/results.md). Float32 is faster than bfloat16 at these
-    sizes.
+    minutes to read the slots where noise covers the image (docs/notes/slot_diffusion.md). Float32 is faster than
+    bfloat16 at these sizes.
     """
     return Run(
         method=SlotDiffusionConfig(

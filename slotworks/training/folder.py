@@ -14,6 +14,7 @@ import torch
 import slotworks
 from slotworks.files import write_text
 from slotworks.json_text import read_json
+from slotworks.machine import processor
 from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from slotworks.training.run import Run
 from slotworks.training.serialize import load_run, save_run, to_plain
@@ -104,7 +105,7 @@ def device_name(device: torch.device) -> str:
     """The device in words: the name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()})"
+    return f"{device.type} ({processor()})"
 
 
 def _same(before: Run, run: Run, folder: Path) -> None:
