@@ -1,8 +1,8 @@
 """DiffCut without PAMR. Nothing is trained; `--task semantic` scores it as its authors do, matching in every image."""
 
 from slotworks.configs.blocks import NOTHING
-from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import untrained
+from slotworks.configs.recipe import recipe
+from slotworks.configs.shared import glass_table, untrained
 from slotworks.data import COCO, VOC
 from slotworks.methods import DiffCutConfig
 from slotworks.training import Run
@@ -10,7 +10,7 @@ from slotworks.training import Run
 HOW = "of its own paper; whether with PAMR is not said"
 
 
-@recipe(Published("GLASS, table 9", {"mIoU over classes": "65.2"}, HOW), takes=NOTHING, options="--task semantic")
+@recipe(glass_table("table 9", {"mIoU over classes": "65.2"}, HOW), takes=NOTHING, options="--task semantic")
 def voc() -> Run:
     """VOC 2012, SSD-1B. Pictures are stored at 512 pixels, which is about their size, and enlarged to 1024."""
     return untrained(DiffCutConfig(), VOC(image_size=512, mask_size=320, crop="whole"))
@@ -23,6 +23,6 @@ voc_sd14 = voc.but(
 
 coco = voc.but(
     "COCO 2017, 80 classes and the background.",
-    Published("GLASS, table 9", {"mIoU over classes": "34.1"}, HOW),
+    glass_table("table 9", {"mIoU over classes": "34.1"}, HOW),
     data=COCO(image_size=512, mask_size=320, crop="whole"),
 )

@@ -9,7 +9,7 @@ The encoder is frozen: `CachedFeatures` around `data` runs it once per image ins
 """
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import SCENES_VIT
+from slotworks.configs.shared import SCENES_VIT, glass_table, so_po_go, zero_shot
 from slotworks.data import COCO, VOC
 from slotworks.data.readers.movi import MOVi
 from slotworks.data.scenes import ShapeScenes
@@ -28,7 +28,15 @@ def _paper(where: str, fg_ari: str, mbo_i: str) -> Published:
     return Published(f"Seitzer et al. 2023, {where}; the authors' reference page", {"FG-ARI": fg_ari, "mBO_i": mbo_i})
 
 
-@recipe(_paper("table 12", "40.5", "27.7"), takes="not measured here; batch 64 over 8 GPUs in the paper")
+@recipe(
+    _paper("table 12", "40.5", "27.7"),
+    glass_table("tables 2 and 11", {"mIoU_i": "26.8", "mBO_i": "28.1", "mBO_c": "32.1", "FG-ARI": "40.6"}),
+    so_po_go("22.1", "71.2", "2.1"),  # which decoder is not stated, neither here nor in the next two
+    zero_shot("CLEVRTex", "30.2", "35.1"),
+    zero_shot("Objects365", "16.2", "18.9"),
+    glass_table("table 9", {"mIoU_c": "31.7"}),
+    takes="not measured here; batch 64 over 8 GPUs in the paper",
+)
 def coco_mlp() -> Run:
     """COCO, DINO ViT-B/16, MLP decoder."""
     return Run(
@@ -59,6 +67,8 @@ coco_mlp_dinov2 = coco_mlp.but(
 coco_transformer = coco_mlp.but(
     "COCO, DINO ViT-B/16, Transformer decoder with 8 heads.",
     _paper("figure 5", "34.1", "31.6"),
+    glass_table("tables 2 and 11", {"mIoU_i": "31.6", "mBO_i": "33.3", "mBO_c": "41.2", "FG-ARI": "35.2"}),
+    glass_table("table 9", {"mIoU_c": "40.6"}),
     method={"decoder": "transformer", "decoder_heads": 8},
 )
 
@@ -76,6 +86,9 @@ coco_transformer_s8 = coco_transformer.but(
 voc_mlp = coco_mlp.but(
     "VOC 2012, DINO ViT-B/16, MLP decoder.",
     _paper("table 3", "24.6", "39.5"),
+    glass_table("tables 2 and 11", {"mIoU_i": "39.1", "mBO_i": "39.7", "mBO_c": "41.2", "FG-ARI": "24.6"}),
+    so_po_go("22.4", "70.2", "0.07"),  # which decoder is not stated
+    glass_table("table 9", {"mIoU_c": "41.0"}),
     takes="not measured here",
     method={"num_slots": 6},
     data=VOC(image_size=224, mask_size=320, crop="random", flip=True, interpolation="bicubic"),
@@ -85,6 +98,8 @@ voc_mlp = coco_mlp.but(
 voc_transformer = voc_mlp.but(
     "VOC 2012, DINO ViT-B/16, Transformer decoder with 4 heads.",
     _paper("figure 5", "24.8", "44.0"),
+    glass_table("tables 2 and 11", {"mIoU_i": "42.0", "mBO_i": "43.2", "mBO_c": "47.8", "FG-ARI": "23.1"}),
+    glass_table("table 9", {"mIoU_c": "47.5"}),
     method={"decoder": "transformer", "decoder_heads": 4},
 )
 

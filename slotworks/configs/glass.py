@@ -13,6 +13,7 @@ from typing import Any
 
 from slotworks.configs import stable_lsd
 from slotworks.configs.recipe import Published, Recipe, changed, recipe
+from slotworks.configs.shared import glass_table, properties, so_po_go, zero_shot
 from slotworks.configs.stable_lsd import SCENES_ADAM, SCENES_ENCODER, TINY_DIFFUSION
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
@@ -27,10 +28,6 @@ REAL_COCO = COCO(image_size=448, mask_size=256, crop="center", flip=False, inter
 REAL_VOC = VOC(image_size=448, mask_size=256, crop="center", flip=False, interpolation="bilinear")
 
 
-def _table(table: str, note: str = "", **numbers: str) -> Published:
-    return Published(f"GLASS, {table}", {name.replace("FG_ARI", "FG-ARI"): n for name, n in numbers.items()}, note)
-
-
 def _cached(method: GlassConfig, name: str, real: DataConfig) -> CachedLatents:
     """Generated images as features and latents, real ones to evaluate on."""
     side, mask = method.image_size, getattr(real, "mask_size", None) or method.image_size
@@ -43,7 +40,11 @@ def _cached(method: GlassConfig, name: str, real: DataConfig) -> CachedLatents:
 
 
 @recipe(
-    _table("tables 2 and 11", mIoU_i="38.9", mBO_i="40.6", mBO_c="48.5", FG_ARI="34.1"),
+    glass_table("tables 2 and 11", {"mIoU_i": "38.9", "mBO_i": "40.6", "mBO_c": "48.5", "FG-ARI": "34.1"}),
+    so_po_go("25.2", "45.9", "0.00"),
+    zero_shot("CLEVRTex", "46.1", "50.1"),
+    zero_shot("Objects365", "18.6", "21.4"),
+    properties("20.8", "0.059"),
     takes="not measured here; both phases four days on one RTX 6000 Ada in the paper",
 )
 def coco() -> Run:
@@ -65,7 +66,9 @@ def coco() -> Run:
 
 voc = coco.but(
     "VOC 2012, phase 1, on the images of `slotworks synthesize glass.voc`; seven slots as on COCO.",
-    _table("tables 2 and 11", mIoU_i="58.1", mBO_i="58.9", mBO_c="62.2", FG_ARI="22.5"),
+    glass_table("tables 2 and 11", {"mIoU_i": "58.1", "mBO_i": "58.9", "mBO_c": "62.2", "FG-ARI": "22.5"}),
+    so_po_go("26.7", "42.3", "0.01"),
+    properties("58.1", "0.037"),
     takes="not measured here; both phases two days on one RTX 6000 Ada in the paper",
     data=_cached(GlassConfig(), "glass.voc", REAL_VOC),
     steps=150_000,
@@ -105,86 +108,112 @@ def _phase2(first: Recipe, name: str) -> dict[str, Any]:
 
 coco_dagger = coco.but(
     "COCO with the images' true classes in the place of captions, phase 1 (GLASS with a dagger).",
-    _table("tables 2 and 11", mIoU_i="39.0", mBO_i="40.8", mBO_c="48.7", FG_ARI="32.5"),
+    glass_table("tables 2 and 11", {"mIoU_i": "39.0", "mBO_i": "40.8", "mBO_c": "48.7", "FG-ARI": "32.5"}),
+    so_po_go("27.3", "49.6", "0.01"),
+    zero_shot("CLEVRTex", "47.2", "52.3"),
+    zero_shot("Objects365", "19.6", "22.4"),
     data=_on(coco, "glass.coco_labels"),
 )
 
 voc_dagger = voc.but(
     "VOC 2012 with the images' true classes in the place of captions, phase 1 (GLASS with a dagger).",
-    _table("tables 2 and 11", mIoU_i="57.8", mBO_i="58.5", mBO_c="61.5", FG_ARI="21.3"),
+    glass_table("tables 2 and 11", {"mIoU_i": "57.8", "mBO_i": "58.5", "mBO_c": "61.5", "FG-ARI": "21.3"}),
+    so_po_go("30.4", "26.2", "0.67"),
     data=_on(voc, "glass.voc_labels"),
 )
 
 coco_phase2 = coco.but(
     "COCO, phase 2: the U-Net of Stable Diffusion as well, from the weights of glass.coco.",
-    _table("table 7", "images from slots", PSNR="10.93", SSIM="0.21", LPIPS="0.59", FID="71.30"),
+    glass_table("table 7", {"PSNR": "10.93", "SSIM": "0.21", "LPIPS": "0.59", "FID": "71.30"}, "images from slots"),
     **_phase2(coco, "coco"),
 )
 
 coco_dagger_phase2 = coco_dagger.but(
     "COCO with the images' true classes, phase 2: from the weights of glass.coco_dagger.",
-    _table("table 7", "images from slots", PSNR="10.88", SSIM="0.20", LPIPS="0.59", FID="79.61"),
+    glass_table("table 7", {"PSNR": "10.88", "SSIM": "0.20", "LPIPS": "0.59", "FID": "79.61"}, "images from slots"),
     **_phase2(coco_dagger, "coco_dagger"),
 )
 
 voc_phase2 = voc.but(
     "VOC 2012, phase 2: from the weights of glass.voc.",
-    _table("table 2", "the paper prints phase 1"),
+    glass_table("table 2", {}, "the paper prints phase 1"),
     **_phase2(voc, "voc"),
 )
 
 voc_dagger_phase2 = voc_dagger.but(
     "VOC 2012 with the images' true classes, phase 2: from the weights of glass.voc_dagger.",
-    _table("table 2", "the paper prints phase 1"),
+    glass_table("table 2", {}, "the paper prints phase 1"),
     **_phase2(voc_dagger, "voc_dagger"),
 )
 
-coco_recon = coco.but("COCO, reconstruction loss only.", _table("table 6a", mIoU_i="30.0"), method=_weights(0.0, 0.0))
+coco_recon = coco.but(
+    "COCO, reconstruction loss only.", glass_table("table 6a", {"mIoU_i": "30.0"}), method=_weights(0.0, 0.0)
+)
 coco_recon_semantic = coco.but(
-    "COCO, without the feature loss.", _table("table 6a", mIoU_i="30.9"), method=_weights(0.7, 0.0)
+    "COCO, without the feature loss.", glass_table("table 6a", {"mIoU_i": "30.9"}), method=_weights(0.7, 0.0)
 )
 coco_recon_instance = coco.but(
-    "COCO, without the class masks.", _table("table 6a", mIoU_i="29.3"), method=_weights(0.0, 0.9)
+    "COCO, without the class masks.", glass_table("table 6a", {"mIoU_i": "29.3"}), method=_weights(0.0, 0.9)
 )
-voc_recon = voc.but("VOC 2012, reconstruction loss only.", _table("table 6a", mIoU_i="34.4"), method=_weights(0.0, 0.0))
+voc_recon = voc.but(
+    "VOC 2012, reconstruction loss only.", glass_table("table 6a", {"mIoU_i": "34.4"}), method=_weights(0.0, 0.0)
+)
 voc_recon_semantic = voc.but(
-    "VOC 2012, without the feature loss.", _table("table 6a", mIoU_i="55.1"), method=_weights(0.7, 0.0)
+    "VOC 2012, without the feature loss.", glass_table("table 6a", {"mIoU_i": "55.1"}), method=_weights(0.7, 0.0)
 )
 voc_recon_instance = voc.but(
-    "VOC 2012, without the class masks.", _table("table 6a", mIoU_i="38.9"), method=_weights(0.0, 0.9)
+    "VOC 2012, without the class masks.", glass_table("table 6a", {"mIoU_i": "38.9"}), method=_weights(0.0, 0.9)
 )
 
-coco_mae = _with_encoder(coco, MAE_B16, "COCO on MAE's ViT-B/16.", _table("table 6b", mIoU_i="30.0"))
-coco_dino = _with_encoder(coco, DINO_B16, "COCO on DINO's ViT-B/16.", _table("table 6b", mIoU_i="31.4"))
-voc_mae = _with_encoder(voc, MAE_B16, "VOC 2012 on MAE's ViT-B/16.", _table("table 6b", mIoU_i="41.1"))
-voc_dino = _with_encoder(voc, DINO_B16, "VOC 2012 on DINO's ViT-B/16.", _table("table 6b", mIoU_i="54.2"))
+coco_mae = _with_encoder(coco, MAE_B16, "COCO on MAE's ViT-B/16.", glass_table("table 6b", {"mIoU_i": "30.0"}))
+coco_dino = _with_encoder(coco, DINO_B16, "COCO on DINO's ViT-B/16.", glass_table("table 6b", {"mIoU_i": "31.4"}))
+voc_mae = _with_encoder(voc, MAE_B16, "VOC 2012 on MAE's ViT-B/16.", glass_table("table 6b", {"mIoU_i": "41.1"}))
+voc_dino = _with_encoder(voc, DINO_B16, "VOC 2012 on DINO's ViT-B/16.", glass_table("table 6b", {"mIoU_i": "54.2"}))
 
 coco_sam2 = coco.but(
     "COCO guided by SAM 2's automatic masks, without the feature loss.",
-    _table("table 6c", "below glass.coco; its values are not in our sources"),
+    glass_table("table 6c", {}, "below glass.coco; its values are not in our sources"),
     notes="The images: `slotworks synthesize glass.coco --masks sam2 --out data/generated/glass.coco_sam2`.",
     method=_weights(1.0, 0.0),
     data=_on(coco, "glass.coco_sam2"),
 )
 
+coco_pseudo = coco.but(
+    "COCO guided by its own class masks with the weights of coco_sam2.",
+    glass_table("table 6c", {}, "above coco_sam2; its values are not in our sources"),
+    method=_weights(1.0, 0.0),
+)
+
 coco_sem = coco.but(
     "COCO, GLASS-Sem: little feature loss, for masks of classes.",
-    _table("table 9", mIoU_c="46.7"),
+    glass_table("table 9", {"mIoU_c": "46.7"}),
     method=_weights(0.7, 0.1),
 )
 voc_sem = voc.but(
     "VOC 2012, GLASS-Sem: little feature loss, for masks of classes.",
-    _table("table 9", mIoU_c="68.9"),
+    glass_table("table 9", {"mIoU_c": "68.9"}),
     method=_weights(0.7, 0.1),
 )
 
-coco_14 = coco.but("COCO with 14 slots.", _table("table 12", mIoU_i="27.0", mBO_i="28.0"), method={"num_slots": 14})
-coco_21 = coco.but("COCO with 21 slots.", _table("table 12", mIoU_i="24.2", mBO_i="25.3"), method={"num_slots": 21})
+coco_14 = coco.but(
+    "COCO with 14 slots.", glass_table("table 12", {"mIoU_i": "27.0", "mBO_i": "28.0"}), method={"num_slots": 14}
+)
+coco_21 = coco.but(
+    "COCO with 21 slots.", glass_table("table 12", {"mIoU_i": "24.2", "mBO_i": "25.3"}), method={"num_slots": 21}
+)
 
 coco_templates = coco.but(
     "COCO with template prompts, phase 1.",
-    _table("table 13", mIoU_i="40.0", mBO_i="41.2"),
+    glass_table("table 13", {"mIoU_i": "40.0", "mBO_i": "41.2"}),
     data=_on(coco, "glass.coco_templates"),
+)
+
+coco_sharegpt = coco.but(
+    "COCO with captions by ShareGPT-4V, phase 1.",
+    glass_table("table 13", {"mIoU_i": "38.3", "mBO_i": "40.7"}),
+    notes="The images: `slotworks synthesize glass.coco source:written-captions --source.file CAPTIONS.txt --out\n"
+    "data/generated/glass.coco_sharegpt`, where the file holds the published captions, one in a line.",
+    data=_on(coco, "glass.coco_sharegpt"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from slotworks.configs.blocks import NOTHING
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import untrained
+from slotworks.configs.shared import glass_table, untrained
 from slotworks.data import COCO, VOC
 from slotworks.methods import MaskCLIPConfig
 from slotworks.methods.mask_clip import as_words
@@ -11,7 +11,7 @@ from slotworks.vocabulary import COCO_CLASSES
 
 
 @recipe(
-    Published("GLASS, table 9", {"mIoU over classes": "38.8"}, "its way to find the background is not stated"),
+    glass_table("table 9", {"mIoU over classes": "38.8"}, "its way to find the background is not stated"),
     takes=NOTHING,
     options="--task semantic",
 )
@@ -30,7 +30,7 @@ voc_foreground = voc.but(
 
 coco = voc.but(
     "COCO 2017 with 80 classes and the background.",
-    Published("GLASS, table 9", {"mIoU over classes": "20.6"}),
+    glass_table("table 9", {"mIoU over classes": "20.6"}),
     method=MaskCLIPConfig(class_names=as_words(COCO_CLASSES)),
     data=COCO(image_size=512, mask_size=320, crop="whole"),
 )

@@ -3,6 +3,9 @@
 SlotDiffusion's tables compare it with Slot Attention, SLATE, SAVi and STEVE as its own repository trains them.
 """
 
+from collections.abc import Mapping
+
+from slotworks.configs.recipe import Published
 from slotworks.data.scenes import ShapeScenes, VideoScenes
 from slotworks.encoders.vit import ViTConfig
 from slotworks.training import Adam, Run
@@ -58,3 +61,23 @@ def slot_diffusion_run(
 def untrained(method: MethodConfig, data: DataConfig, protocol: str = "oclf") -> Run:
     """A method that is evaluated as it is."""
     return Run(method=method, data=data, steps=0, batch_size=1, protocol=protocol)
+
+
+def glass_table(table: str, numbers: Mapping[str, str], note: str = "") -> Published:
+    """What GLASS prints of its own method, or of another that it trained anew."""
+    return Published(f"GLASS, {table}", numbers, note)
+
+
+def so_po_go(so: str, po: str, go: str) -> Published:
+    """A row of GLASS's table 3."""
+    return glass_table("table 3", {"SO": so, "PO": po, "GO": go}, "its limits are not stated")
+
+
+def zero_shot(data: str, miou_i: str, mbo_i: str) -> Published:
+    """A row of GLASS's table 4: trained on COCO, scored on other data."""
+    return glass_table("table 4", {"mIoU_i": miou_i, "mBO_i": mbo_i}, f"on {data}, trained on COCO")
+
+
+def properties(top_1: str, position_mse: str) -> Published:
+    """A row of GLASS's table 8: linear probes on the slots."""
+    return glass_table("table 8", {"top-1": top_1, "position MSE": position_mse})

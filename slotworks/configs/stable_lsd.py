@@ -8,7 +8,7 @@ GLASS's tables exist: its steps and batch are GLASS's. `CachedLatents` around `d
 from dataclasses import replace
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import SCENES_VIT
+from slotworks.configs.shared import SCENES_VIT, glass_table, properties, so_po_go, zero_shot
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.stores.latents import CachedLatents
@@ -22,8 +22,13 @@ TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, 
 
 
 @recipe(
-    Published("GLASS, tables 2 and 11", {"mIoU_i": "24.7", "mBO_i": "25.9", "mBO_c": "30.0", "FG-ARI": "28.9"}),
+    glass_table("tables 2 and 11", {"mIoU_i": "24.7", "mBO_i": "25.9", "mBO_c": "30.0", "FG-ARI": "28.9"}),
     Published("Jiang et al. 2023, table of COCO", {"FG-ARI": "35.0"}),
+    so_po_go("10.2", "87.3", "1.6"),
+    zero_shot("CLEVRTex", "24.0", "27.6"),
+    zero_shot("Objects365", "14.8", "16.9"),
+    properties("16.4", "0.062"),
+    glass_table("table 9", {"mIoU_c": "29.5"}),
     takes="not measured here; four GPUs in the released script",
 )
 def coco() -> Run:
@@ -44,7 +49,10 @@ def coco() -> Run:
 
 voc = coco.but(
     "VOC 2012 (trainaug), seven slots: GLASS's run of StableLSD.",
-    Published("GLASS, tables 2 and 11", {"mIoU_i": "30.0", "mBO_i": "30.4", "mBO_c": "33.1", "FG-ARI": "8.7"}),
+    glass_table("tables 2 and 11", {"mIoU_i": "30.0", "mBO_i": "30.4", "mBO_c": "33.1", "FG-ARI": "8.7"}),
+    so_po_go("6.7", "91.6", "0.40"),
+    properties("55.1", "0.039"),
+    glass_table("table 9", {"mIoU_c": "32.9"}),
     takes="not measured here",
     data=VOC(image_size=448, mask_size=256, crop="center", flip=True, interpolation="bilinear"),
     steps=250_000,
@@ -53,14 +61,14 @@ voc = coco.but(
 
 voc_bbox = voc.but(
     "VOC 2012, slots start from the boxes of the objects: StableLSD-BBox. Needs SBD's archive.",
-    Published("GLASS, table 5", {"mIoU_i": "30.5", "mBO_i": "37.8", "mBO_c": "42.2"}),
+    glass_table("table 5", {"mIoU_i": "30.5", "mBO_i": "37.8", "mBO_c": "42.2"}),
     method={"initializer": "boxes"},
     data={"train_masks": True},
 )
 
 voc_dynamic = voc.but(
     "VOC 2012, as many slots as objects: StableLSD-Dynamic. Needs SBD's archive.",
-    Published("GLASS, table 5", {"mIoU_i": "30.8", "mBO_i": "38.2", "mBO_c": "43.4"}),
+    glass_table("table 5", {"mIoU_i": "30.8", "mBO_i": "38.2", "mBO_c": "43.4"}),
     method={"dynamic": True},
     data={"train_masks": True},
 )
