@@ -328,7 +328,9 @@ def main(argv: Sequence[str]) -> None:
             if not given.runs:
                 raise ValueError("add needs a run folder, or several that differ in their seed only.")
             print(f"Wrote {add(given.runs, name=given.name, recipe=given.recipe, machine=given.machine)}")
-        for page in write():
+        from slotworks import tables  # `slotworks recipes` has these numbers, too
+
+        for page in (*write(), *tables.rewrite()):
             print(f"Wrote {page}")
     except ValueError as error:
         sys.exit(str(error))

@@ -1,7 +1,7 @@
 """Which recipes and data sets there are, as tables that are read without importing torch.
 
-`tables.json` beside this file is made from the recipes and from the data catalogue, and with it the marked tables of
-the pages under `docs`. After a change there:
+`tables.json` beside this file is made from the recipes, the records of our own numbers (`docs/records`) and the data
+catalogue, and with it the marked tables of the pages under `docs`. After a change there:
 
     python -m slotworks.tables
 
@@ -13,6 +13,7 @@ its rows (patterns of names, `!` before one leaves out) and what its columns are
 """
 
 import difflib
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -96,9 +97,36 @@ def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str,
         "memory": memory.group() if memory else UNKNOWN,
         "published": "; ".join(map(str, recipe.published)) or "none",
         "numbers": [vars(published) for published in recipe.published],
-        "measured": f"{recipe.no_record} (no record)" if recipe.no_record else UNKNOWN,
+        "measured": own(name) or (f"{recipe.no_record} (no record)" if recipe.no_record else UNKNOWN),
         "tags": tags,
     }
+
+
+def own(name: str) -> str:
+    """Our own numbers of a recipe as it stands, from its record in `docs/records`; empty where there is none."""
+    results = _results(DOCS / "results.py")
+    record = results.find(name) if (results.FOLDER / f"{name}.json").is_file() else {"evaluations": []}
+    if not record["evaluations"]:
+        return ""
+    first = record["evaluations"][0]
+    numbers = []
+    for metric, value in first["metrics"].items():
+        short = {key: part for key, part in value.items() if key != "seeds" or "mean" not in value}
+        numbers.append(f"{results.TITLES.get(metric, metric)} {results.written(metric, short)}")
+    seeds = f"seed{'s' * (len(record['seeds']) > 1)} {', '.join(map(str, record['seeds']))}"
+    kept = "; no record" if record["measured"] == results.EARLIER else ""
+    return f"{', '.join(numbers)} ({first['protocol']}, {seeds}{kept})"
+
+
+@cache
+def _results(path: Path) -> Any:
+    """What reads and prints the records."""
+    spec = importlib.util.spec_from_file_location("results", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _commands(name: str) -> list[str]:
@@ -174,18 +202,15 @@ def _cell(row: dict[str, Any], column: str) -> str:
 
 
 def rewrite() -> list[Path]:
-    """Write `tables.json`, a row on each line, and the marked tables of the pages that changed."""
+    """Write `tables.json`, a row on each line, and the marked tables of the pages; gives the files that changed."""
     tables = make()
     parts = []
     for name, rows in tables.items():
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         parts.append(f'"{name}": [\n{lines}\n]')
-    written = [write_text(FILE, "{\n" + ",\n".join(parts) + "\n}\n")]
-    for page in sorted(DOCS.rglob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        if (new := fill(text, tables["recipes"])) != text:
-            written.append(write_text(page, new))
-    return written
+    new = {FILE: "{\n" + ",\n".join(parts) + "\n}\n"}
+    new |= {page: fill(page.read_text(encoding="utf-8"), tables["recipes"]) for page in sorted(DOCS.rglob("*.md"))}
+    return [write_text(path, text) for path, text in new.items() if path.read_text(encoding="utf-8") != text]
 
 
 if __name__ == "__main__":

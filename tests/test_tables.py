@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -65,10 +66,26 @@ def test_each_recipe_says_what_it_is_and_where_it_comes_from(name):
     assert bool(recipe.published) != ours
 
 
-def test_our_own_numbers_have_a_record_or_say_that_they_have_none():
-    for row in ROWS:
-        no_record = recipes()[row["name"]].no_record
-        assert row["measured"] == (f"{no_record} (no record)" if no_record else "not measured")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
+def test_an_own_number_is_that_of_the_record_or_says_that_there_is_none(row):
+    recorded, no_record = tables.own(row["name"]), recipes()[row["name"]].no_record
+    assert not (recorded and no_record)  # one place
+    assert row["measured"] == (recorded or (f"{no_record} (no record)" if no_record else "not measured"))
+
+
+@pytest.mark.parametrize(("measured", "kept"), [("slotworks evaluate", ""), ("earlier, no record kept", "; no record")])
+def test_an_own_number_is_read_from_the_first_evaluation(measured, kept, tmp_path, monkeypatch):
+    (tmp_path / "records").mkdir()
+    shutil.copy(tables.DOCS / "results.py", tmp_path)
+    found = json.loads((tables.DOCS / "records" / "slot_attention.tetrominoes_mini.json").read_text())[0]
+    metrics = {"fg_ari": {"mean": 0.91, "std": 0.004, "seeds": [0.914, 0.906]}, "mse_sum": {"seeds": [17.24, 18]}}
+    evaluation = found["evaluations"][0] | {"protocol": "oclf", "metrics": metrics}
+    found |= {"name": "", "measured": measured, "seeds": [3, 4], "evaluations": [evaluation]}
+    (tmp_path / "records" / "a.b.json").write_text(json.dumps([found]))
+    monkeypatch.setattr(tables, "DOCS", tmp_path)
+    monkeypatch.setattr(tables._results(tmp_path / "results.py"), "FOLDER", tmp_path / "records")
+    assert tables.own("a.b") == f"FG-ARI 91.0 ± 0.4, squared error 17.2, 18.0 (oclf, seeds 3, 4{kept})"
+    assert tables.own("a.c") == ""
 
 
 def test_a_neighbour_differs_in_what_it_says():
@@ -120,7 +137,7 @@ def test_costs_and_numbers_are_printed(capsys):
         "FG-ARI 99.5 +- 0.2 (Locatello et al. 2020, table 1",
     ):
         assert text in paper
-    for text in ("two recent CPU cores", " MiB", "drawn, no download", "published  none", "over 3 seeds"):
+    for text in ("two recent CPU cores", " MiB", "drawn, no download", "published  none", "seeds 10, 11, 12"):
         assert text in mini
     assert "3 of " in mini
 

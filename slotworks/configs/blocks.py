@@ -10,19 +10,19 @@ from slotworks.training import Run
 NOTHING = "nothing is trained; how long scoring takes is not measured"
 
 
-@recipe(takes=NOTHING, no_record="FG-ARI 52.8, ARI 5.8, mBO_i 25.2, mIoU_i 23.9 (oclf)")
+@recipe(takes=NOTHING)
 def scenes_mini() -> Run:
     """Quadrants on the drawn scenes of slate.scenes_mini and slot_diffusion.scenes_mini."""
     return untrained(BlocksConfig(), SCENES)
 
 
-@recipe(takes=NOTHING, no_record="FG-ARI 44.5, ARI 3.8, mBO_i 18.6, mIoU_i 17.8 (oclf)")
+@recipe(takes=NOTHING)
 def videos_mini() -> Run:
     """Quadrants on the drawn videos of steve.scenes_mini and slot_diffusion.video_scenes_mini."""
     return untrained(BlocksConfig(), VIDEO_SCENES)
 
 
-@recipe(takes=NOTHING, no_record="FG-ARI 39.3, ARI 2.4, mBO_i 15.0, mIoU_i 13.8 (savi)")
+@recipe(takes=NOTHING)
 def savi_mini() -> Run:
     """Quadrants on the drawn videos of savi.scenes_mini."""
     run = savi.scenes_mini()

@@ -155,7 +155,6 @@ movi_e_mlp_b8_11 = movi_e_mlp_b8.but(
 
 @recipe(
     takes="118 to 151 seconds of training on one busy CPU core",
-    no_record="FG-ARI 64.0, 60.4, 60.6, mBO_i 63.3, 65.0, 64.5 with seeds 0, 1, 2",
 )
 def scenes_mini() -> Run:
     """Drawn shapes, the small ViT of this package, MLP decoder, at a reduced cost.

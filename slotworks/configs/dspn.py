@@ -27,7 +27,6 @@ clevr10_t30 = clevr10.but(
 
 @recipe(
     takes="488 to 566 seconds of training on one busy CPU core",
-    no_record="AP at inf, 1, 0.5, 0.25: 45.4, 20.5, 3.0, 0.2 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Drawn shapes that lie near and far, at a reduced cost; the data of `set_prediction.scenes_mini`.

@@ -22,9 +22,7 @@ def coco() -> Run:
     return untrained(FeatureKMeansConfig(encoder=DINO_B16, num_slots=7), COCO(image_size=224, mask_size=320))
 
 
-@recipe(
-    takes=NOTHING, no_record="FG-ARI 52.2, mBO_i 38.6; with `position_weight` 1, the best for FG-ARI, 56.6 and 28.2"
-)
+@recipe(takes=NOTHING)
 def scenes_mini() -> Run:
     """Drawn shapes and the small ViT of this package, three clusters: what dinosaur.scenes_mini has to beat.
 

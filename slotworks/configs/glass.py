@@ -219,7 +219,6 @@ coco_sharegpt = coco.but(
 
 @recipe(
     takes="6 to 9 minutes on one core of a recent CPU",
-    no_record="mIoU_i 66.5 +- 0.3, mBO_i 68.5 +- 0.2 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Drawn shapes, the small networks of this package, phase 1, at a reduced cost.
@@ -242,7 +241,6 @@ def scenes_mini() -> Run:
 
 @recipe(
     takes="4 minutes on two CPU cores",
-    no_record="the masks of phase 1; 61 % of removals take out their object and nothing else (seed 0)",
 )
 def scenes_phase2_mini() -> Run:
     """Drawn shapes, phase 2: the small U-Net as well, from the weights of glass.scenes_mini."""
@@ -258,18 +256,15 @@ def scenes_phase2_mini() -> Run:
 
 scenes_recon_mini = scenes_mini.but(
     "Drawn shapes, reconstruction loss only: the first row of table 6a in miniature.",
-    no_record="mIoU_i 49.1 +- 4.2, mBO_i 51.4 +- 4.1 over 3 seeds",
     method=_weights(0.0, 0.0),
 )
 
 scenes_recon_semantic_mini = scenes_mini.but(
     "Drawn shapes, without the feature loss: table 6a in miniature.",
-    no_record="mIoU_i 67.1 +- 0.4, mBO_i 68.9 +- 0.4 over 3 seeds",
     method=_weights(0.7, 0.0),
 )
 
 scenes_recon_instance_mini = scenes_mini.but(
     "Drawn shapes, without the class masks: table 6a in miniature.",
-    no_record="mIoU_i 42.7 +- 6.2, mBO_i 44.8 +- 6.4 over 3 seeds",
     method=_weights(0.0, 0.9),
 )

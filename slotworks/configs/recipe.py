@@ -35,7 +35,7 @@ class Recipe:
     takes: str = "not measured here"  # time and memory
     notes: str = ""  # what a reader has to know of its settings
     options: str = ""  # what its command takes beside its name
-    no_record: str = ""  # own numbers of earlier work that left no record
+    no_record: str = ""  # own numbers of earlier work, where `docs/records` has none
 
     def __call__(self) -> Run:
         """The run, which also says what its source prints."""

@@ -161,7 +161,7 @@ movi_d_unconditional = _without_boxes("d", {"MSE": "430.1", "LPIPS": "0.519", "F
 movi_e_unconditional = _without_boxes("e", {"MSE": "447.1", "LPIPS": "0.533", "FG-ARI": "41.36", "mIoU": "13.53"})
 
 
-@recipe(takes="3 minutes on one busy core", no_record="FG-ARI 17.5 over 24 frames, seed 2")
+@recipe(takes="3 minutes on one busy core")
 def frames_mini() -> Run:
     """Slot Attention on single frames of drawn videos, told the boxes of each: where `scenes_mini` starts from.
 
@@ -215,7 +215,6 @@ scenes_mini = frames_mini.but(
     takes="5 to 7 minutes on one busy core, after 3 for the frames",
     notes="Not the paper's configuration, see `frames_mini`. Slots are carried through pairs of frames at first, then "
     "through\nfour and through eight. Scored are videos of 24.",
-    no_record="FG-ARI 67.4 +- 7.9, ARI 71.5 +- 14.5, mBO_i 56.0 +- 8.1 over 3 seeds",
     method={"carry": True, "start_from": "runs/savi.frames_mini", "short_clips": ((700, 2), (1_400, 4))},
     data={"clip_length": 8},
     optimizer={"warmup_steps": 100, "final_lr_scale": 0.02},
@@ -227,6 +226,5 @@ scenes_mini = frames_mini.but(
 scenes_mini_frames = scenes_mini.but(
     "The baseline of `scenes_mini`: Slot Attention frame by frame, without carried slots and without a predictor.",
     notes="The same start, clips and steps; every frame starts from the boxes of the first one.",
-    no_record="FG-ARI 43.4 +- 4.9, ARI 65.4 +- 12.1, mBO_i 41.2 +- 5.5 over 3 seeds",
     method={"carry": False, "short_clips": ()},
 )

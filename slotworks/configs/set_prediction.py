@@ -54,7 +54,6 @@ clevr6 = clevr10.but(
 
 @recipe(
     takes="216 to 314 seconds of training on one busy CPU core",
-    no_record="AP at inf, 1, 0.5, 0.25: 83.1, 42.1, 11.5, 0.9 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Drawn shapes that lie near and far, at a reduced cost: two to five objects, 64 pixels.

@@ -150,7 +150,6 @@ def _stage2(data: DataConfig, name: str, *, num_slots: int, epochs: int, images:
 
 @recipe(
     takes="9 to 12 minutes on one busy core",
-    no_record="FG-ARI 62.0 +- 4.4, ARI 71.4 +- 1.1, mBO_i 57.5 +- 0.3 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Drawn shapes of 32 pixels, at a reduced cost.

@@ -100,7 +100,7 @@ def _slot_diffusion(data: DataConfig, *, num_slots: int, epochs: int, images: in
     return changed(run, protocol="slot-diffusion[decoder]")
 
 
-@recipe(takes="8 minutes of training on two CPU cores without bfloat16 instructions", no_record="FG-ARI 91.1, seed 0")
+@recipe(takes="8 minutes of training on two CPU cores without bfloat16 instructions")
 def tetrominoes_mini() -> Run:
     """Tetrominoes drawn on the fly, at a reduced cost: the recipe of `slotworks demo`.
 
@@ -113,7 +113,6 @@ def tetrominoes_mini() -> Run:
 
 @recipe(
     takes="about 4.3 minutes of training on two recent CPU cores in bfloat16, 16 minutes in float32; 460 MiB",
-    no_record="FG-ARI 97.2 +- 0.2 over 3 seeds",
 )
 def tetrominoes_long_mini() -> Run:
     """Tetrominoes drawn on the fly, at a reduced cost: longer than `tetrominoes_mini` and better.
@@ -153,7 +152,6 @@ multi_dsprites_mini = tetrominoes_long_mini.but(
     "Multi-dSprites (coloured on grey) drawn on the fly, at a reduced cost.",
     takes="about 11 minutes on one busy core of a recent CPU",
     notes="Not the paper's configuration; see `tetrominoes_long_mini`. Spare slots still cut sprites in pieces.",
-    no_record="FG-ARI 55.9, one seed",
     method={
         "image_size": (64, 64),
         "num_slots": 6,

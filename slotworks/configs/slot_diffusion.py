@@ -117,7 +117,6 @@ def coco() -> Run:
 
 @recipe(
     takes="13.4 to 14.5 minutes of one busy core, features included; 0.4 GB of disk for these",
-    no_record="FG-ARI 70.3 +- 3.5, ARI 79.2 +- 9.1, mBO_i 65.6 +- 6.4 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Drawn shapes of 32 pixels, those of slate.scenes_mini, at a reduced cost; after vqvae.scenes_mini.
@@ -174,7 +173,6 @@ def scenes_mini() -> Run:
 slot_attention_mini = slot_attention.tetrominoes_long_mini.but(
     "Slot Attention on the images of `scenes_mini` and slate.scenes_mini: the first row of a table of the three.",
     takes="8 to 11 minutes of one busy core",
-    no_record="FG-ARI 51.1, mBO_i 56.6 (attention masks; decoder's 72.7, 70.9) with seed 0",
     method={"image_size": (32, 32), "num_slots": 4},
     data=replace(SCENES, num_train=100_000),
     protocol="slot-diffusion",
@@ -183,7 +181,6 @@ slot_attention_mini = slot_attention.tetrominoes_long_mini.but(
 
 @recipe(
     takes="10 to 14 minutes of one busy core, after the images",
-    no_record="FG-ARI 51.9 +- 3.9, ARI 78.4 +- 8.1, mBO_i 49.5 +- 2.0 over 3 seeds",
 )
 def video_scenes_mini() -> Run:
     """Drawn videos of 32 pixels in clips of three frames, at a reduced cost; after scenes_mini, whose weights it takes.

@@ -44,7 +44,6 @@ clevr6 = slot_attention.clevr6.but(
 
 @recipe(
     takes="274 to 298 seconds of training on one busy CPU core",
-    no_record="AP at inf, 1, 0.5, 0.25: 16.6, 3.0, 0.6, 0.1 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Set prediction on drawn shapes: encoder, data, slots and length of `set_prediction.scenes_mini`, a lower rate."""

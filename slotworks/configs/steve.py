@@ -83,7 +83,6 @@ movi_e_stage2 = movi_d_stage2.but(
 
 @recipe(
     takes="9 to 15 minutes on one busy core, and one for the words",
-    no_record="FG-ARI 61.3 +- 8.2, ARI 32.6 +- 16.1, mBO_i 30.7 +- 1.5 over 3 seeds",
 )
 def scenes_mini() -> Run:
     """Drawn videos of moving shapes of 32 pixels, at a reduced cost; after dvae.videos_mini.
