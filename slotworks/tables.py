@@ -10,6 +10,8 @@ its rows (patterns of names, `!` before one leaves out) and what its columns are
 
     <!-- recipes dinosaur.* !*_mini: recipe, slots, steps x batch, FG-ARI, mBO_i -->
     <!-- end -->
+
+Columns are `recipe`, keys of a row of `tables.json`, `steps x batch`, `source`, `here` (our own numbers), and metrics.
 """
 
 import difflib
@@ -30,7 +32,7 @@ DOCS = FILE.parents[1] / "docs"  # beside the package in a checkout
 UNKNOWN = "not measured"
 
 _MEMORY = re.compile(r"\d[\d.,]*(?: to \d[\d.,]*)? (?:[GM]i?B)(?! of disk)")
-_MARKED = re.compile(r"(?<=^<!-- recipes )([^:\n]+): ([^\n]+) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
+_MARKED = re.compile(r"(?<=^<!-- recipes )([^:>]+):(\s[^>]+?) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
 
 @cache
@@ -161,7 +163,7 @@ def fill(text: str, rows: Sequence[dict[str, Any]]) -> str:
     Raises:
         UserError: if a mark names no recipe, or a column that none of its recipes has.
     """
-    return _MARKED.sub(lambda found: f"{found[1]}: {found[2]} -->\n{_table(found[1], found[2], rows)}", text)
+    return _MARKED.sub(lambda found: f"{found[1]}:{found[2]} -->\n{_table(found[1], found[2].strip(), rows)}", text)
 
 
 def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -174,7 +176,7 @@ def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
         if fnmatch(row["name"], pattern) and not any(fnmatch(row["name"], one) for one in out)
     ]
-    names = columns.split(", ")
+    names = re.split(r",\s+", columns)
     cells = [[_cell(row, name) for name in names] for row in chosen]
     empty = [name for at, name in enumerate(names) if not any(line[at] for line in cells)]
     if empty:
