@@ -3,7 +3,9 @@
 `fixtures/runs_1/README.md` says which commit and how. Everything is done on a copy.
 """
 
+import contextlib
 import gzip
+import io
 import json
 import shutil
 import tarfile
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import slotworks
 from slotworks.cli import main
@@ -21,7 +24,11 @@ from slotworks.training.serialize import from_plain, to_plain
 from slotworks.types import Method, to_batch
 
 RUNS = Path(__file__).parent / "fixtures" / "runs_1"
-NUMBERS = json.loads(path.read_text()) if (path := RUNS / "numbers.json").is_file() else {"runs": {}, "stores": {}}
+NUMBERS = (
+    json.loads(path.read_text())
+    if (path := RUNS / "numbers.json").is_file()
+    else {"runs": {}, "stores": {}, "tasks": {}}
+)
 SEEDS = ("train", "mine.py:mine", "--seeds", "2", "--out", "runs/seeds", "--device", "cpu")
 SWEEP = ("sweep", "mine.py:mine", "--set", "method.num-iterations=1,2", "--out", "runs/sweep", "--device", "cpu")
 
@@ -29,6 +36,27 @@ SYNTHESIS = (
     *("synthesize", "glass.scenes", "--num-images", "4", "--shard-size", "2", "--batch-size", "2", "--steps", "2"),
     *("--precision", "32", "--out", "data/generated/scenes"),
 )
+TASKS = {
+    "sets": ("runs/dspn", "--task", "sets"),
+    "sets-by-objects": ("runs/set_prediction", "--task", "sets", "--by-objects"),
+    "sets-with-settings": ("runs/set_prediction", "--task", "sets", "--set", "method.num-iterations=5"),
+    "reconstruction": ("runs/slot_attention", "--task", "reconstruction", "--images", "2"),
+    "reconstruction-of-tokens": ("runs/slate", "--task", "reconstruction", "--images", "2"),
+    "reconstruction-sampled": ("runs/glass_phase2", "--task", "reconstruction", "--images", "2", "--steps", "2"),
+    "reconstruction-of-videos": (
+        "runs/slot_diffusion_video",
+        "--task",
+        "reconstruction",
+        "--images",
+        "2",
+        "--steps",
+        "2",
+    ),
+    "removal": ("runs/glass_phase2", "--task", "removal", "--images", "2", "--steps", "2"),
+    "semantic": ("runs/deep_spectral", "--task", "semantic", "--images", "2"),
+    "lengths": ("runs/savi", "--protocol", "savi", "savi-frames", "--lengths", "1", "2"),
+    "protocols": ("runs/dinosaur_mlp", "--protocol", "all", "--images", "2"),
+}
 
 
 def weighted(values) -> float:
@@ -63,6 +91,27 @@ def measure(folder: Path) -> dict[str, float]:
     return found
 
 
+def evaluated(words: tuple[str, ...]) -> dict[str, float]:
+    """What `slotworks evaluate` prints as JSON: every metric that has a value, by its protocol."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["evaluate", *words, "--json"]) == 0
+    records = json.loads(printed.getvalue()[printed.getvalue().index("[\n") :])
+    means = {f"{one['protocol']} {name}": m["mean"] for one in records for name, m in one["metrics"].items()}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def pictures() -> dict[str, float]:
+    """What `segment` says of slots, and what `edit` renders of a picture, below the current folder."""
+    shades = np.linspace(0, 255, 20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+    Image.fromarray(shades).save("picture.png")
+    assert main(["segment", "runs/slot_attention", "picture.png", "--out", "segments"]) == 0
+    with np.load("segments/picture_slots.npz") as slots:
+        found = {f"slots {name}": weighted(slots[name]) for name in slots.files if slots[name].dtype.kind == "f"}
+    assert main(["edit", "runs/slot_diffusion", "picture.png", "--remove", "1", "--steps", "2", "--out", "edits"]) == 0
+    return found | {"edited": weighted(Image.open("edits/picture_edited.png"))}
+
+
 def measure_store(folder: Path) -> dict[str, float]:
     """The arrays of a store."""
     return {path.stem: weighted(np.load(path)) for path in sorted(folder.glob("*.npy"))}
@@ -91,6 +140,19 @@ def test_a_run_says_what_it_said(name, place, monkeypatch):
     assert measure(Path("runs") / name) == pytest.approx(NUMBERS["runs"][name], rel=1e-5, abs=1e-7)
     assert files(place / "data") == stores
     assert files(place / "runs" / name) == run
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_evaluation_says_what_it_said(name, place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert evaluated(TASKS[name]) == pytest.approx(NUMBERS["tasks"][name], rel=1e-5, abs=1e-7)
+
+
+def test_pictures_are_taken_apart_and_edited_as_they_were(place, monkeypatch):
+    monkeypatch.chdir(place)
+    found, known = pictures(), dict(NUMBERS["pictures"])
+    assert found.pop("edited") == pytest.approx(known.pop("edited"), rel=1e-3)  # rounded to 8 bits
+    assert found == pytest.approx(known, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NUMBERS["stores"])
