@@ -177,7 +177,7 @@ def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
         if fnmatch(row["name"], pattern) and not any(fnmatch(row["name"], one) for one in out)
     ]
     names = re.split(r",\s+", columns)
-    cells = [[_cell(row, name) for name in names] for row in chosen]
+    cells = [[_cell(row, name, names) for name in names] for row in chosen]
     empty = [name for at, name in enumerate(names) if not any(line[at] for line in cells)]
     if empty:
         wrong = f"column {', '.join(empty)}" if chosen else f"recipe {patterns}"
@@ -186,7 +186,7 @@ def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(row: dict[str, Any], column: str) -> str:
+def _cell(row: dict[str, Any], column: str, columns: Sequence[str]) -> str:
     match column:
         case "recipe":
             return f"`{row['name']}`"
@@ -194,13 +194,18 @@ def _cell(row: dict[str, Any], column: str) -> str:
             return row["about"].rstrip(".")
         case "steps x batch":
             return f"{row['steps']:,} x {row['batch_size']}"
-        case "source":
-            return "; ".join(dict.fromkeys(printed["source"] for printed in row["numbers"]))
+        case "source":  # of the numbers that the table shows, or else of all
+            shown = [printed for metric in columns for printed in _printed(row, metric)[:1]]
+            return "; ".join(dict.fromkeys(printed["source"] for printed in shown or row["numbers"]))
         case "here":
             return row["measured"]
         case _ if column in row:
             return str(row[column] or "")
-    return next((printed["numbers"][column] for printed in row["numbers"] if column in printed["numbers"]), "")
+    return next((printed["numbers"][column] for printed in _printed(row, column)), "")
+
+
+def _printed(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    return [printed for printed in row["numbers"] if metric in printed["numbers"]]
 
 
 def rewrite() -> list[Path]:

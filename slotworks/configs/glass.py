@@ -211,8 +211,6 @@ coco_templates = coco.but(
 coco_sharegpt = coco.but(
     "COCO with captions by ShareGPT-4V, phase 1.",
     glass_table("table 13", {"mIoU_i": "38.3", "mBO_i": "40.7"}),
-    notes="The images: `slotworks synthesize glass.coco source:written-captions --source.file CAPTIONS.txt --out\n"
-    "data/generated/glass.coco_sharegpt`, where the file holds the published captions, one in a line.",
     data=_on(coco, "glass.coco_sharegpt"),
 )
 

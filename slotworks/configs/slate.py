@@ -90,7 +90,7 @@ coco = clevr_mirror.but(
     "COCO 2017, 128 pixels, 11 slots, 7 iterations; the discrete VAE is trained along.",
     glass_table("tables 2 and 11", {"mBO_i": "29.1", "mBO_c": "33.6", "FG-ARI": "32.5"}, FROM_SPOT),
     notes="Settings of OCLF's `configs/experiment/slate/coco.yaml`: one rate for all, L2 norm of gradients at most 1.",
-    method={"num_slots": 11, "dvae_signed": True},
+    method={"num_slots": 11, "dvae_signed": True, "loss_weights": {"recon": 4.0}},  # summed over values in [-1, 1]
     data=COCO(image_size=128, mask_size=320, crop="center", flip=True, interpolation="bilinear"),
     optimizer=OCLF_ADAM,
     batch_size=64,

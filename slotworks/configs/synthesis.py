@@ -7,8 +7,8 @@ glass.scenes  drawn scenes and the small diffusion model that comes with the pac
 Networks of Stable Diffusion and BLIP-2 compute in float16, as in the code of Dataset Diffusion, from which the masks
 come; on drawn scenes in what the device computes fast.
 
-The other rows of the paper are fields: `--source.captioner.model` (Table 13), `source:template-prompts` and
-`source:label-prompts` on the command line (Table 13, and the dagger), `--masks sam2` (Table 6c).
+The other rows of the paper have recipes of their own (`_labels` the dagger, `_templates` and `_sharegpt` Table 13) or
+are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
 """
 
 import difflib
@@ -18,12 +18,17 @@ from pathlib import Path
 from slotworks.configs import import_file
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
-from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, Synthesis, TemplatePrompts
+from slotworks.synthesis import (
+    CaptionedImages,
+    LabelPrompts,
+    SceneCaptions,
+    Synthesis,
+    TemplatePrompts,
+    WrittenCaptions,
+)
 from slotworks.synthesis.captions import CaptionerConfig
 from slotworks.types import UserError
 from slotworks.vocabulary import VOC_CLASSES
-
-__all__: list[str] = []  # nothing here is a Run; `RECIPES` lists what there is
 
 
 def coco() -> Synthesis:
@@ -49,6 +54,14 @@ def coco_templates() -> Synthesis:
     Command:   slotworks synthesize glass.coco_templates
     """
     return Synthesis(source=TemplatePrompts(COCO(train_masks=True)), precision="16", batch_size=8)
+
+
+def coco_sharegpt() -> Synthesis:
+    """Captions by ShareGPT-4V from a text file, one in a line (Table 13); they are published as a file of their own.
+
+    Command:   slotworks synthesize glass.coco_sharegpt --source.file FILE
+    """
+    return Synthesis(source=WrittenCaptions("data/sharegpt4v_coco.txt"), precision="16", batch_size=8)
 
 
 def voc() -> Synthesis:
@@ -90,7 +103,8 @@ def scenes() -> Synthesis:
 
 
 RECIPES: dict[str, Callable[[], Synthesis]] = {
-    f"glass.{function.__name__}": function for function in (coco, coco_labels, coco_templates, voc, voc_labels, scenes)
+    f"glass.{function.__name__}": function
+    for function in (coco, coco_labels, coco_templates, coco_sharegpt, voc, voc_labels, scenes)
 }
 
 

@@ -207,6 +207,26 @@ def test_recipes_of_the_paper(name, size, slots, iterations, blocks, heads, slot
     assert (run.optimizer.max_grad_norm, run.optimizer.grad_norm_type, run.batch_size) == (1.0, "inf", 50)
 
 
+@pytest.mark.parametrize(("name", "slots", "steps"), [("coco", 11, 250_000), ("voc", 7, 400_000)])
+def test_coco_and_voc_are_oclfs(name, slots, steps):
+    """`configs/experiment/slate/_base_large.yaml`, `coco.yaml` and `voc2012_trainaug.yaml`: 8 processes of 8 images."""
+    run = getattr(slate, name)()
+    method = run.method
+    assert (method.num_slots, method.num_iterations, method.slot_dim, method.mlp_dim) == (slots, 7, 192, 192)
+    assert (method.vocab_size, method.decoder_blocks, method.decoder_heads, method.dropout) == (4096, 8, 8, 0.1)
+    assert (method.tau_steps, method.image_size, method.dvae_signed) == (30_000, 128, True)
+    assert method.loss_weights == {"recon": 4.0}  # values in [-1, 1], as normalised there
+    assert (run.steps, run.batch_size, run.optimizer.max_grad_norm, run.optimizer.grad_norm_type) == (
+        steps,
+        64,
+        1,
+        "l2",
+    )
+    assert (run.optimizer.lr_scales, run.optimizer.constant_groups) == ({}, ())
+    for step, rate in ((15_000, 1.5e-4), (30_000, 3e-4), (155_000, 3e-4 / 2**0.5)):
+        assert schedule(run.optimizer, step, run.steps) == pytest.approx(rate)
+
+
 @pytest.mark.parametrize(("step", "main"), [(0, 0.0), (3_000, 1e-5), (15_000, 5e-5), (30_000, 1e-4), (160_000, 1e-4)])
 def test_learning_rates_of_the_released_code(step, main):
     """Linear over 30,000 steps for all but the dVAE, which has 3e-4 throughout."""
