@@ -67,7 +67,10 @@ def make() -> dict[str, list[dict[str, Any]]]:
     from slotworks.configs.synthesis import RECIPES
     from slotworks.data import catalog
 
-    data = [{key: value for key, value in vars(row).items() if key != "config"} for row in catalog.list_rows()]
+    data = [
+        {"name": row.name, "folder": row.folder, **{key: value for key, value in vars(row).items() if key != "config"}}
+        for row in catalog.list_rows()
+    ]
     ablations = [
         {"name": name, "about": f"{ablation.about}: {ablation.default}, or {', '.join(ablation.variants)}"}
         for name, ablation in ABLATIONS.items()

@@ -6,6 +6,7 @@ import pytest
 from wire import FIXTURES
 
 from slotworks.cli.data import main
+from slotworks.data import readers
 from slotworks.data.catalog import check, find_row, list_rows, prepare
 from slotworks.data.readers.tfrecord import read_payloads, write_records
 from slotworks.data.stores.prepared import PreparedData
@@ -50,6 +51,16 @@ def test_rows_agree_with_their_configs():
         for text in (row.download, row.disk, row.licence, row.splits, row.background, row.overlaps):
             assert text
         assert re.match("(https?|gs)://", row.origin)
+
+
+def test_a_reader_that_brings_rows_is_known(tmp_path, monkeypatch):
+    """One that nobody listed comes last; a file without rows, as the shared ones, adds none."""
+    (tmp_path / "another.py").write_text(
+        "from slotworks.data.readers.tetrominoes import ROWS as KNOWN\nROWS = KNOWN[:1]\n"
+    )
+    (tmp_path / "helpers.py").touch()
+    monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path)])
+    assert [row.name for row in list_rows()] == [*NAMES, "tetrominoes"]
 
 
 def test_stated_sizes_of_stores():

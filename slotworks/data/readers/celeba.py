@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from slotworks.data.readers.photos import Entry, Photos, Schema
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.shrink import Crop, Interpolation
 from slotworks.data.stores.store import Row
 from slotworks.types import UserError
@@ -126,3 +127,16 @@ class CelebA(Photos):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read ({error}); {self.origin(file)}.") from error
         return [words for line in lines if (words := line.split())]
+
+
+ROWS = (
+    CatalogRow(
+        CelebA,
+        download="1.4 GB",
+        disk="10.0 GB",
+        licence="non-commercial research only; see source",
+        splits="train 162,770, val 19,867, test 19,962",
+        files=("img_align_celeba", PARTITION),
+        origin=PAGE,
+    ),
+)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Int
 
 from slotworks.data.readers.clevr_with_masks import resize
 from slotworks.data.sets import encode_objects
-from slotworks.data.stores.prepared import PreparedData, fingerprint, take
+from slotworks.data.stores.prepared import CatalogRow, PreparedData, fingerprint, take
 from slotworks.data.stores.store import Row, Store
 from slotworks.errors import quote
 from slotworks.images import open_picture, reading
@@ -205,3 +206,18 @@ def _open_image(file: Path) -> np.ndarray:
             f"{file} has {image.width} x {image.height} pixels, expected {WIDTH} x {HEIGHT}; unpack it again."
         )
     return pixels
+
+
+ROWS = tuple(
+    CatalogRow(
+        partial(CLEVRv1, max_objects=max_objects),
+        download="18 GB",
+        disk="4.2 GB (both together)",
+        licence="CC BY 4.0",
+        splits=f"scenes of at most {max_objects} objects: train from 69,488, val from 512 of the training images, test "
+        "from the 15,000 validation images",
+        files=("CLEVR_v1.0",),
+        origin=PAGE,
+    )
+    for max_objects in (10, 6)
+)

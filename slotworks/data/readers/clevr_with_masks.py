@@ -1,6 +1,7 @@
 """CLEVR with masks (Kabra et al. 2019; Johnson et al. 2017): rendered scenes of 3 to 10 objects. CLEVR6 and CLEVR10."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 
-from slotworks.data.readers.multi_object_datasets import MultiObjectFile, count_objects, labels
+from slotworks.data.readers.multi_object_datasets import BUCKET, LICENCE, MultiObjectFile, count_objects, labels
 from slotworks.data.readers.tfrecord import Example
-from slotworks.data.stores.prepared import take
+from slotworks.data.stores.prepared import CatalogRow, take
 from slotworks.data.stores.store import Row, Store
 
 NUM_ENTITIES = 11
@@ -130,3 +131,19 @@ def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{
     planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     planes = F.interpolate(planes, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
     return planes[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+
+ROWS = tuple(
+    CatalogRow(
+        partial(CLEVR, max_objects=max_objects),
+        download="10.5 GB",
+        disk="6.6 GB (CLEVR6 and CLEVR10 together)",
+        licence=LICENCE,
+        splits=f"scenes of at most {max_objects} objects: train from the first 70,000, then test 320, val 320",
+        background="floor and horizon",
+        overlaps="a pixel belongs to the visible object",
+        files=("clevr_with_masks_train.tfrecords",),
+        origin=f"{BUCKET}/clevr_with_masks/clevr_with_masks_train.tfrecords",
+    )
+    for max_objects in (6, 10)
+)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from slotworks.data.readers.multi_object_datasets import count_objects
-from slotworks.data.stores.prepared import PreparedData, take
+from slotworks.data.stores.prepared import CatalogRow, PreparedData, take
 from slotworks.data.stores.store import Row, Store
 from slotworks.errors import quote
 from slotworks.images import open_picture, reading
@@ -210,3 +211,19 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); unpack the archives of {PAGE} again.") from error
+
+
+ROWS = tuple(
+    CatalogRow(
+        partial(CLEVRTex, variant=variant),
+        download="5 archives of 4.7 GB" if variant == "full" else "see source",
+        disk=f"{count * 128 * 128 * 4 / 1e9:.1f} GB",
+        licence="see source (the generator is under BSD-3-Clause)",
+        splits=f"test {count:,}" if variant == "outd" else f"test {count // 10:,}, val {count // 10:,}, train the rest",
+        background="floor",
+        overlaps="a pixel belongs to the visible object",
+        files=(f"clevrtex_{variant}",),
+        origin=PAGE,
+    )
+    for variant, count in OFFICIAL_IMAGES.items()
+)

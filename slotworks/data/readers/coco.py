@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from slotworks.data.readers.photos import Entry, MaskedPhotos, Schema, pictures_in
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.store import Row
 from slotworks.errors import quote
 from slotworks.images import read_image
@@ -297,3 +298,18 @@ def _run_lengths(text: str) -> list[int]:
     if shift:
         raise ValueError("its run lengths end early")
     return lengths
+
+
+ROWS = (
+    CatalogRow(
+        COCO,
+        download="18 GB, 1 GB and 0.2 GB of annotations",
+        disk="17.8 GB for training, 3.3 GB for validation",
+        licence="CC BY 4.0 for the annotations; Flickr's terms of use for the photographs",
+        splits="train: train2017 118,287; val and test: val2017 5,000",
+        background="everything that is not of the 80 classes, and crowds, which are also kept apart",
+        overlaps="pixels of several objects are marked; the last one owns them",
+        files=("val2017", "train2017", "images/val2017", "images/train2017", "annotations/instances_val2017.json"),
+        origin=PAGE,
+    ),
+)

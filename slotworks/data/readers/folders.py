@@ -5,6 +5,7 @@ from pathlib import Path
 
 from slotworks.data.readers.photos import Photos
 from slotworks.data.readers.pictures import Pictures
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.shrink import Crop, Interpolation
 from slotworks.types import UserError
 
@@ -73,3 +74,15 @@ class CLEVRMirror(_Folder):
     def page(self) -> str:
         """SLATE's page."""
         return CLEVR_MIRROR_PAGE
+
+
+ROWS = tuple(
+    CatalogRow(
+        config,
+        disk="0.05 MB for each image",
+        splits="val a tenth, test a tenth, train the rest, by a hash of the name; there are no official ones",
+        files=(),
+        origin=config().page,
+    )
+    for config in (CLEVRMirror, Bitmoji)
+)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,15 @@ from PIL import Image
 from slotworks.data.random import scene_keys, uniform
 from slotworks.data.readers.multi_object_datasets import count_objects
 from slotworks.data.readers.tfrecord import Example, count_records, read_examples
-from slotworks.data.stores.prepared import SPLITS, WORKERS, OfficialData, PreparedData, fingerprint, in_order
+from slotworks.data.stores.prepared import (
+    SPLITS,
+    WORKERS,
+    CatalogRow,
+    OfficialData,
+    PreparedData,
+    fingerprint,
+    in_order,
+)
 from slotworks.data.stores.store import Row, Store
 from slotworks.errors import quote
 from slotworks.images import open_picture, reading
@@ -564,3 +572,20 @@ def _read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); get it again.") from error
+
+
+_SAME, _OTHERS = "the same 250; videos of 24 frames", "about 1,000 with other objects and backgrounds"
+TESTS: dict[Variant, str] = {"a": _SAME, "b": _SAME, "c": _OTHERS, "d": _OTHERS, "e": _OTHERS}
+ROWS = tuple(
+    CatalogRow(
+        partial(MOVi, variant=variant),
+        disk="about 16 GB at 128x128, masks and boxes included",
+        licence="see source (the generator is under Apache-2.0)",
+        splits=f"train about 9,700, val 250 (validation), test {test}",
+        background="floor and surroundings",
+        overlaps="a pixel belongs to the visible object; ids stay the same over time",
+        files=(f"movi_{variant}",),
+        origin=f"{BUCKET}/movi_{variant}",
+    )
+    for variant, test in TESTS.items()
+)

@@ -1,12 +1,14 @@
 """Multi-dSprites (Kabra et al. 2019): 64x64 images of squares, ellipses and hearts that may hide each other."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
-from slotworks.data.readers.multi_object_datasets import MultiObjectFile, count_objects, labels
+from slotworks.data.readers.multi_object_datasets import BUCKET, LICENCE, MultiObjectFile, count_objects, labels
 from slotworks.data.readers.tfrecord import Example
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.store import Row
 from slotworks.types import UserError
 
@@ -91,3 +93,24 @@ class MultiDSprites(MultiObjectFile):
             **{key: example.floats(key, (entities,)) for key in properties},
             "color": example.floats("color", (entities, channels)),
         }
+
+
+BACKGROUNDS: dict[Variant, str] = {
+    "binarized": "black",
+    "colored_on_grayscale": "one grey",
+    "colored_on_colored": "one colour",
+}
+ROWS = tuple(
+    CatalogRow(
+        partial(MultiDSprites, variant=variant),
+        download="0.5 to 1 GB",
+        disk="1.0 GB",
+        licence=LICENCE,
+        splits="train 60,000, test 320, val 320 of 1,000,000",
+        background=background,
+        overlaps="later sprites hide earlier ones; a pixel belongs to the visible one",
+        files=(f"multi_dsprites_{variant}.tfrecords",),
+        origin=f"{BUCKET}/multi_dsprites/multi_dsprites_{variant}.tfrecords",
+    )
+    for variant, background in BACKGROUNDS.items()
+)

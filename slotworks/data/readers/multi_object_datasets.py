@@ -19,6 +19,7 @@ from slotworks.data.stores.store import Row, Store
 from slotworks.types import UserError
 
 BUCKET = "https://storage.googleapis.com/multi-object-datasets"
+LICENCE = "see source (its repository is under Apache-2.0; nothing is said about the data)"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from slotworks.data.readers.coco import AnnotatedPhotos
 from slotworks.data.readers.objects365_masks import PAGE, boxes_file, image_file, make_masks, masks_file
 from slotworks.data.readers.photos import Entry
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.encoders.sam2 import Sam2Config
 from slotworks.types import UserError
 
@@ -81,3 +82,18 @@ class Objects365(AnnotatedPhotos):
         """The page of Objects365."""
         boxes = boxes_file(self.root, "val").name
         return f"get the validation images and {boxes} from {PAGE} and unpack them into {self.root}"
+
+
+ROWS = (
+    CatalogRow(
+        Objects365,
+        download="see source; only the validation images are used",
+        disk="up to 70 GB, by the number of images with masks",
+        licence="CC BY 4.0 for the annotations; see source for the photographs",
+        splits="val and test: the validation images that the file of masks lists",
+        background="everything outside of the boxes' masks; made by SAM 2, docs/data.md",
+        overlaps="pixels of several objects are marked; the smaller one owns them",
+        files=("annotations/zhiyuan_objv2_val.json", "annotations/zhiyuan_objv2_val_sam2.json"),
+        origin=PAGE,
+    ),
+)

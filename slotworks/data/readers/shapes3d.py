@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slotworks.data.stores.prepared import PreparedData, fingerprint, take
+from slotworks.data.stores.prepared import CatalogRow, PreparedData, fingerprint, take
 from slotworks.data.stores.store import Row, Store
 from slotworks.errors import needs_extra
 from slotworks.limits import check_decoded
@@ -109,3 +109,16 @@ class Shapes3D(PreparedData):
         """Consecutive images."""
         start, stop = SPLITS[split]
         return take(np.arange(len(store)), start, stop, store=store, split=split)
+
+
+ROWS = (
+    CatalogRow(
+        Shapes3D,
+        download="255 MB",
+        disk="5.7 GB",
+        licence="Apache-2.0",
+        splits="train 400,000, val 30,000, test 30,000 of 480,000, in the order of the file, as in SLATE's code",
+        files=("3dshapes.h5",),
+        origin=PAGE,
+    ),
+)

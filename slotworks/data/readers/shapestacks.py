@@ -11,6 +11,7 @@ from PIL import Image
 
 from slotworks.data.readers.multi_object_datasets import count_objects
 from slotworks.data.readers.photos import Entry, MaskedPhotos, Schema, names_in, pictures_in
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.shrink import Crop, Interpolation
 from slotworks.data.stores.store import Row
 from slotworks.images import open_picture, read_image, reading
@@ -133,3 +134,16 @@ def _middle(picture: Image.Image, file: Path) -> Image.Image:
         )
     start = (SIDE - CROP_SIZE) // 2
     return picture.crop((start, start, start + CROP_SIZE, start + CROP_SIZE))
+
+
+ROWS = (
+    CatalogRow(
+        ShapeStacks,
+        disk="0.03 MB for each image",
+        splits="the official lists train, eval (val) and test, every camera of every scenario",
+        background="floor and walls",
+        overlaps="a pixel belongs to the visible block",
+        files=("recordings", "splits", "iseg"),
+        origin=PAGE,
+    ),
+)

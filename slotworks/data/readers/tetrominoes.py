@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from slotworks.data.readers.multi_object_datasets import MultiObjectFile, count_objects, labels
+from slotworks.data.readers.multi_object_datasets import BUCKET, LICENCE, MultiObjectFile, count_objects, labels
 from slotworks.data.readers.tfrecord import Example
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.store import Row
 
 NUM_ENTITIES = 4
@@ -61,3 +62,18 @@ class Tetrominoes(MultiObjectFile):
             **{key: example.floats(key, (NUM_ENTITIES,)) for key in ("x", "y", "shape", "visibility")},
             "color": example.floats("color", (NUM_ENTITIES, 3)),
         }
+
+
+ROWS = (
+    CatalogRow(
+        Tetrominoes,
+        download="300 MB",
+        disk="0.3 GB",
+        licence=LICENCE,
+        splits="train 60,000, test 320, val 320 of 1,000,000",
+        background="black",
+        overlaps="none",
+        files=("tetrominoes_train.tfrecords",),
+        origin=f"{BUCKET}/tetrominoes/tetrominoes_train.tfrecords",
+    ),
+)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from slotworks.data.readers.photos import Entry, MaskedPhotos, Schema, names_in, pictures_in, read_labels
+from slotworks.data.stores.prepared import CatalogRow
 from slotworks.data.stores.store import Row
 from slotworks.images import DAMAGE, read_image
 from slotworks.limits import check_decoded
@@ -233,3 +234,18 @@ def _read_matlab(file: Path, name: str) -> np.ndarray:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{file} cannot be read as a file of SBD ({reason}); unpack it again.") from error
     return labels.astype(np.uint8)
+
+
+ROWS = (
+    CatalogRow(
+        VOC,
+        download="1.9 GB, and 1.4 GB of SBD",
+        disk="1.6 GB for training, 0.7 GB for validation",
+        licence="Flickr's terms of use for the photographs; see source",
+        splits="train: trainaug 10,582 (VOC's train 1,464 and SBD without val); val and test: val 1,449",
+        background="everything that is not of the 20 classes; void pixels (255) are kept apart",
+        overlaps="none in the files",
+        files=("VOC2012",),
+        origin=f"{VOC_PAGE} {SBD_PAGE}",
+    ),
+)

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,6 +191,32 @@ class PreparedData(OfficialData):
             return Examined(sum(1 for _ in self.rows()))
         except UserError as error:
             return Examined(0, [(self.official, str(error))])
+
+
+@dataclass(frozen=True)
+class CatalogRow:
+    """One data set as `slotworks data list` prints it; `config` takes `root` and the options of the data set."""
+
+    config: Callable[..., OfficialData]
+    _: KW_ONLY
+    download: str = "see source"  # size of the official files
+    disk: str  # size of the prepared store with default settings
+    licence: str = "see source"
+    splits: str
+    background: str = "there are no masks"  # what mask value 0 means
+    overlaps: str = "there are no masks"  # what the mask says where objects hide each other
+    files: tuple[str, ...]  # expected below the data set's root
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+        return self.config().name
+
+    @property
+    def folder(self) -> str:
+        """The folder below a common root: the last part of the default root."""
+        return Path(self.config().root).name
 
 
 @dataclass(frozen=True)
