@@ -27,11 +27,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 from slotworks.machine import prepare_threads
+from slotworks.version import __version__
 
 if TYPE_CHECKING:
     from slotworks.api import edit, evaluate, load, segment, synthesize, train
-
-__version__ = "0.1.0"
 
 prepare_threads()  # before anything imports torch
 

@@ -634,7 +634,7 @@ def _diagnose(
     folder: Path, run: Run, stats: Mapping[str, float | None], step: int | None = None
 ) -> list[doctor.Finding]:
     """Judge statistics together with the run's curves and settings; leaves `eval/doctor.json`."""
-    findings = doctor.diagnose(stats, read_metrics(folder), asdict(run))
+    findings = doctor.diagnose(stats, read_metrics(folder), asdict(run), run.method)
     doctor.write(folder, stats, findings, step=step)
     return findings
 

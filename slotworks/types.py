@@ -147,6 +147,32 @@ class MethodConfig:
         """Whether a step's loss may leave trainable weights out; several processes must be told."""
         return False
 
+    @property
+    def same_loss_since(self) -> int:
+        """The step from which on the loss measures the same thing."""
+        return 0
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether training starts from the weights of an earlier run, so that its loss may be low at once."""
+        return False
+
+
+class TrainsOnClips:
+    """A part of the settings of methods whose training may see pieces of clips at first, and single frames."""
+
+    short_clips: ShortClips
+
+    @property
+    def skips_weights(self) -> bool:
+        """The predictor's: no frame follows a single one."""
+        return any(frames == 1 for _, frames in self.short_clips)
+
+    @property
+    def same_loss_since(self) -> int:
+        """The step from which on clips are whole."""
+        return max((until for until, _ in self.short_clips), default=0)
+
 
 def refuse_ignored(config: MethodConfig, because: str, names: Sequence[str]) -> None:
     """Settings that would not be read have to keep their defaults.

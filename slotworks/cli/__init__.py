@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         print(_help())
         return 0
     if argv[0] == "--version":
-        from slotworks import __version__
+        from slotworks.version import __version__
 
         print(__version__)
         return 0

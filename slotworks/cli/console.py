@@ -3,9 +3,11 @@
 import inspect
 import itertools
 import json as json_module
+import os
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -188,3 +190,10 @@ def _cell(name: str, metric: dict | None) -> str:
         return ""
     sem = score(name, metric["sem"])
     return score(name, metric["mean"]) + ("" if sem == "-" else f" ± {sem}")
+
+
+def show_page(page: Path, *, open: bool) -> None:
+    """Show a page in a browser, if that is wanted and there is a screen."""
+    has_display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if open and has_display:
+        webbrowser.open(page.resolve().as_uri())

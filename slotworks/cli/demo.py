@@ -1,8 +1,5 @@
 """`slotworks demo`."""
 
-import os
-import sys
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from slotworks import tables
-from slotworks.cli.console import err, out, parse, percent, print_json
+from slotworks.cli.console import err, out, parse, percent, print_json, show_page
 from slotworks.machine import Precision
 
 RECIPE = "slot_attention.tetrominoes_mini"
@@ -80,10 +77,3 @@ def demo(
         out.print(f"FG-ARI {percent(fg_ari)} on held-out scenes. Open {page}", soft_wrap=True, markup=False)
         show_page(page, open=open)
     check_stopped(answer)
-
-
-def show_page(page: Path, *, open: bool) -> None:
-    """Show a page in a browser, if that is wanted and there is a screen."""
-    has_display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if open and has_display:
-        webbrowser.open(page.resolve().as_uri())

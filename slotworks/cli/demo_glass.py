@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from slotworks.cli.console import err, out, parse, percent, print_json
-from slotworks.cli.demo import show_page
+from slotworks.cli.console import err, out, parse, percent, print_json, show_page
 from slotworks.cli.train import check_stopped
 from slotworks.errors import UserError, check_extra
 from slotworks.files import check_writable, replacing

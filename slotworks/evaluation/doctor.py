@@ -27,7 +27,7 @@ from slotworks.evaluation.masks import PIECE, decode, inspecting, pieces, predic
 from slotworks.files import finite, write_text
 from slotworks.json_text import read_json
 from slotworks.metrics.binding import binding_stats
-from slotworks.types import Dataset, Method, UserError, frames_of, to_batch
+from slotworks.types import Dataset, Method, MethodConfig, UserError, frames_of, to_batch
 
 Severity = Literal["ok", "note", "problem"]
 Stats = Mapping[str, float | None]
@@ -114,24 +114,27 @@ class Finding:
 
 
 def diagnose(
-    stats: Stats, curves: Sequence[Mapping[str, Any]] | None = None, settings: Mapping[str, Any] | None = None
+    stats: Stats,
+    curves: Sequence[Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    method: MethodConfig | None = None,
 ) -> list[Finding]:
     """Name what is wrong with a run.
 
     Args:
         stats: from `stats_of` or `metrics.binding.binding_stats`; missing or NaN entries are not judged. May be empty.
         curves: rows of `metrics.jsonl` in order; `step`, `total` and `loss/...` are read.
-        settings: contents of `run.yaml`; `steps`, `warmup_steps` and `lr`, at any depth, make the answer exact, and so
-            do `start_from`, `phase_1`, `short_clips` and `autoencode_steps`, with which a loss need not fall.
+        settings: contents of `run.yaml`; `steps`, `warmup_steps` and `lr`, at any depth, make the answer exact.
+        method: says where a loss need not fall: since when it measures the same, and whether it began with trained
+            weights.
 
     Returns:
         Problems, then notes; exactly one finding `healthy` if there are none. One cause gives one finding.
     """
-    curves, settings = curves or [], settings or {}
+    curves, settings, method = curves or [], settings or {}, method or MethodConfig()
     known = {name: value for name, value in stats.items() if value is not None and math.isfinite(value)}
     losses = [(row.get("step", i), loss) for i, row in enumerate(curves) if (loss := _loss(row)) is not None]
-    trained = any(_setting(settings, name) for name in ("start_from", "phase_1"))  # its loss may be low at once
-    loss_findings = _loss_findings(losses, since=_same_loss_since(settings), trained=trained)
+    loss_findings = _loss_findings(losses, since=method.same_loss_since, trained=method.starts_trained)
     found = [*loss_findings, *_mask_findings(known, early=_progress(curves, settings) < EARLY)]
     if any(name == "nan" for name, _, _ in found):
         found = [one for one in found if one[0] == "nan"]
@@ -241,12 +244,6 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
 
 
 # What the curves tell.
-
-
-def _same_loss_since(settings: Mapping[str, Any]) -> int:
-    """The step since which the loss is a loss of the same thing; clips may be short at first, for example."""
-    stages = _setting(settings, "short_clips") or ()
-    return max([step for step, _ in stages] + [_setting(settings, "autoencode_steps") or 0])
 
 
 def _loss_findings(

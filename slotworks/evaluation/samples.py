@@ -33,6 +33,7 @@ from torch.nn.functional import interpolate
 from slotworks.evaluation.masks import decode, inspecting, pieces, predicted_masks
 from slotworks.evaluation.rendering import EDITING, render, sampling_of
 from slotworks.files import replacing, write_text
+from slotworks.matching import best_pairs
 from slotworks.types import (
     Batch,
     Dataset,
@@ -291,8 +292,6 @@ def principal_colors(features: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]
 
 def _slot_colors(pred: np.ndarray, true: np.ndarray | None, *, num_slots: int) -> list[tuple[int, int, int]]:
     """A colour per slot: that of the true region it fits best (one slot each, by overlap), otherwise a free one."""
-    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
-
     chosen: dict[int, tuple[int, int, int]] = {}
     num_objects = 0
     if true is not None:
@@ -300,7 +299,7 @@ def _slot_colors(pred: np.ndarray, true: np.ndarray | None, *, num_slots: int) -
         overlap = np.zeros((num_slots, num_objects + 1))
         np.add.at(overlap, (pred[true >= 0], true[true >= 0]), 1)
         union = overlap.sum(0, keepdims=True) + overlap.sum(1, keepdims=True) - overlap
-        slots, regions = linear_sum_assignment(overlap / np.maximum(union, 1), maximize=True)
+        slots, regions = best_pairs(overlap / np.maximum(union, 1))
         pairs = zip(slots.tolist(), regions.tolist(), strict=True)
         chosen = {n: _color(m - 1) if m else BACKGROUND for n, m in pairs if overlap[n, m]}
     free = iter(range(num_objects, num_objects + num_slots))

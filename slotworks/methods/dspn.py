@@ -51,6 +51,11 @@ class DSPNConfig(MethodConfig):
         """Make the method with fresh weights."""
         return DSPN(self)
 
+    @property
+    def same_loss_since(self) -> int:
+        """The step from which on sets are found from codes of images."""
+        return self.autoencode_steps
+
 
 class DSPN(Method):
     """A set predicted by descending on the code of an image."""

@@ -79,6 +79,11 @@ class GlassConfig(LatentSlotOptions):
         """Make the method with fresh weights; frozen networks are loaded when the first image comes."""
         return Glass(self)
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether `phase_1` names a run."""
+        return self.phase_1 is not None
+
 
 class Glass(Method):
     """Slots that a diffusion model can make the image from, and that agree with class masks."""

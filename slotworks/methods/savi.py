@@ -36,6 +36,7 @@ from slotworks.types import (
     MethodConfig,
     ShortClips,
     SlotOutput,
+    TrainsOnClips,
     UserError,
     VideoMethod,
     cut_clips,
@@ -47,7 +48,7 @@ CHANNELS: dict[Target, int] = {"rgb": 3, "flow": 3, "depth": 1}
 
 
 @dataclass(frozen=True)
-class SAViConfig(MethodConfig):
+class SAViConfig(TrainsOnClips, MethodConfig):
     """Hyperparameters; the defaults are SAVi-S."""
 
     image_size: tuple[int, int] = (64, 64)  # height and width in pixels
@@ -87,7 +88,12 @@ class SAViConfig(MethodConfig):
     @property
     def skips_weights(self) -> bool:
         """The predictor's."""
-        return not self.carry or any(frames == 1 for _, frames in self.short_clips)
+        return not self.carry or super().skips_weights
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether `start_from` names a run."""
+        return self.start_from is not None
 
 
 class SAVi(VideoMethod):

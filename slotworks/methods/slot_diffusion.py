@@ -23,7 +23,17 @@ from slotworks.nn.position import PositionEmbedding
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQConfig
 from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention, TransformerPredictor, VideoSlotAttention
-from slotworks.types import Batch, Method, MethodConfig, ShortClips, SlotOutput, UserError, VideoMethod, cut_clips
+from slotworks.types import (
+    Batch,
+    Method,
+    MethodConfig,
+    ShortClips,
+    SlotOutput,
+    TrainsOnClips,
+    UserError,
+    VideoMethod,
+    cut_clips,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class SlotDiffusionConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class VideoSlotDiffusionConfig(SlotDiffusionConfig):
+class VideoSlotDiffusionConfig(TrainsOnClips, SlotDiffusionConfig):
     """Hyperparameters of the second stage on videos: SAVi's loop over time, torch's Transformer between frames."""
 
     num_slots: int = 15  # K: objects and background
@@ -74,9 +84,9 @@ class VideoSlotDiffusionConfig(SlotDiffusionConfig):
         return VideoSlotDiffusion(self)
 
     @property
-    def skips_weights(self) -> bool:
-        """The predictor's."""
-        return any(frames == 1 for _, frames in self.short_clips)
+    def starts_trained(self) -> bool:
+        """Whether `start_from` names a run."""
+        return self.start_from is not None
 
 
 class _Front(nn.Module):

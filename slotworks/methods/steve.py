@@ -35,11 +35,11 @@ from slotworks.slots import (
     VideoSlotAttention,
     map_over_time,
 )
-from slotworks.types import Batch, Method, ShortClips, SlotOutput, VideoMethod, cut_clips, refuse_ignored
+from slotworks.types import Batch, Method, ShortClips, SlotOutput, TrainsOnClips, VideoMethod, cut_clips, refuse_ignored
 
 
 @dataclass(frozen=True)
-class SteveConfig(TokenOptions):
+class SteveConfig(TrainsOnClips, TokenOptions):
     """Hyperparameters of STEVE; those of the words and the Transformer that are as in SLATE are `TokenOptions`."""
 
     image_size: int = 128  # height and width of a frame in pixels, a multiple of 4
@@ -65,11 +65,6 @@ class SteveConfig(TokenOptions):
     def build(self) -> "Steve":
         """Make the method with fresh weights."""
         return Steve(self)
-
-    @property
-    def skips_weights(self) -> bool:
-        """The predictor's."""
-        return any(frames == 1 for _, frames in self.short_clips)
 
 
 class Steve(VideoMethod):

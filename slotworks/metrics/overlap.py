@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
+from slotworks.matching import best_pairs
 from slotworks.metrics.checks import check_like, check_table
 from slotworks.metrics.contingency import contingency, objects_of
 
@@ -102,13 +103,11 @@ def match(score: Float64[Tensor, "b n m"], objects: Bool[Tensor, "b m"]) -> Bool
     With fewer slots than objects every slot has an object, with more every object has a slot. Where several matchings
     are equally good, which one is returned is not defined; the total is.
     """
-    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
-
     check_like(objects, "objects", score[:, 0], "score[:, 0]")
     chosen = np.zeros(score.shape, dtype=bool)
     for image, (scores, is_object) in enumerate(zip(score.cpu().numpy(), objects.cpu().numpy(), strict=True)):
         ids = is_object.nonzero()[0]
-        slots, columns = linear_sum_assignment(scores[:, ids], maximize=True)
+        slots, columns = best_pairs(scores[:, ids])
         chosen[image, slots, ids[columns]] = True
     return torch.from_numpy(chosen).to(score.device)
 

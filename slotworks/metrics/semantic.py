@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 from torch.nn.functional import pad
 
+from slotworks.matching import best_pairs
 from slotworks.metrics.checks import check_choice, check_pair, check_positive, check_table
 from slotworks.metrics.contingency import contingency
 
@@ -81,8 +82,6 @@ def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Largest = "iou") ->
     Returns:
         As `by_label`.
     """
-    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
-
     check_table(tables)
     check_choice(largest, "largest", Largest)
     total = tables.sum(0)
@@ -90,7 +89,7 @@ def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Largest = "iou") ->
     if largest == "iou":
         score = score / (total.sum(0) + total.sum(1, keepdim=True) - total).clamp(min=1)
     owner = np.full(len(total), total.shape[1])
-    slots, classes = linear_sum_assignment(score.cpu().numpy(), maximize=True)
+    slots, classes = best_pairs(score.cpu().numpy())
     owner[slots] = classes
     return _assigned(total, torch.from_numpy(owner))
 
@@ -145,9 +144,7 @@ def pixel_accuracy(table: Int64[Tensor, "_ m"]) -> float:
 
 def _match(table: Int64[Tensor, "n m"]) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]:
     """Slots and classes assigned to each other by shared pixels; only pairs that share some."""
-    from scipy.optimize import linear_sum_assignment  # imported here: takes half a second
-
-    slots, classes = (torch.from_numpy(ids) for ids in linear_sum_assignment(table.numpy(), maximize=True))
+    slots, classes = (torch.from_numpy(ids) for ids in best_pairs(table.numpy()))
     sharing = table[slots, classes] > 0
     return slots[sharing], classes[sharing]
 

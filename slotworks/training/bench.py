@@ -10,7 +10,8 @@ from statistics import median
 
 import torch
 
-from slotworks.training.loop import TrainStep, build_optimizer, open_fabric
+from slotworks.training.devices import open_fabric
+from slotworks.training.loop import set_up
 from slotworks.training.numerics import settle_run
 from slotworks.training.run import Run
 from slotworks.types import Decodes, Method, RawBatch, Samples, UserError, VideoMethod
@@ -52,14 +53,7 @@ def measure(
     """
     fabric = open_fabric(run, device=device)
     run = settle_run(run, fabric)
-    torch.manual_seed(run.seed)
-    method = run.method.build()
-    if load is not None:
-        method.prepare(load)
-    if run.channels_last:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(method, run)
-    model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), optimizer)
+    method, model, optimizer = set_up(run, fabric, load)
     size = run.batch_size // run.accumulate
     raw = _noise(run, size, video=isinstance(method, VideoMethod)) if raw is None else raw
     frames = raw["video"].shape[1] if "video" in raw else 1

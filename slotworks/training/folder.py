@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import slotworks
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.machine import processor
@@ -19,6 +18,7 @@ from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from slotworks.training.run import Run
 from slotworks.training.serialize import load_run, save_run, to_plain
 from slotworks.types import UserError
+from slotworks.version import __version__
 
 MAY_CHANGE = (
     *("steps", "log_every", "eval_every", "save_every", "keep_every", "eval_images", "protocol", "expected"),
@@ -87,7 +87,7 @@ def write_folder(run: Run, folder: Path, *, device: str, world_size: int, step: 
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
         "command": sys.argv,
-        "slotworks": slotworks.__version__,
+        "slotworks": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": _commit(),

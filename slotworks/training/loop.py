@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -77,6 +78,21 @@ class TrainStep(nn.Module):
         if "image" in batch and batch["image"].ndim == 4:
             batch["image"] = batch["image"].contiguous(memory_format=self.layout)
         return self.loss(batch, step)
+
+
+def set_up(run: Run, fabric: Fabric, load: Callable[[str], Method] | None) -> tuple[Method, Any, Any]:
+    """A method with the weights it starts from, what calls its loss on the device, and the optimiser.
+
+    `load` gives the method of an earlier run that this one builds on; None leaves fresh weights in its place.
+    """
+    set_seed(seed_for("weights", run.seed), fabric.device)
+    method = run.method.build()
+    if load is not None:
+        method.prepare(load)
+    if run.channels_last:
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), build_optimizer(method, run))
+    return method, model, optimizer
 
 
 def train(
@@ -146,13 +162,7 @@ def _train(
         raise UserError(f"Processes see different files in {folder}; give a folder that all machines share.")
 
     # ---- method, optimiser, average --------------------------------------------------------------------------------
-    set_seed(seed_for("weights", run.seed), fabric.device)
-    method = run.method.build()
-    method.prepare(load_method)
-    if run.channels_last:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(method, run)
-    model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), optimizer)
+    method, model, optimizer = set_up(run, fabric, load_method)
     ema = EMA(method, run.ema_decay) if run.ema_decay else None
     if checkpoint:
         source = str(folder / LAST)

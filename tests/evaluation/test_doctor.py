@@ -11,6 +11,11 @@ from torch.nn.functional import one_hot
 
 from slotworks.evaluation import doctor
 from slotworks.evaluation.doctor import Finding, collapsed, diagnose, verdict
+from slotworks.methods.dspn import DSPNConfig
+from slotworks.methods.glass import GlassConfig
+from slotworks.methods.savi import SAViConfig
+from slotworks.methods.slot_diffusion import VideoSlotDiffusionConfig
+from slotworks.methods.steve import SteveConfig
 from slotworks.metrics.binding import binding_stats
 from slotworks.types import DecoderOutput, Method, SlotOutput, UserError
 
@@ -195,16 +200,21 @@ def test_a_loss_that_changes_its_meaning_or_began_low():
     """Longer clips have a larger sum; a run that begins with trained weights has little to gain, but may get worse."""
     grows = curve([50 - 0.2 * i for i in range(50)] + [400 - i for i in range(100)])  # a row each ten steps
     assert names({}, curves=grows) == ["loss_not_falling"]
-    assert names({}, curves=grows, settings={"method": {"short_clips": [[200, 1], [499, 2]]}}) == ["healthy"]
+    assert names({}, curves=grows, method=SAViConfig(short_clips=((200, 1), (499, 2)))) == ["healthy"]
+    assert names({}, curves=grows, method=SteveConfig(short_clips=((499, 1),))) == ["healthy"]
     flat = curve([0.5] * 100)
-    for setting in ("start_from", "phase_1"):
-        assert names({}, curves=flat, settings={"method": {setting: None}}) == ["loss_not_falling"]
-        assert names({}, curves=flat, settings={"method": {setting: "runs/first"}}) == ["healthy"]
+    for kind, setting in (
+        (SAViConfig, "start_from"),
+        (VideoSlotDiffusionConfig, "start_from"),
+        (GlassConfig, "phase_1"),
+    ):
+        assert names({}, curves=flat, method=kind()) == ["loss_not_falling"]
+        assert names({}, curves=flat, method=kind(**{setting: "runs/first"})) == ["healthy"]
     risen = curve([0.5] * 50 + [1.0] * 50)
-    [finding] = diagnose({}, risen, {"method": {"start_from": "runs/first"}})
+    [finding] = diagnose({}, risen, method=SAViConfig(start_from="runs/first"))
     assert (finding.name, finding.severity) == ("loss_not_falling", "note")
     encoded = curve([0.03] * 50 + [0.06 - 0.0002 * i for i in range(100)])
-    assert names({}, curves=encoded, settings={"method": {"autoencode_steps": 499}}) == ["healthy"]
+    assert names({}, curves=encoded, method=DSPNConfig(autoencode_steps=499)) == ["healthy"]
 
 
 def test_rows_without_a_loss_and_short_curves_are_not_judged():
