@@ -216,6 +216,27 @@ class Method(nn.Module):
         return {"all": [p for p in self.parameters() if p.requires_grad]}
 
 
+class Untrained(Method):
+    """A method that learns nothing and has no weights of its own; `training/run.py` allows its recipes `steps = 0`."""
+
+    device_marker: Tensor
+    refusal = ""  # how `loss` begins, where the class's name does not make a sentence
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        said = self.refusal or f"{type(self).__name__} trains nothing; measure it"
+        raise UserError(f"{said} with `slotworks evaluate` instead.")
+
+
 class VideoMethod(Method):
     """A method for videos: everything it returns has a time axis after the batch, `slots` `b t n d`, `attn` `b t n p`.
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slotworks.nn.clustering import segments_as_slots
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import MethodConfig, SlotOutput, Untrained
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,16 @@ class BlocksConfig(MethodConfig):
         return Blocks(self)
 
 
-class Blocks(Method):
+class Blocks(Untrained):
     """Block `k` is slot `k`, row by row. It has no weights; a slot is its block's mean colour."""
 
+    refusal = "Blocks train nothing; measure them"
     config: BlocksConfig
-    device_marker: Tensor
 
     def __init__(self, config: BlocksConfig):
-        super().__init__()
         if config.rows < 1 or config.columns < 1:
             raise ValueError(f"rows is {config.rows} and columns {config.columns}; a grid has one of each or more.")
-        self.config = config
-        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
+        super().__init__(config)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images of any size: `attn` is one-hot, pixel by pixel. Borders between blocks are rounded down."""
@@ -49,11 +47,3 @@ class Blocks(Method):
         across = torch.arange(width, device=image.device) * columns // width
         labels = (down[:, None] * columns + across).flatten().expand(len(image), -1)
         return segments_as_slots(labels, image.flatten(2).mT, rows * columns, (height, width))
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("Blocks train nothing; measure them with `slotworks evaluate` instead.")

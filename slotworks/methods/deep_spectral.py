@@ -24,7 +24,7 @@ from torch import Tensor
 from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.encoders.vit import load_network
 from slotworks.nn.clustering import kmeans, laplacian_eigenvectors, segments_as_slots
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import MethodConfig, SlotOutput, Untrained
 
 COLOR_NEIGHBOURS = ((20, 2.0), (10, 0.1))
 """Nearest neighbours by colour and place: how many, and the weight of the coordinates in [0, 1]."""
@@ -55,18 +55,15 @@ class DeepSpectralConfig(MethodConfig):
         return DeepSpectral(self)
 
 
-class DeepSpectral(Method):
+class DeepSpectral(Untrained):
     """Segments of one image from the spectrum of its feature graph; slot 0 is the background."""
 
     config: DeepSpectralConfig
-    device_marker: Tensor
 
     def __init__(self, config: DeepSpectralConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = ViTEncoder(config.encoder)
         self._whole: tuple[Any] | None = None  # the network with its CLS token; in a tuple, it is no submodule
-        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to segments: `attn` is one-hot, slot 0 is the segment that touches most of the border."""
@@ -109,14 +106,6 @@ class DeepSpectral(Method):
                 mask = changed if changed.any() else mask
         (rows,), (columns,) = np.nonzero(mask.any(1)), np.nonzero(mask.any(0))
         return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("DeepSpectral trains nothing; measure it with `slotworks evaluate` instead.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_whole": None}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from slotworks.encoders.diffusion import LatentDiffusion
 from slotworks.nn.clustering import laplacian_eigenvectors, segments_as_slots
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import MethodConfig, SlotOutput, Untrained, UserError
 
 THRESHOLDS = 100
 """Values of an eigenvector at which a cut is tried."""
@@ -46,18 +46,15 @@ class DiffCutConfig(MethodConfig):
         return DiffCut(self)
 
 
-class DiffCut(Method):
+class DiffCut(Untrained):
     """Regions from a recursive normalised cut of diffusion features."""
 
     semantic_rule = "per_image"  # how `evaluate_semantic` reads the slots: as the released evaluation does
     config: DiffCutConfig
-    device_marker: Tensor
 
     def __init__(self, config: DiffCutConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.diffusion = LatentDiffusion(config.model)
-        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to regions: `attn` is one-hot at `map_size`, slots are mean features, empty ones zero."""
@@ -88,14 +85,6 @@ class DiffCut(Method):
         return self.diffusion.features(
             noisy, self.config.timestep, last_down_attention(self.diffusion.parts(image).unet)
         )
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("DiffCut trains nothing; measure it with `slotworks evaluate` instead.")
 
 
 def last_down_attention(unet: Any) -> Any:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from slotworks.encoders.diffusion import LatentDiffusion
 from slotworks.nn.clustering import kmeans, segments_as_slots
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import MethodConfig, SlotOutput, Untrained, UserError
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,14 @@ class EmerDiffConfig(MethodConfig):
         return EmerDiff(self)
 
 
-class EmerDiff(Method):
+class EmerDiff(Untrained):
     """Pixels are given to the cluster of low-resolution queries that moves them most."""
 
     config: EmerDiffConfig
-    device_marker: Tensor
 
     def __init__(self, config: EmerDiffConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.diffusion = LatentDiffusion(config.model)
-        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to soft masks of clusters; slots are the mean queries.
@@ -140,14 +137,6 @@ class EmerDiff(Method):
         alphas = self.diffusion.parts(latents).alphas
         clean = (latents - (1 - alphas[level]).sqrt() * noise) / alphas[level].sqrt()
         return alphas[target].sqrt() * clean + (1 - alphas[target]).sqrt() * noise
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("EmerDiff trains nothing; measure it with `slotworks evaluate` instead.")
 
 
 def up_cross_attentions(unet: Any) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.nn.clustering import kmeans, segments_as_slots
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import MethodConfig, SlotOutput, Untrained
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,15 @@ class FeatureKMeansConfig(MethodConfig):
         return FeatureKMeans(self)
 
 
-class FeatureKMeans(Method):
+class FeatureKMeans(Untrained):
     """Clusters of patch features."""
 
+    refusal = "k-means on features trains nothing; measure it"
     config: FeatureKMeansConfig
-    device_marker: Tensor
 
     def __init__(self, config: FeatureKMeansConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = ViTEncoder(config.encoder)
-        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to clusters: `attn` is one-hot, a slot is the mean feature of its cluster."""
@@ -62,14 +60,6 @@ class FeatureKMeans(Method):
             scale = config.position_weight * points.norm(dim=2).mean(1).view(-1, 1, 1)
             points = torch.cat([points, scale * coordinates(config.encoder.grid, points)], 2)
         return kmeans(points, config.num_slots, restarts=config.restarts, max_iterations=config.max_iterations)
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("k-means on features trains nothing; measure it with `slotworks evaluate` instead.")
 
 
 def coordinates(grid: tuple[int, int], like: Float[Tensor, "b p c"]) -> Float[Tensor, "b p 2"]:

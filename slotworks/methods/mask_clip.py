@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slotworks.encoders.clip import CLIPEncoder
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import MethodConfig, SlotOutput, Untrained
 from slotworks.vocabulary import VOC_CLASSES
 
 TEMPLATES = tuple(
@@ -111,7 +111,7 @@ class MaskCLIPConfig(MethodConfig):
         return MaskCLIP(self)
 
 
-class MaskCLIP(Method):
+class MaskCLIP(Untrained):
     """Slot `k` is class `k`; slot 0 is the background.
 
     `background="none"` leaves slot 0 empty, as in the released VOC evaluation; `"threshold"` gives it the positions
@@ -121,14 +121,11 @@ class MaskCLIP(Method):
 
     semantic_rule = "labels"  # how `evaluate_semantic` reads the slots
     config: MaskCLIPConfig
-    device_marker: Tensor
 
     def __init__(self, config: MaskCLIPConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.clip = CLIPEncoder(config.model)
         self._classes: tuple[Tensor] | None = None
-        self.register_buffer("device_marker", torch.empty(0), persistent=False)  # says where the method is
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to class probabilities at every patch; slots are the embeddings of the classes."""
@@ -183,11 +180,3 @@ class MaskCLIP(Method):
             first = rest.amax(2, keepdim=True)  # the best name, not their sum: many names are no evidence
         both = torch.cat([first, classes], 2)
         return both / both.sum(2, keepdim=True)
-
-    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("MaskCLIP trains nothing; measure it with `slotworks evaluate` instead.")

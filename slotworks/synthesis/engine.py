@@ -32,7 +32,7 @@ from slotworks.synthesis.sources import PromptConfig, SceneCaptions
 from slotworks.synthesis.stable_diffusion import StableDiffusion, load_stable_diffusion
 from slotworks.training.numerics import TABLE, device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
-from slotworks.training.serialize import from_yaml, to_plain, to_yaml
+from slotworks.training.serialize import changes, flat, from_yaml, to_plain, to_yaml
 from slotworks.types import UserError
 from slotworks.yaml_text import read_yaml
 
@@ -290,7 +290,7 @@ def _advice(config: Synthesis, device: torch.device) -> Advice:
 
 def settings_hash(config: Synthesis) -> str:
     """A short hash of everything that decides what an image is."""
-    plain = {name: value for name, value in _flat(to_plain(config)).items() if name not in MAY_CHANGE}
+    plain = {name: value for name, value in flat(to_plain(config)).items() if name not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -312,18 +312,12 @@ def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Syn
     if path.exists():
         try:
             text = path.read_text(encoding="utf-8")
-            old = _flat(read_yaml(text))
+            old = flat(read_yaml(text))
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
         if settle(config, kind) != config:  # something is auto
             config = settle(config, kind, from_yaml(Synthesis, text, source=str(path)))
-        new = _flat(to_plain(config))
-        changed = [
-            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-            for name in {**old, **new}
-            if old.get(name, "absent") != new.get(name, "absent") and name not in MAY_CHANGE
-        ]
-        if changed:
+        if changed := changes(old, to_plain(config), MAY_CHANGE):
             raise UserError(
                 f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this back "
                 "to go on."
@@ -365,13 +359,6 @@ def _check_any(prompts: dict[int, list[Prompt | str]], folder: Path) -> None:
     reasons = [prompt for found in prompts.values() for prompt in found if isinstance(prompt, str)]
     if reasons and len(reasons) == sum(map(len, prompts.values())) and not find_shards(folder):
         raise UserError(f"None of {len(reasons)} prompts can be used; the first: {reasons[0]}.")
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in plain.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _check(ok: bool, message: str) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from slotworks.json_text import read_json
 from slotworks.machine import processor
 from slotworks.training.checkpoint import LAST, Checkpoint, load_checkpoint
 from slotworks.training.run import Run
-from slotworks.training.serialize import load_run, save_run, to_plain
+from slotworks.training.serialize import changes, load_run, save_run, to_plain
 from slotworks.types import UserError
 from slotworks.version import __version__
 
@@ -109,23 +108,10 @@ def device_name(device: torch.device) -> str:
 
 
 def _same(before: Run, run: Run, folder: Path) -> None:
-    old, new = _flat(to_plain(before)), _flat(to_plain(run))
-    changed = [
-        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-        for name in {**old, **new}
-        if old.get(name, "absent") != new.get(name, "absent") and name not in MAY_CHANGE
-    ]
-    if changed:
+    if changed := changes(to_plain(before), to_plain(run), MAY_CHANGE):
         raise UserError(
             f"{folder} holds a different run: {'; '.join(changed)}. Choose another folder, or set this back to go on."
         )
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in plain.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _commit() -> str | None:

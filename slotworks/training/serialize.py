@@ -7,7 +7,7 @@ are already imported and derive from the field's declared class; a file can neve
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +106,24 @@ def from_plain(cls: type[T], plain: Any, *, source: str) -> T:
             type, or settings that the class itself refuses.
     """
     return _dataclass(cls, plain, "", source)
+
+
+def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their whole names, such as `optimizer.lr`."""
+    found = {}
+    for key, value in plain.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], may_change: Sequence[str]) -> list[str]:
+    """Which plain settings differ, in words; those that may change are not named."""
+    old, new = flat(old), flat(new)
+    return [
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        for name in {**old, **new}
+        if old.get(name, "absent") != new.get(name, "absent") and name not in may_change
+    ]
 
 
 def _dataclass(cls: type[T], plain: Any, where: str, source: str) -> T:

@@ -18,7 +18,6 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
@@ -160,7 +159,8 @@ def make_masks(
             for file, part in mine.items():
                 if final.exists():
                     return final
-                with _claimed(file) as free:
+                work.mkdir(exist_ok=True)  # another process may have tidied up meanwhile
+                with only_one(work / f".{file.name}.lock", wait=False) as free:
                     if free and not file.exists():
                         lines = []
                         for line in _annotate(part, annotations, network, root, split, skip_damaged, images_per_batch):
@@ -373,24 +373,6 @@ def _write_list(file: TextIO, name: str, items: Iterable[Entry]) -> None:
     for k, item in enumerate(items):
         file.write((",\n" if k else "\n") + json.dumps(item, separators=(",", ":")))
     file.write("\n]")
-
-
-@contextmanager
-def _claimed(shard: Path) -> Iterator[bool]:
-    """Whether no other process is at this shard; none begins it meanwhile. The claim ends with its process."""
-    claim = shard.with_name(f".{shard.name}.lock")
-    claim.parent.mkdir(exist_ok=True)
-    with claim.open("w") as file:
-        free = True
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        except (ImportError, OSError):  # Windows, and file systems without locks
-            pass
-        yield free
 
 
 def _short(model: str) -> str:

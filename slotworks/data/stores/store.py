@@ -328,16 +328,22 @@ def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.n
 
 
 @contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """One process at a time: with several GPUs, every process opens the data set. The lock ends with its process."""
+def only_one(lock: Path, *, wait: bool = True) -> Iterator[bool]:
+    """One process at a time: with several GPUs, every process opens the data set. The lock ends with its process.
+
+    Gives whether this process holds the lock: always, unless it does not `wait`.
+    """
     with lock.open("w") as file:
+        held = True
         try:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
         except (ImportError, OSError):  # Windows, and file systems without locks
             pass
-        yield
+        yield held
 
 
 def _sync_folder(folder: Path) -> None:
