@@ -322,8 +322,9 @@ class DataConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images in pixels."""
-        raise NotImplementedError
+        """Height and width of the images in pixels; by default both are the setting `image_size`."""
+        side: int = self.image_size  # pyright: ignore[reportAttributeAccessIssue]
+        return side, side
 
     @property
     def max_objects(self) -> int | None:

@@ -64,8 +64,18 @@ class SlotMLPAutoencoderConfig(MethodConfig):
 class _SlotMLPMethod(Method):
     """The part before the slots, which both tasks share."""
 
-    encoder: CNNEncoder
-    slot_mlp: SlotMLP
+    def __init__(self, config: SlotMLPConfig | SlotMLPAutoencoderConfig, *, per_slot_dim: int | None = None):
+        super().__init__()
+        self.config = config
+        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides, norm_eps=config.norm_eps)
+        self.slot_mlp = SlotMLP(
+            config.channels,
+            config.num_slots,
+            config.slot_dim,
+            hidden_dims=config.hidden_dims,
+            per_slot_dim=per_slot_dim,
+            side=config.feature_side,
+        )
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to slots; the maps are uniform, for there is no attention."""
@@ -81,16 +91,7 @@ class SlotMLPSets(_SlotMLPMethod):
     config: SlotMLPConfig
 
     def __init__(self, config: SlotMLPConfig):
-        super().__init__()
-        self.config = config
-        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides, norm_eps=config.norm_eps)
-        self.slot_mlp = SlotMLP(
-            config.channels,
-            config.num_slots,
-            config.slot_dim,
-            hidden_dims=config.hidden_dims,
-            side=config.feature_side,
-        )
+        super().__init__(config)
         self.head = SetHead(config.slot_dim, 3 + sum(config.categories) + 1, config.head_dim)
 
     def predict_set(self, slots: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
@@ -109,17 +110,7 @@ class SlotMLPAutoencoder(_SlotMLPMethod):
     config: SlotMLPAutoencoderConfig
 
     def __init__(self, config: SlotMLPAutoencoderConfig):
-        super().__init__()
-        self.config = config
-        self.encoder = CNNEncoder(config.channels, strides=config.encoder_strides, norm_eps=config.norm_eps)
-        self.slot_mlp = SlotMLP(
-            config.channels,
-            config.num_slots,
-            config.slot_dim,
-            hidden_dims=config.hidden_dims,
-            per_slot_dim=config.per_slot_dim,
-            side=config.feature_side,
-        )
+        super().__init__(config, per_slot_dim=config.per_slot_dim)
         self.decoder = SpatialBroadcastDecoder(
             config.slot_dim,
             config.image_size,

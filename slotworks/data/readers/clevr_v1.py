@@ -68,11 +68,6 @@ class CLEVRv1(PreparedData):
         return "clevr_v1" if self.max_objects == MAX_OBJECTS else f"clevr_v1_{self.max_objects}"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.image_size, self.image_size
-
-    @property
     def categories(self) -> Mapping[str, tuple[str, ...]]:
         """Properties and their classes, in the order of the one-hots."""
         return CATEGORIES

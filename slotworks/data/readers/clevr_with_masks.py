@@ -65,11 +65,6 @@ class CLEVR(MultiObjectFile):
         return f"clevr{self.max_objects}"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width after crop and resize."""
-        return self.image_size, self.image_size
-
-    @property
     def remote_file(self) -> str:
         """One file for CLEVR6 and CLEVR10."""
         return "clevr_with_masks/clevr_with_masks_train.tfrecords"

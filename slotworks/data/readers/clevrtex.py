@@ -77,11 +77,6 @@ class CLEVRTex(PreparedData):
         return "clevrtex" if self.variant == "full" else f"clevrtex_{self.variant}"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width after crop and resize."""
-        return self.image_size, self.image_size
-
-    @property
     def max_objects(self) -> int | None:
         """Ten, before and after the crop."""
         return MAX_OBJECTS

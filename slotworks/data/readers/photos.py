@@ -63,11 +63,6 @@ class Photos(OfficialData):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}.")
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images of a batch."""
-        return self.image_size, self.image_size
-
     def parts(self) -> Sequence[PreparedData]:
         """One for each official split."""
         return [PhotoSplit(self.root, self, name) for name in dict.fromkeys(self.official_splits.values())]

@@ -152,10 +152,6 @@ class ShapeScenes(SceneConfig):
         """The class of each id from 1 on, those that this configuration does not draw included."""
         return tuple(CLASSES) if self.classes == "shape" else tuple(COLORS)
 
-    @property
-    def size(self) -> tuple[int, int]:  # noqa: D102
-        return self.image_size, self.image_size
-
     def open(self, split: str = "train") -> "ShapeDataset":
         """Open one split: `train`, `val` or `test`."""
         return ShapeDataset(self, split)

@@ -112,10 +112,6 @@ class VideoScenes(SceneConfig):
         """`video_scenes_plain` and so on; `..._frames` for single frames, whose scores say nothing about tracking."""
         return f"video_scenes_{self.background}" + ("_frames" if self.frames == "single" else "")
 
-    @property
-    def size(self) -> tuple[int, int]:  # noqa: D102
-        return self.image_size, self.image_size
-
     def open(self, split: str = "train") -> "VideoDataset":
         """Open one split: `train`, `val` or `test`. Only training samples are clips; the others are whole videos."""
         return VideoDataset(self, split)

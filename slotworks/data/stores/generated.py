@@ -59,11 +59,6 @@ class Generated(PreparedData):
         return "generated"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return self.image_size, self.image_size
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """The class of each id from 1 on; an empty name is an id that no class has."""
         return tuple(read_facts(self._shards()[0])["class_names"])

@@ -27,6 +27,7 @@ import google_crc32c
 import numpy as np
 
 from slotworks.errors import quote
+from slotworks.files import flush
 from slotworks.json_text import read_json
 from slotworks.progress import Advice, progress
 from slotworks.types import RawBatch, UserError
@@ -148,7 +149,8 @@ def write_store(
                     advance(1)
                 writer.finish()
             os.rename(work, path)
-            _sync_folder(path.parent)
+            with suppress(OSError):  # not every file system can synchronise folders
+                flush(path.parent)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
@@ -255,7 +257,8 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, self.work / "index.json")
-        _sync_folder(self.work)
+        with suppress(OSError):
+            flush(self.work)
 
 
 def _header(field: dict[str, Any], rows: int) -> bytes:
@@ -344,11 +347,3 @@ def only_one(lock: Path, *, wait: bool = True) -> Iterator[bool]:
         except (ImportError, OSError):  # Windows, and file systems without locks
             pass
         yield held
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename safe against a power cut, where folders can be synchronised."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
