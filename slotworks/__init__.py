@@ -11,7 +11,7 @@
 | `decoders/` | slots to images or features |
 | `methods/` | the papers: one short file each |
 | `nn/` | layers with no opinion about slots |
-| `data/` | one file per data set; `data/scenes/` draws pictures |
+| `data/` | `readers/`, one file for each data set; `scenes/` that are drawn; `stores/` on the disk |
 | `metrics/`, `protocols.py` | what is measured, and by whose rules |
 | `training/` | the loop, checkpoints, run folders |
 | `evaluation/` | a method and data in, numbers and pictures out |

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.nn.conv import same_conv
+from slotworks.nn.conv import StridedMap, same_conv
 from slotworks.nn.init import glorot_
 from slotworks.nn.position import PositionEmbedding
 
 
-class CNNEncoder(nn.Module):
+class CNNEncoder(StridedMap):
     """Four 5x5 convolutions, a position embedding, a LayerNorm and an MLP (Locatello et al. 2020, tables 3 and 4).
 
     Images are expected in [-1, 1]. Padding is TensorFlow's `SAME`. CLEVR uses 64 channels, Tetrominoes and
@@ -46,12 +46,6 @@ class CNNEncoder(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=norm_eps)
         self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
         glorot_(self)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map for an image of this size in pixels."""
-        for stride in self.strides:
-            height, width = -(-height // stride), -(-width // stride)
-        return height, width
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""

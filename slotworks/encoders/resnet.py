@@ -19,13 +19,13 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.nn.conv import same_conv
+from slotworks.nn.conv import StridedMap, same_conv
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Blocks of each stage, by the number of layers in the name."""
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(StridedMap):
     """Features of a small image, without position embedding.
 
     Args:
@@ -83,12 +83,6 @@ class ResNetEncoder(nn.Module):
                 else:  # cut at two deviations, which are then 0.88 of what they were
                     std = math.sqrt(1 / layer.weight[0].numel()) / 0.87962566103423978
                     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map for an image of this size in pixels."""
-        for stride in self.strides:
-            height, width = -(-height // stride), -(-width // stride)
-        return height, width
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.encoders.resnet import ResNetEncoder
-from slotworks.nn.conv import same_conv
+from slotworks.nn.conv import StridedMap, same_conv
 from slotworks.nn.init import lecun_
 from slotworks.nn.position import PositionEmbedding
 
@@ -31,7 +31,7 @@ class Backbone(Protocol):
         ...
 
 
-class ConvBackbone(nn.Module):
+class ConvBackbone(StridedMap):
     """Convolutions with ReLU after each, padded as TensorFlow's `SAME`: the network of SAVi-S and SAVi-M."""
 
     def __init__(self, channels: int = 32, *, strides: Sequence[int] = (1, 1, 1, 1), kernel_size: int = 5):
@@ -41,12 +41,6 @@ class ConvBackbone(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(c_in, channels, kernel_size, stride) for c_in, stride in zip(widths, self.strides, strict=False)
         )
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map for an image of this size in pixels."""
-        for stride in self.strides:
-            height, width = -(-height // stride), -(-width // stride)
-        return height, width
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""

@@ -1,4 +1,4 @@
-"""Convolutions that pad as TensorFlow does."""
+"""Convolutions that pad as TensorFlow does, and the size of what strides leave."""
 
 import math
 
@@ -25,3 +25,15 @@ def same_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if top == bottom and left == right:  # one pass over the memory less than padding first
         return nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, (top, left))
     return conv(nn.functional.pad(x, (left, right, top, bottom)))
+
+
+class StridedMap(nn.Module):
+    """A network whose layers have `strides`, each rounding the size of its map up."""
+
+    strides: tuple[int, ...]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map for an image of this size in pixels."""
+        for stride in self.strides:
+            height, width = -(-height // stride), -(-width // stride)
+        return height, width
