@@ -20,6 +20,7 @@ from slotworks.training.order import BatchOrder
 from slotworks.training.run import schedule
 from slotworks.training.seeds import seed_for, set_seed
 from slotworks.types import DataConfig, UserError
+from slotworks.version import __version__
 
 SCRIPT = Path(__file__).with_name("training_toy.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -97,6 +98,7 @@ def test_run_folder(tmp_path):
     assert load_checkpoint(folder / "checkpoints" / "step_0000004.safetensors").step == 4
     env = json.loads((folder / "env.json").read_text())
     assert env["torch"] == torch.__version__
+    assert env["slotworks"] == __version__
     assert env["data"] == "toy"
     assert env["processes"] == 1
     assert env["from_step"] == 0
