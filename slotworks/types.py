@@ -323,7 +323,9 @@ class DataConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images in pixels; by default both are the setting `image_size`."""
-        side: int = self.image_size  # pyright: ignore[reportAttributeAccessIssue]
+        side = getattr(self, "image_size", None)
+        if not isinstance(side, int):  # not every source knows before it is opened
+            raise NotImplementedError(f"{type(self).__name__} does not say how large its images are")
         return side, side
 
     @property
