@@ -170,7 +170,7 @@ def train(
     validation = run.data.open("val")
     scored = _has_masks(validation)
     if not scored and not hasattr(run.method, "categories"):  # predicted sets are scored without masks
-        console.print(_unscored(run.data, "val"), highlight=False, soft_wrap=True)
+        console.print(_unscored(run.data, "val"), highlight=False, soft_wrap=True, markup=False)
 
     def measure(method: Method, step: int) -> dict[str, float]:
         if not _finds_slots(method):
@@ -685,7 +685,7 @@ def edit(
     run, method = load(run_folder, device=device)
     options["dtype"] = DTYPES[fast_precision(precision, find_device(device))]
     if warning := slow_warning(precision, find_device(device)):
-        console.print(warning, highlight=False, soft_wrap=True)
+        console.print(warning, highlight=False, soft_wrap=True, markup=False)
     if Path(image).suffix.lower() not in VIDEO_SUFFIXES:
         return edit_picture(method, image, out, image_size=run.data.size, **options)
     seeds = options.pop("noise_seeds", (0,))

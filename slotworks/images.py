@@ -48,12 +48,16 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2
 _WORKSPACE = {"AVIF": 8, "HEIF": 8, "WEBP": 8, "JPEG2000": 16}  # bytes of a pixel beside the decoded one
 _STRIP = 1 << 22  # pixels that are scaled at once
 
+_RESULTS = {"run.yaml": ("samples", "eval"), "synthesis.yaml": ("sheet.png",)}
+"""What belongs to the program in a folder with this file: pictures of a run, and of generated images."""
+
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Files as given, and every picture below the folders given, in order of name; and what was left out there.
 
     Folders behind symbolic links are searched as well, each once. Left out are files of other endings, HEIF pictures
-    where `pillow-heif` is not installed, the `._` files that macOS leaves beside pictures, and this program's results.
+    where `pillow-heif` is not installed, the `._` files that macOS leaves beside pictures, and this program's results,
+    also the pictures in run folders.
 
     Returns:
         The files, and for each folder in which something was left out a sentence that counts and names it.
@@ -93,6 +97,10 @@ def _look_through(root: Path) -> tuple[list[Path], Counter[str]]:
         seen.add(place)
         if Path(folder) == root and "prepared" in inside:  # stores that were made of these pictures
             inside.remove("prepared")
+        for marker, results in _RESULTS.items():
+            if marker in names:
+                inside[:] = [name for name in inside if name not in results]
+                names = [name for name in names if name not in results]
         for name in names:
             file = Path(folder) / name
             suffix = file.suffix.lower()

@@ -10,13 +10,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from slotworks.errors import printable
 from slotworks.machine import usable_cores
 
-console = Console(stderr=True)
+
+class PlainConsole(Console):
+    """Names come from files, and may hold what moves the cursor: control characters are written out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text as rich shows it, without control characters."""
+        return super().render_str(printable(text), **options)
+
+
+console = PlainConsole(stderr=True)
 """Where progress lives: lines printed through the same console appear above a bar, not across it."""
 
 LONG = 3600.0  # seconds, beyond which there is advice
@@ -44,10 +56,10 @@ def progress(
         unit: of the items, in the plural.
         advice: by default that for work on the CPU without networks.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    columns = (name_column(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     shown = console.is_terminal
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)
-    task = bar.add_task(what, total=total, completed=done, rate="")
+    task = bar.add_task(printable(what), total=total, completed=done, rate="")
     now, began, counted, told, last_line, last_done = done, 0.0, 0, False, 0.0, done
 
     def advance(count: int = 1) -> None:
@@ -74,6 +86,11 @@ def progress(
 
     with bar:
         yield advance
+
+
+def name_column() -> TextColumn:
+    """What is made, in front of a bar: the name of a file or folder, in which brackets are brackets."""
+    return TextColumn("{task.description}", markup=False)
 
 
 def say(text: str) -> None:

@@ -9,10 +9,12 @@ import sys
 import typing
 from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from slotworks import api, cli
@@ -366,6 +368,78 @@ def test_markup_in_the_name_of_a_run_folder(run_folder, tmp_path, capsys):
         verb, *options = command.split()
         assert main([verb, str(folder), *options]) in (0, 1)
     assert "[bold]x[red]" in capsys.readouterr().out
+
+
+def test_no_console_shows_what_moves_the_cursor(monkeypatch):
+    """Names reach consoles from the bar of a training, from progress and from notes about data."""
+    from slotworks import progress
+    from slotworks.cli import console
+    from slotworks.data import prepared
+    from slotworks.training import logs
+
+    name, shown = "[bold]a\x1b[2Jb[/bold]\u202e", StringIO()
+    for place in (progress.console, console.out, console.err):
+        monkeypatch.setattr(place, "_file", shown)
+        monkeypatch.setattr(place, "_force_terminal", True)
+        monkeypatch.setattr(place, "_width", 200)
+    monkeypatch.setattr(progress.console, "_color_system", None)
+    run = replace(find(RECIPE)(), steps=2)
+    with logs.Display(run, Path(name), step=0, device=torch.device("cpu"), quiet=False) as display:
+        display.say(name)
+        display.advance(1, 1.0)
+    with progress.progress(name, 3) as advance:
+        advance(1)
+        prepared.say(f"{name} holds one image")
+    console.out.print(name, markup=False)
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Zhlm]", lambda code: "<2J>" if code[0] == "\x1b[2J" else "", shown.getvalue())
+    assert said.count("[bold]a\\x1b[2Jb[/bold]\\u202e") >= 5
+    assert "<2J>" not in said
+    assert "\u202e" not in said
+
+
+def test_there_is_no_other_kind_of_console():
+    places = [path for path in Path("slotworks").rglob("*.py") if re.search(r"\bConsole\(", path.read_text())]
+    assert places == [Path("slotworks/progress.py")]  # where the one that writes control characters out is defined
+
+
+# ---- a person's own Python files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("def run(:\n", "own.py, line 1: invalid syntax (SyntaxError)"),
+        ("\n\n  x = 1\n", "own.py, line 3: unexpected indent (IndentationError)"),
+        ("x = 1\n\0", "own.py: "),
+        ("x = '\xe4'\n".encode("latin-1"), "own.py, line 1: (unicode error) 'utf-8' codec"),
+        ("import nothing_of_this_name\n", "own.py, line 1: ModuleNotFoundError(\"No module named 'nothing_of_this"),
+        ("def run():\n    return unknown\n", "own.py, line 2: NameError(\"name 'unknown' is not defined\")"),
+        ("def run(needed):\n    pass\n", "own.py: TypeError("),
+        ("def run():\n    return 3\n", "run of own.py returns a int; it must return a Run."),
+        ("run = 3\n", "own.py has no function 'run' that returns a Run."),
+    ],
+)
+def test_a_mistake_in_a_file_of_ones_own(text, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["train", "own.py:run"]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert "own" not in sys.modules
+
+
+def test_a_file_of_ones_own_that_is_no_python(run_folder, tmp_path, capsys):
+    (tmp_path / "own.txt").write_text("run = 3")
+    for command in (
+        ["train", f"{tmp_path}/own.txt:run"],
+        ["doctor", str(run_folder), "--module", f"{tmp_path}/own.txt"],
+    ):
+        assert main(command) == 2
+        assert "own.txt is not a Python file; its name must end in .py." in capsys.readouterr().err
+    (tmp_path / "own.py").write_text("raise ValueError('no')")
+    assert main(["synthesize", f"{tmp_path}/own.py:run"]) == 2
+    assert "own.py, line 1: ValueError('no'); correct it there." in capsys.readouterr().err
 
 
 # ---- exit codes ----------------------------------------------------------------------------------------------------

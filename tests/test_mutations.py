@@ -12,6 +12,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -223,6 +224,46 @@ def store_index(folder: Path) -> Case:
     return Case([folder / "store/index.json"], case.read)
 
 
+def features(folder: Path) -> Case:
+    """A whole feature cache, as a training opens it, and one that a kill left, which a training goes on with."""
+    pytest.importorskip("transformers")
+    from test_features import Grains
+    from tiny_models import save_dinov2
+
+    from slotworks.data.stores.features import CachedFeatures
+    from slotworks.data.stores.store import write_store
+    from slotworks.encoders import ViTConfig
+
+    network = ViTConfig(str(save_dinov2(folder / "network")), image_size=56, patch_size=14, feature_dim=32)
+    whole, cut_off = (CachedFeatures(Grains(side=56), network, root=str(folder / name)) for name in ("a", "b"))
+    rows = whole.open("train")
+    key = whole.key(whole.images.open("train"))
+    store, partial = whole.store_path(key), folder / "partial"
+
+    def stops(start: int):
+        for k in range(start, len(rows)):
+            if k == 4:
+                raise InterruptedError
+            yield rows[k]
+
+    with suppress(UserError):  # as a full disk or a kill leaves it
+        write_store(partial / "x", stops, source=key, settings={"batch_size": cut_off.batch_size}, chunk_bytes=1)
+
+    def read() -> dict:
+        shutil.rmtree(folder / "b", ignore_errors=True)
+        place = cut_off.store_path(key)
+        shutil.copytree(partial / ".x.partial", place.with_name(f".{place.name}.partial"))
+        found = {}
+        for name, cache in (("whole", whole), ("cut_off", cut_off)):
+            opened = cache.open("train")
+            opened.verify()
+            found[name] = opened.__getitems__(range(len(opened)))
+        return found
+
+    names = ("features.npy", "index.json")
+    return Case([place / name for place in (store, partial / ".x.partial") for name in names], read, exact=True)
+
+
 def shards(folder: Path) -> Case:
     pytest.importorskip("pyarrow")
     from test_generated import fill
@@ -414,6 +455,7 @@ READERS: dict[str, tuple[Callable[[Path], Case], int]] = {
     "celeba": (celeba, 200),
     "store": (store, 500),
     "store_index": (store_index, 400),
+    "features": (features, 400),
     "shards": (shards, 500),
     "run_yaml": (run_yaml, 500),
     "checkpoint": (checkpoint, 400),

@@ -10,26 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from slotworks.errors import UserError, printable
+from slotworks.errors import UserError
 from slotworks.files import finite
+from slotworks.progress import PlainConsole
 
 T = TypeVar("T")
 
 
-class _Console(Console):
-    """Names come from files, and may hold what moves the cursor: control characters are written out."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text), **options)
-
-
-out = _Console(highlight=False)
-err = _Console(stderr=True, highlight=False)
+out = PlainConsole(highlight=False)
+err = PlainConsole(stderr=True, highlight=False)
 
 
 def parse(function: Callable[..., T], argv: Sequence[str], *, verb: str) -> T:

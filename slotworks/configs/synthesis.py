@@ -13,9 +13,8 @@ are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
 
 import difflib
 from collections.abc import Callable
-from pathlib import Path
 
-from slotworks.configs import import_file
+from slotworks.configs import own_function
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.synthesis import (
@@ -115,11 +114,7 @@ def find_synthesis(name: str) -> Callable[[], Synthesis]:
         UserError: if there is none; names the nearest.
     """
     if ":" in name:
-        path, function = name.rsplit(":", 1)
-        module = import_file(Path(path))
-        if not hasattr(module, function):
-            raise UserError(f"{path} has no function {function!r} that returns a Synthesis.")
-        return getattr(module, function)
+        return own_function(name, "Synthesis")
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
         raise UserError(f"There is nothing to synthesize under {name!r}. Nearest: {', '.join(near)}.")

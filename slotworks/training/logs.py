@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from slotworks.errors import printable
 from slotworks.files import write_text
 from slotworks.json_text import read_json
-from slotworks.progress import MEASURED, console, cpu_advice, duration, following, warning, whole_training
+from slotworks.progress import (
+    MEASURED,
+    PlainConsole,
+    console,
+    cpu_advice,
+    duration,
+    following,
+    name_column,
+    warning,
+    whole_training,
+)
 from slotworks.training import allocator
 from slotworks.training.numerics import TABLE, device_kind
 from slotworks.training.run import Run
@@ -124,13 +134,13 @@ class Display:
     """A progress bar on a terminal; elsewhere at most a hundred lines per run, and one per evaluation."""
 
     def __init__(self, run: Run, folder: Path, *, step: int, device: torch.device, quiet: bool):
-        self.console = Console(stderr=True, quiet=True) if quiet else console
+        self.console = PlainConsole(stderr=True, quiet=True) if quiet else console
         self.run, self.device, self.steps = run, device, run.steps
         self.start, self.clock = step, 0.0
         self.shown = -math.inf
         self.metric = ""
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            name_column(),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
@@ -139,7 +149,7 @@ class Display:
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
-        self.task = self.progress.add_task(folder.name, total=run.steps, completed=step, loss="", metric="")
+        self.task = self.progress.add_task(printable(folder.name), total=run.steps, completed=step, loss="", metric="")
 
     def __enter__(self) -> "Display":
         self.progress.start()
@@ -192,8 +202,8 @@ class Display:
             name, value = next(iter(values.items()))
             self.progress.update(self.task, metric=f"{name.removeprefix('eval/')} {value:.4g}")
             text = "  ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in values.items())
-            self.console.print(f"step {step}  {text}", highlight=False, soft_wrap=True)
+            self.console.print(f"step {step}  {text}", highlight=False, soft_wrap=True, markup=False)
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
-from rich.console import Console
 
+from slotworks import progress
 from slotworks.data.stores.store import Row, Store, read_index, write_store
 from slotworks.types import DataConfig, Dataset, UserError
 
@@ -231,7 +231,7 @@ class Examined:
 @cache
 def say(sentence: str) -> None:
     """Print a sentence to standard error, once in a process."""
-    Console(stderr=True, highlight=False).print(sentence, soft_wrap=True, markup=False)
+    progress.say(sentence)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
