@@ -189,8 +189,9 @@ def train(
         if scored:
             with suppress(NotFinite):  # the training goes on, and the detector says what is wrong
                 result = evaluate_discovery(method, validation, protocol=run.protocol, num_images=run.eval_images)
-        stats = _stats(method, validation, min(run.eval_images, 64))
-        findings = _diagnose(folder, run, stats, step)
+        count = min(run.eval_images, 64)
+        stats = _stats(method, validation, count)
+        findings = _diagnose(folder, run, stats, {"split": "val", "num_images": count, "step": step})
         _show(method, result, validation, folder, step)
         values = sets | ({name: summary.mean for name, summary in result.metrics.items()} if result else {})
         if on_eval is not None:
@@ -260,7 +261,8 @@ def _finish(folder: Path, device: str | None) -> dict:
         _record(folder, source, split, result, settings)
     result = results[0] if results else None
     stats = _stats(method, test, run.eval_images)
-    findings = _diagnose(folder, run, stats, run.steps)
+    of = {"split": split, "num_images": run.eval_images, "step": run.steps}
+    findings = _diagnose(folder, run, stats, of)
     _show(method, result, test, folder, run.steps)
     described = [one.rules for one in sets] + ([result.protocol.describe()] if result else [])
     return {
@@ -285,6 +287,7 @@ def evaluate(
     device: str | None = None,
     config: MethodConfig | None = None,
     lengths: Sequence[int] = (),
+    out: str | Path | None = None,
     **options: Any,
 ) -> list[dict]:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
@@ -311,6 +314,7 @@ def evaluate(
         config: settings of the method that differ from training, such as SPOT's `eval_orders`; the record names them.
         lengths: of discovery in videos: score the first so many frames of each, for every one of these numbers; also
             draws `eval/lengths-DATA-SPLIT.png`.
+        out: folder for `eval/` in place of the run folder, for example of a run that lies where nothing can be written.
         options: passed on to `evaluate_semantic`, `evaluate_properties`, `evaluate_sets` or `evaluate_reconstruction`;
             for the last also `perceptual=True` for LPIPS and FID.
 
@@ -325,7 +329,7 @@ def evaluate(
             known_protocols.get(name)  # before the weights are read
     if options.get("perceptual"):
         check_extra("perceptual", "torchmetrics.image.fid", "torch_fidelity")
-    check_writable(folder / "eval")
+    place = _place_for_records(folder, out)
     run, method = load(folder, device=device, config=config)
     settings = _settings(folder, batch_size, **options)
     if task in ("reconstruction", "removal"):
@@ -367,7 +371,7 @@ def evaluate(
             results: list[Any] = list(evaluate_under(chosen, method, dataset, **how))
             if run.steps == 0 and source is sources[0]:
                 try:  # nothing else writes pictures for the report
-                    _show(method, results[0], dataset, folder, step=0)
+                    _show(method, results[0], dataset, place, step=0)
                 except (UserError, OSError) as error:
                     unsaved = str(error)
         elif task == "semantic":
@@ -381,18 +385,33 @@ def evaluate(
         else:
             results = [_properties(method, run, source, dataset, how)]
         for result in results:
-            record = _record(folder, source, split, result, settings, note, changed, must_save=False)
+            record = _record(folder, source, split, result, settings, note, changed, place=place, must_save=False)
             records.append({"run": str(folder), **record})
     if lengths:
         from slotworks.reports import write_lengths
 
         try:
-            write_lengths(folder)
+            write_lengths(place)
         except UserError as error:
             unsaved = str(error)
     if unsaved:
         records[-1].setdefault("unsaved", unsaved)
     return records
+
+
+def _place_for_records(folder: Path, out: str | Path | None) -> Path:
+    """Where `eval/` is written to.
+
+    Raises:
+        UserError: if that cannot be; says that another place can be named.
+    """
+    place = folder if out is None else Path(out)
+    try:
+        check_writable(place / "eval")
+    except UserError as error:
+        hint = " With `out` (`--out` on the command line) the records go there." if out is None else ""
+        raise UserError(f"{error}{hint}") from None
+    return place
 
 
 def _all_protocols(method: Method) -> list[str]:
@@ -440,20 +459,35 @@ def _properties(method: Method, run: Run, source: DataConfig, dataset: Dataset, 
 
 
 def examine(
-    run_folder: str | Path, *, split: str | None = None, num_images: int = 320, device: str | None = None
+    run_folder: str | Path,
+    *,
+    split: str | None = None,
+    num_images: int = 320,
+    device: str | None = None,
+    out: str | Path | None = None,
 ) -> list[doctor.Finding]:
     """Look for collapsed or badly shared slots; writes `eval/doctor.json` and returns the findings, worst first.
 
-    A run without a checkpoint is judged by its curves alone. `split` is the run's `eval_split` where it is None.
+    A file that is of another split, number of images or step stays; see `slotworks.evaluation.doctor.write`. A run
+    without a checkpoint is judged by its curves alone. `split` is the run's `eval_split` where it is None. `out` takes
+    the place of the run folder for what is written.
     """
     folder = Path(run_folder)
     check_options(num_images=num_images)
-    check_writable(folder / "eval")
+    place = _place_for_records(folder, out)
     run, stats = load_run(folder / "run.yaml"), {}
+    split = split or run.eval_split
     if run.steps == 0 or (folder / LAST).is_file():
         _, method = load(folder, device=device)
-        stats = _stats(method, run.data.open(split or run.eval_split), num_images)
-    return _diagnose(folder, run, stats)
+        stats = _stats(method, run.data.open(split), num_images)
+    findings = doctor.diagnose(stats, read_metrics(folder), asdict(run), run.method)
+    of = {"split": split, "num_images": num_images, "step": _settings(folder)["step"]}
+    try:
+        doctor.write(place, stats, findings, looked_at=of, replace=False)
+    except UserError as error:
+        said = " ".join(f"{finding.name.replace('_', ' ')}: {finding.evidence}" for finding in findings)
+        raise UserError(f"{error} What was found is not saved: {said}") from None
+    return findings
 
 
 def segment(
@@ -587,6 +621,7 @@ def _record(
     note: str = "",
     changed: Sequence[str] = (),
     *,
+    place: Path | None = None,
     must_save: bool = True,
 ) -> dict:
     checkpoint = str(LAST) if (folder / LAST).is_file() else "none: nothing was trained"
@@ -595,8 +630,10 @@ def _record(
     record["settings"] = {**settings, "data": to_plain(data)}
     name = "-".join([record["data"], split, record["protocol"], *changed])
     try:
-        write_eval(folder, name.replace("/", "-").replace(" ", "-"), record)
-    except UserError as error:
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+        write_eval(place or folder, name.replace("/", "-").replace(" ", "-"), record)
+    except (UserError, OSError) as error:
         if must_save:
             raise
         return record | {"unsaved": str(error)}
@@ -630,12 +667,10 @@ def _verdict(findings: Sequence[doctor.Finding], stats: Mapping[str, float | Non
     return doctor.verdict(findings) + ("" if stats else " (by the losses alone: one image does not show more)")
 
 
-def _diagnose(
-    folder: Path, run: Run, stats: Mapping[str, float | None], step: int | None = None
-) -> list[doctor.Finding]:
-    """Judge statistics together with the run's curves and settings; leaves `eval/doctor.json`."""
+def _diagnose(folder: Path, run: Run, stats: Mapping[str, float | None], of: Mapping[str, Any]) -> list[doctor.Finding]:
+    """Judge statistics together with the run's curves and settings; leaves `eval/doctor.json`, which says what of."""
     findings = doctor.diagnose(stats, read_metrics(folder), asdict(run), run.method)
-    doctor.write(folder, stats, findings, step=step)
+    doctor.write(folder, stats, findings, step=of["step"], looked_at=of)
     return findings
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slotworks.errors import UserError, needs_extra
+from slotworks.files import PARTIAL
 from slotworks.limits import check_decoded
 from slotworks.outputs import without_own
 
@@ -48,7 +49,7 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2
 _WORKSPACE = {"AVIF": 8, "HEIF": 8, "WEBP": 8, "JPEG2000": 16}  # bytes of a pixel beside the decoded one
 _STRIP = 1 << 22  # pixels that are scaled at once
 
-_RESULTS = {"run.yaml": ("samples", "eval"), "synthesis.yaml": ("sheet.png",)}
+_RESULTS = {"run.yaml": ("samples", "eval", "pictures"), "synthesis.yaml": ("sheet.png",)}
 """What belongs to the program in a folder with this file: pictures of a run, and of generated images."""
 
 
@@ -101,6 +102,8 @@ def _look_through(root: Path) -> tuple[list[Path], Counter[str]]:
             if marker in names:
                 inside[:] = [name for name in inside if name not in results]
                 names = [name for name in names if name not in results]
+        inside[:] = [name for name in inside if not name.startswith(PARTIAL)]  # what a kill left half written
+        names = [name for name in names if not name.startswith(PARTIAL)]
         for name in names:
             file = Path(folder) / name
             suffix = file.suffix.lower()

@@ -3,6 +3,7 @@
     python tests/kills.py --trials 20 --seed 0              every command, every way to end it
     python tests/kills.py train edit --how kill --trials 5
     python tests/kills.py --real --how kill                 processes of their own from `python -m slotworks` on
+    sudo python tests/kills.py --how disk                   a small file system in memory that really is full
 
 A trial: a fresh folder with a person's own files, the command, something that ends it (one to three times), then the
 same command until it ends by itself. What there is then must be what the undisturbed command leaves, bit by bit; no
@@ -25,7 +26,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -34,8 +36,9 @@ import numpy as np
 from PIL import Image
 
 TESTS = Path(__file__).parent
-SMALL = "--eval-every 2 --save-every 2 --eval-images 4 --batch-size 2 --precision 32 --num-workers 0".split()
-WAYS = ("kill", "kill_before_a_change", "interrupt", "terminate", "full")
+SMALL = "--eval-every 3 --save-every 2 --eval-images 2 --batch-size 2 --precision 32 --num-workers 0".split()
+WAYS = ("kill", "kill_before_a_change", "interrupt", "terminate", "full")  # and `disk`, where one may mount
+DISK = 64 << 20  # bytes of the file system that is filled
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod")
 NEED_ROOM = ("os.mkdir", "os.link", "os.symlink", "open")
 
@@ -114,11 +117,11 @@ def _child(words: Sequence[str], folder: Path, out: Path, err: Path, count: Path
         for stream, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
         os.chdir(folder)
-        changes = _watch(str(folder), how, at)
+        watch = Watch(folder, how, at)
         from slotworks.cli import main
 
         code = main(list(words))
-        count.write_text(str(changes[0]))
+        count.write_text(str(watch.done))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -129,34 +132,36 @@ def _child(words: Sequence[str], folder: Path, out: Path, err: Path, count: Path
         os._exit(code)
 
 
-def _watch(folder: str, how: str, at: int) -> list[int]:
-    """Count what changes the disk below a folder; before change `at` the process is killed, or the disk is full."""
-    done = [0]
+class Watch:
+    """Counts what changes the disk below a folder; before change `at` the process is killed, or the disk is full.
 
-    def hook(event: str, arguments: tuple) -> None:
+    Args:
+        folder: where changes count.
+        how: `kill_before_a_change`, `full`, or anything else to count alone.
+        at: number of the change, from 1.
+    """
+
+    def __init__(self, folder: Path | str, how: str = "", at: int = 0):
+        self.folder, self.how, self.at, self.done = str(folder), how, at, 0
+        sys.addaudithook(self._hook)  # it stays until the process ends
+
+    def _hook(self, event: str, arguments: tuple) -> None:
+        if not self.folder or (event != "open" and event not in CHANGES):
+            return
+        path = arguments[1] if event == "os.rename" else arguments[0]
         if event == "open":
-            path, _, flags = arguments
-            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-            if not writes or not isinstance(path, str | bytes | os.PathLike):
+            flags = arguments[2]
+            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
                 return
-        elif event in CHANGES:
-            path = arguments[1] if event == "os.rename" else arguments[0]
-        else:
+        if not isinstance(path, str | bytes | os.PathLike):
             return
-        try:
-            inside = os.path.abspath(os.fsdecode(path)).startswith(folder)
-        except TypeError:
+        if not os.path.abspath(os.fsdecode(path)).startswith(self.folder):
             return
-        if not inside:
-            return
-        done[0] += 1
-        if how == "kill_before_a_change" and done[0] == at:
+        self.done += 1
+        if self.how == "kill_before_a_change" and self.done == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "full" and done[0] >= at and event in NEED_ROOM:
+        if self.how == "full" and self.done >= self.at and event in NEED_ROOM:
             raise OSError(28, "No space left on device", os.fsdecode(path))
-
-    sys.addaudithook(hook)
-    return done
 
 
 # ---- what there is afterwards --------------------------------------------------------------------------------------
@@ -222,18 +227,22 @@ class Trials:
         job: what is done.
         folder: an empty one to work in.
         real: in new interpreters.
+        disk: where a file system of its own is mounted; the work is then done there.
     """
 
-    def __init__(self, name: str, job: Job, folder: Path, *, real: bool = False):
+    def __init__(self, name: str, job: Job, folder: Path, *, real: bool = False, disk: Path | None = None):
         self.name, self.job, self.folder, self.real, self.report = name, job, folder, real, Report()
+        self.place = (disk or folder) / "work"
         self.start = folder / "start"
         self.start.mkdir(parents=True)
         job.prepare(self.start)
         self.before = contents(self.start)
         place = self._fresh()
+        before = shutil.disk_usage(place).used
         self.whole = run(job.words, place, real=real)
         assert self.whole.code == job.code, f"{name}: {self.whole.code} {self.whole.err[-900:]}"
         self.after = contents(place)
+        self.needed = shutil.disk_usage(place).used - before
         twice = self._fresh()
         assert run(job.words, twice, real=real).code == job.code
         self.differs = sorted(key for key, value in contents(twice).items() if value != self.after.get(key))
@@ -241,10 +250,9 @@ class Trials:
         assert not (lost := self._lost(place)), lost
 
     def _fresh(self) -> Path:
-        place = self.folder / "work"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.start, place, symlinks=True)
-        return place
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(self.start, self.place, symlinks=True)
+        return self.place
 
     def _lost(self, place: Path) -> list[str]:
         """The person's own files that are not as they were."""
@@ -261,10 +269,13 @@ class Trials:
         place, said = self._fresh(), []
         self.report.trials += 1
         for _ in range(number.choice((1, 1, 2, 3))):
-            counted = how in ("kill_before_a_change", "full")
-            last = self.whole.changes if counted else self.whole.seconds
-            at = number.randint(1, max(1, self.whole.changes)) if counted else number.uniform(0, last)
+            counts = {"kill_before_a_change": self.whole.changes, "full": self.whole.changes, "disk": self.needed}
+            last = counts.get(how, self.whole.seconds)
+            at = number.randint(1, max(1, counts[how])) if how in counts else number.uniform(0, last)
+            filler = self._fill(int(at)) if how == "disk" else None
             ended = run(self.job.words, place, how=how, at=at, real=self.real)
+            if filler:
+                filler.unlink()
             said.append(f"{how} at {at:.4g} of {last:.4g}: {ended.code}")
             key = f"{how} {ended.code}"
             self.report.codes[key] = self.report.codes.get(key, 0) + 1
@@ -273,7 +284,7 @@ class Trials:
                 self._fault(said, f"the person's {name} is not as it was")
             if self.job.whole:
                 self._check_whole(place, said)
-            if how == "full":
+            if how in ("full", "disk"):
                 self._check_partial(place, said, "after a refusal")
         again = run(self.job.words, place, real=self.real)
         if again.code != self.job.code:
@@ -285,17 +296,25 @@ class Trials:
                 what = "is missing" if name not in found else "is too much" if name not in self.after else "differs"
                 self._fault(said, f"at the end {name} {what}")
 
+    def _fill(self, room: int) -> Path:
+        """Leave so many bytes free where the work is done."""
+        filler = self.place.with_name("filler")
+        filler.touch()
+        with filler.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(self.place).free - room))
+        return filler
+
     def _check_end(self, how: str, ended: Ended, said: list[str]) -> None:
         finished = ended.code == self.job.code
         self.report.ended[how] = self.report.ended.get(how, 0) + (not finished)
-        wanted = {"kill": -9, "kill_before_a_change": -9, "interrupt": 130, "full": 2}.get(how)
+        wanted = {"kill": -9, "kill_before_a_change": -9, "interrupt": 130, "full": 2, "disk": 2}.get(how)
         if how == "terminate":
             wanted = 143 if self.job.saves_on_sigterm and ended.code != -15 else -15
         if not finished and ended.code != wanted:
             self._fault(said, f"exit code {ended.code}, expected {wanted}: {ended.err[-600:]}")
         if "Traceback" in ended.err:
             self._fault(said, f"a traceback: {ended.err[-900:]}")
-        if how == "full" and not finished:
+        if how in ("full", "disk") and not finished:
             lines = [line for line in ended.err.splitlines() if re.match(r"slotworks \w+: |Not saved: ", line)]
             if not lines or not any("o space left" in line or "disk is full" in line for line in lines):
                 self._fault(said, f"no sentence about the disk: {ended.err[-600:]}")
@@ -392,8 +411,8 @@ def earlier(*words: str) -> Callable[[Path], None]:
     return make
 
 
-SETS = "--data.num-test 4 --data.num-val 4".split()
-CACHED = "--data.images.num-train 12 --data.images.num-test 4 --data.images.num-val 4 --data.batch-size 2".split()
+SETS = "--data.num-test 2 --data.num-val 2".split()
+CACHED = "--data.images.num-train 12 --data.images.num-test 2 --data.images.num-val 2 --data.batch-size 2".split()
 TETROMINOES = trained("slot_attention.tetrominoes_mini", *SETS)
 VIDEOS = trained(f"{TESTS / 'tiny_recipes.py'}:videos")
 SHARDS = "--num-images 5 --shard-size 2 --steps 1 --self-size 8 --cross-sizes 8 --image-size 64 --batch-size 2".split()
@@ -454,7 +473,7 @@ JOBS: dict[str, Job] = {
         together(pictures, TETROMINOES, earlier("edit", "run", "cat.png", "--remove", "1", "--out", "edits")),
     ),
     "edit_video": Job(["edit", "run", "cat.mp4", "--remove", "1", "--out", "."], together(pictures, clip, VIDEOS)),
-    "evaluate": Job(["evaluate", "run", "--images", "3"], together(own_files, TETROMINOES), loses_nothing=True),
+    "evaluate": Job(["evaluate", "run", "--images", "1"], together(own_files, TETROMINOES), loses_nothing=True),
     "sweep": Job(
         [
             *("sweep", "slot_attention.tetrominoes_mini", "--set", "method.num-slots=3,4", "--out", "sweep"),
@@ -474,22 +493,22 @@ JOBS: dict[str, Job] = {
         whole=False,
     ),
     "report": Job(["report", "run"], together(own_files, TETROMINOES)),
-    "doctor": Job(["doctor", "run", "--images", "3"], together(own_files, TETROMINOES), code=1),
+    "doctor": Job(["doctor", "run", "--images", "2", "--split", "val"], together(own_files, TETROMINOES), code=1),
 }
 
 
-def import_all() -> None:
+def import_for(jobs: Sequence[str]) -> None:
     """What the commands import, so that a child that is forked has it."""
     import torch
 
+    from slotworks.data.stores.store import write_store
+
     torch.set_num_threads(1)
-    for name in (
-        "slotworks.api",
-        "slotworks.data.catalog",
-        "slotworks.editing",
-        "slotworks.reports",
-        "slotworks.configs",
-    ):
+    importlib.import_module("slotworks.data.catalog")
+    (write_store.__kwdefaults__ or {})["chunk_bytes"] = 1 << 13  # several chunks in stores of a few kilobytes
+    if all(name.startswith("prepare") for name in jobs):
+        return
+    for name in ("slotworks.api", "slotworks.editing", "slotworks.reports", "slotworks.configs"):
         importlib.import_module(name)
     from slotworks.cli import VERBS
 
@@ -499,9 +518,23 @@ def import_all() -> None:
         importlib.import_module(name)
     for name in ("slotworks.synthesis.engine", "torch.utils.tensorboard", "scipy.optimize"):
         importlib.import_module(name)
-    from slotworks.data.stores.store import write_store
 
-    (write_store.__kwdefaults__ or {})["chunk_bytes"] = 1 << 13  # several chunks in stores of a few kilobytes
+
+@contextmanager
+def small_disk(wanted: bool) -> Iterator[Path | None]:
+    """A file system of `DISK` bytes in memory, if one is wanted and may be mounted."""
+    if not wanted:
+        yield None
+        return
+    place = Path(tempfile.mkdtemp()).resolve()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place], check=True)
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", place], check=True)
+    finally:
+        place.rmdir()
 
 
 def main() -> int:
@@ -509,20 +542,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)}; all by default")
     parser.add_argument("--trials", type=int, default=2, help="of each job and way")
-    parser.add_argument("--how", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--how", choices=(*WAYS, "disk"), nargs="+", default=list(WAYS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true", help="in new interpreters, by time only")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, help="to work in; default: a temporary one")
     chosen = parser.parse_args()
-    import_all()
+    import_for(chosen.jobs or list(JOBS))
     ways = [how for how in chosen.how if not chosen.real or how not in ("kill_before_a_change", "full")]
     reports: dict[str, Report] = {}
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder, small_disk("disk" in ways) as disk:
         os.environ["KILLS_CACHE"] = f"{folder}/cache"
         for name in chosen.jobs or JOBS:
             began = time.monotonic()
-            trials = Trials(name, JOBS[name], Path(folder).resolve() / name, real=chosen.real)
+            trials = Trials(name, JOBS[name], Path(folder).resolve() / name, real=chosen.real, disk=disk)
             for how in ways:
                 for number in range(chosen.trials):
                     trials.try_once(how, random.Random(f"{name} {how} {chosen.seed} {number}"))

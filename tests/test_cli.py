@@ -263,6 +263,52 @@ def test_scores_that_cannot_be_saved_are_printed(run_folder, tmp_path, capsys, m
     assert "could not be written" in record["unsaved"]
 
 
+def test_records_of_a_run_that_cannot_be_written_to(run_folder, tmp_path, capsys):
+    """As on a medium that is read only: another place can be named, and the run stays as it is."""
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    shutil.rmtree(folder / "eval")
+    (folder / "eval").write_text("in the way")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for verb in ("evaluate", "doctor"):
+        assert main([verb, str(folder), "--images", "4"]) == 2
+        said = capsys.readouterr().err
+        assert "eval cannot be written to (Not a directory); choose another place. With `out` (`--out` on the" in said
+    assert main(["evaluate", str(folder), "--images", "4", "--out", str(tmp_path / "a" / "b")]) == 0
+    assert "fg_ari" in capsys.readouterr().out
+    assert main(["doctor", str(folder), "--images", "4", "--out", str(tmp_path / "a" / "b")]) in (0, 1)
+    names = {path.name for path in (tmp_path / "a/b/eval").iterdir()}
+    assert names == {"tetromino_scenes-test-slot-attention.json", "doctor.json"}
+    other = shutil.copytree(folder, tmp_path / "other")
+    for runs, code in (([folder, other], 0), ([folder, tmp_path / "x" / ".." / "run"], 2)):
+        assert main(["evaluate", *map(str, runs), "--images", "4", "--out", str(tmp_path / "both")]) == code
+    assert "Several runs are called run; with --out evaluate them one by one." in capsys.readouterr().err
+    assert len(list((tmp_path / "both").glob("*/eval/tetromino_scenes-test-oclf.json"))) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_the_doctor_found_is_said_where_it_cannot_be_saved(run_folder, capsys, monkeypatch):
+    from slotworks.evaluation import doctor
+
+    def full(*arguments, **options):
+        raise UserError("eval/doctor.json could not be written (No space left on device).")
+
+    monkeypatch.setattr(doctor, "write", full)
+    assert main(["doctor", str(run_folder), "--images", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device). What was found is not saved: " in said
+    assert len(said.split("not saved: ")[1]) > 40
+
+
+def test_looking_at_fewer_images_replaces_nothing(run_folder, tmp_path):
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    before = (folder / "eval/doctor.json").read_bytes()
+    assert main(["doctor", str(folder), "--images", "2"]) in (0, 1)
+    assert (folder / "eval/doctor.json").read_bytes() == before
+    assert (folder / "eval/doctor-test-2-images-step-4.json").is_file()
+    assert main(["report", str(folder)]) == 0
+    assert "doctor-test-2" not in (folder / "report.html").read_text()  # neither scores nor damaged
+
+
 def test_segment_touches_no_file_of_somebody_else(run_folder, tmp_path, capsys):
     for name in ("cat.png", "dog.png"):
         Image.new("RGB", (10, 10), "red").save(tmp_path / name)
@@ -295,6 +341,17 @@ def test_segment_does_not_read_its_own_results(run_folder, tmp_path, capsys, mon
     pictures = [str(path) for path in tmp_path.glob("*.png")]  # as a shell writes *.png
     assert main(["segment", stored[1][0], *pictures, "--out", ".", "--json"]) == 0
     assert [Path(one["file"]).name for one in json.loads(capsys.readouterr().out)] == ["cat.png"]
+
+
+def test_segment_passes_over_the_pictures_of_a_run(run_folder, tmp_path, capsys, monkeypatch):
+    """A person who stands where the runs lie means their own pictures."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run_folder, "run")
+    Image.new("RGB", (10, 10), "red").save("cat.png")
+    Image.new("RGB", (10, 10), "red").save("run/mine.png")
+    Image.new("RGB", (10, 10), "red").save("sheet.png")
+    assert main(["segment", "run", ".", "--json"]) == 0
+    assert [one["file"] for one in json.loads(capsys.readouterr().out)] == ["cat.png", "run/mine.png", "sheet.png"]
 
 
 def test_segment_takes_any_size_and_mode(run_folder, tmp_path, capsys):

@@ -110,6 +110,13 @@ def test_results_are_not_read_as_pictures(tmp_path):
     assert find_images([named])[0] == [named]  # asked for by name
 
 
+def test_what_a_kill_left_is_not_read_as_a_picture(tmp_path):
+    for name in (".partial.cat_mask.png", ".partial.clip_masks/000000.png", "cat.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("half of one")
+    assert find_images([tmp_path]) == ([tmp_path / "cat.png"], [])
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -23,6 +23,7 @@ def doctor(
     /,
     images: int = 320,
     split: Literal["train", "val", "test"] | None = None,
+    out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     module: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -37,6 +38,7 @@ def doctor(
         run: run folder.
         images: how many images to look at.
         split: train, val or test; by default that of the recipe (eval_split).
+        out_folder: folder for eval/doctor.json in place of the run folder.
         module: Python file that defines the run's own classes.
         json: print the findings as JSON.
     """
@@ -45,7 +47,7 @@ def doctor(
 
     if module:
         import_file(module)
-    findings = api.examine(run, split=split, num_images=images)
+    findings = api.examine(run, split=split, num_images=images, out=out_folder)
     if json:
         print_json([asdict(finding) for finding in findings])
     else:

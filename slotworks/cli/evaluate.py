@@ -84,7 +84,8 @@ def evaluate(
         perceptual: of reconstruction: also LPIPS and FID (extra `perceptual`).
         by_objects: of sets: also for each number of objects apart.
         set_fields: fields to change, for example method.num-slots=5 of a recipe, method.eval-orders=all of a SPOT run.
-        out_folder: run folder of a recipe; default runs/NAME.
+        out_folder: of a run folder: where eval/ is written instead, for example if the run lies where nothing can be
+            written; of a recipe: its run folder, by default runs/NAME. With several runs, one folder for each below it.
         module: Python file that defines the run's own classes.
         json: print the records as JSON.
     """
@@ -111,12 +112,13 @@ def evaluate(
         by_objects=by_objects or None,
     )
     sources = find_all_data(data, root)
-    found = [find_run(run, settings=set_fields, out=out_folder) for run in runs]
+    places = _places(runs, out_folder)
+    found = [find_run(run, settings=set_fields, out=place) for run, place in zip(runs, places, strict=True)]
     folders = [folder for folder, _ in found]
     if task == "discovery" and not protocol and len(runs) > 1:
         protocol = (DEFAULT,)
     records = []
-    for folder, config in found:
+    for (folder, config), place in zip(found, places, strict=True):
         records += api.evaluate(
             folder,
             data=sources or (with_root(load_run(folder).data, root) if root else None),
@@ -129,19 +131,37 @@ def evaluate(
             seed=seed,
             device=device,
             config=config,
+            out=place,
             **options,
         )
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
     if json:
         print_json(records)
     else:
-        _print(records, folders, several=len(folders) > 1 or len(sources) > 1, lengths=bool(lengths))
+        written = [place or folder for folder, place in zip(folders, places, strict=True)]
+        _print(records, folders, written, several=len(folders) > 1 or len(sources) > 1, lengths=bool(lengths))
     for reason in unsaved:
         err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
     return 2 if unsaved else 0
 
 
-def _print(records: list[dict[str, Any]], folders: Sequence[Path], *, several: bool, lengths: bool) -> None:
+def _places(runs: Sequence[str], out: Path | None) -> list[Path | None]:
+    """Where the records of each run go; None for the run folder itself.
+
+    Raises:
+        UserError: if several runs would share a place.
+    """
+    if out is None or len(runs) == 1:
+        return [out] * len(runs)
+    names = [Path(run).name for run in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"Several runs are called {twice[0]}; with --out evaluate them one by one.")
+    return [out / name for name in names]
+
+
+def _print(
+    records: list[dict[str, Any]], folders: Sequence[Path], written: Sequence[Path], *, several: bool, lengths: bool
+) -> None:
     if several:
         tables = matrix_tables(records)
     else:
@@ -152,7 +172,7 @@ def _print(records: list[dict[str, Any]], folders: Sequence[Path], *, several: b
     for rules in dict.fromkeys(record["rules"] for record in records):
         out.print(rules, style="dim", soft_wrap=True, markup=False)
     if lengths:
-        for path in sorted(path for folder in folders for path in Path(folder).glob("eval/lengths-*.png")):
+        for path in sorted(path for folder in written for path in folder.glob("eval/lengths-*.png")):
             out.print(str(path), soft_wrap=True, markup=False)
 
 

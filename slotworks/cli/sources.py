@@ -60,7 +60,7 @@ def find_run(name: str, *, settings: Sequence[str] = (), out: Path | None = None
     Args:
         name: a run folder, or a recipe such as `feature_kmeans.scenes_mini`.
         settings: fields to change, such as `method.num-slots=5`; of a run that was trained, only its method's.
-        out: the recipe's run folder.
+        out: the recipe's run folder; means nothing for a run folder.
 
     Returns:
         The folder and, if settings of a trained run are changed, the method's settings to use.
@@ -79,8 +79,6 @@ def find_run(name: str, *, settings: Sequence[str] = (), out: Path | None = None
         words += setting_words(setting)
     folder = Path(name)
     if folder.exists() or not is_recipe(name):
-        if out:
-            raise UserError(f"{name} is a run folder; --out is for recipes that need no training.")
         if not words:
             return folder, None
         run = load_run(folder)

@@ -12,6 +12,7 @@ import numpy as np
 from slotworks.data import readers
 from slotworks.data.stores.prepared import SPLITS, CatalogRow, PreparedData
 from slotworks.data.stores.store import Store
+from slotworks.files import check_writable
 from slotworks.types import UserError
 
 ORDER = (
@@ -61,7 +62,8 @@ def prepare(name: str, root: str | Path | None = None, *, split: str | None = No
         options: fields of the config to change, for example `train_size=1000`.
 
     Raises:
-        UserError: the name is unknown, an official file is missing or damaged, or the disk is full.
+        UserError: the name is unknown, an official file is missing or damaged, or the disk is full. What is missing, or
+            in the way, of any store is said before the work on the first one.
     """
     config = find_row(name).config()
     known = [field.name for field in fields(config) if field.name != "root"]
@@ -70,7 +72,12 @@ def prepare(name: str, root: str | Path | None = None, *, split: str | None = No
     if split not in (None, *SPLITS):
         raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
     config = replace(config, **({"root": str(root)} if root else {}), **options)
-    return [part.prepare() for part in ([config.part(split)] if split else config.parts())]
+    parts = [config.part(split)] if split else config.parts()
+    for part in parts:
+        if not part.store_path.exists():
+            check_writable(part.store_path.parent)
+            part.source()
+    return [part.prepare() for part in parts]
 
 
 def check(root: str | Path, name: str | None = None) -> list[Finding]:

@@ -335,17 +335,49 @@ def stats_of(
 
 
 def write(
-    run_folder: str | os.PathLike[str], stats: Stats, findings: Sequence[Finding], *, step: int | None = None
+    run_folder: str | os.PathLike[str],
+    stats: Stats,
+    findings: Sequence[Finding],
+    *,
+    step: int | None = None,
+    looked_at: Mapping[str, str | int] | None = None,
+    replace: bool = True,
 ) -> Path:
-    """Write `eval/doctor.json` of a run folder, for `read` and the report page. NaN becomes null."""
+    """Write `eval/doctor.json` of a run folder, for `read` and the report page. NaN becomes null.
+
+    Args:
+        run_folder: `eval` is made in it.
+        stats: as `stats_of` gives them.
+        findings: as `diagnose` gives them.
+        step: of the training.
+        looked_at: what the statistics are of, such as the split and the number of images.
+        replace: also a file that is of something else, as a training does with that of its earlier steps. Otherwise
+            that one stays, and the new one gets a name that says what it is of: `doctor-test-8-images.json`.
+    """
     path = Path(run_folder) / "eval" / "doctor.json"
+    if not replace and _is_of_something_else(path, looked_at):
+        path = path.with_stem("-".join(["doctor", *(_words(name, value) for name, value in (looked_at or {}).items())]))
     content = {
         "verdict": verdict(findings),
         "step": step,
+        "looked_at": looked_at,
         "findings": [asdict(finding) for finding in findings],
         "stats": finite(stats),
     }
     return write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _is_of_something_else(path: Path, looked_at: object) -> bool:
+    """Whether a file says so, or is of an older version, which did not say; one that is missing or damaged is not."""
+    try:
+        content = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("looked_at") != looked_at
+
+
+def _words(name: str, value: str | int) -> str:
+    return {"num_images": f"{value}-images", "step": f"step-{value}"}.get(name, str(value))
 
 
 def read(run_folder: str | os.PathLike[str]) -> tuple[dict[str, float | None], list[Finding]]:

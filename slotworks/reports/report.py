@@ -38,6 +38,7 @@ LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd", "position_mse", "unmatched", "p
 MARK = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # in every page that was written here
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
 MAX_SHEETS = 6  # earlier samples shown
+OF_THE_DOCTOR = re.compile(r"doctor(-\w+-\d+-images-step-\d+)?\.json")  # no scores; `doctor.json` is shown
 WORST = 8  # images named as the worst of an evaluation
 
 
@@ -71,7 +72,7 @@ def _content(folder: Path) -> dict[str, Any]:
     env = _mapping(_read(folder / "env.json", read_json, notes))
     rows = _rows(folder / "metrics.jsonl", notes)
     doctor = _mapping(_read(folder / "eval" / "doctor.json", read_json, notes))
-    evals = sorted(path for path in folder.glob("eval/*.json") if path.name != "doctor.json")
+    evals = sorted(path for path in folder.glob("eval/*.json") if not OF_THE_DOCTOR.fullmatch(path.name))
     read = [(path, record) for path in evals if (record := _mapping(_read(path, read_json, notes)))]
     lengths = series_by_length([record for _, record in read])
     drawn = {(place, line) for place, metrics in lengths.items() for lines in metrics.values() for line in lines}

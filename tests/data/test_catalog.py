@@ -248,3 +248,22 @@ def test_prepare_takes_options_of_the_data_set(photos, capsys):
     words = "prepare coco2017 --split train --image-size 8 --crop random --interpolation bilinear --root".split()
     assert main([*words, str(photos / "coco")]) == 0
     assert (photos / "coco/prepared/coco2017-train2017-8-random-bilinear/image.npy").is_file()
+
+
+def test_prepare_looks_at_everything_before_it_works(photos, tmp_path, monkeypatch):
+    """Hours of training pictures are not prepared to find then that the validation pictures are missing."""
+    root = photos / "coco"
+    monkeypatch.setattr(PreparedData, "prepare", lambda self: pytest.fail("the work began"))
+    (root / "val2017").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="val2017"):
+        prepare("coco2017", root)
+    (tmp_path / "away").rename(root / "val2017")
+    (root / "prepared").write_text("in the way")
+    with pytest.raises(UserError, match=r"prepared cannot be written to \(Not a directory\)"):
+        prepare("coco2017", root)
+
+
+def test_a_wrong_size_leaves_nothing_half_made(official):
+    with pytest.raises(UserError, match="holds 4 records, but train_size"):
+        prepare("tetrominoes", official / "tetrominoes")
+    assert [path.name for path in (official / "tetrominoes/prepared").iterdir()] == [".tetrominoes-60640.lock"]

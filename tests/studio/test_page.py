@@ -2,10 +2,15 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.client import HTTPConnection
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +21,7 @@ from slotworks import api
 from slotworks.cli import main
 from slotworks.configs.slot_attention import tetrominoes_mini
 from slotworks.editing import remove, render_edit
-from slotworks.studio import Studio, desk, views
+from slotworks.studio import Studio, desk, guard, views
 from slotworks.training import train
 from slotworks.types import UserError
 
@@ -162,6 +167,58 @@ def test_uploads_are_bounded_private_and_end_with_the_page(folder):
         page.close()
     assert not page.folder.exists()
     page.close()
+
+
+@pytest.mark.slow
+def test_photographs_and_videos_all_at_once(folder, tmp_path):
+    """32 uploads of 1 to 60 MB, 480 MB together, to a studio in a process of its own; one more is too large."""
+    made = np.random.default_rng(0).integers(0, 256, (500, 750, 3), np.uint8)
+    photographs = []
+    for k in range(20):
+        picture, stored = Image.fromarray(np.roll(made, k, 0)).resize((3000, 2000), Image.Resampling.BICUBIC), BytesIO()
+        picture.save(stored, "JPEG", quality=88 + k % 8)
+        photographs.append((f"photo {k} \u00e4.jpg", stored.getvalue()))
+    videos = [(f"clip{k}.mp4", os.urandom(size << 20)) for k, size in enumerate((10,) * 6 + (30,) * 4 + (60,) * 3)]
+    files = [*photographs, *videos][:33]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "slotworks", "studio", str(folder.resolve()), "--device", "cpu", "--no-open"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as studio:
+        try:
+            address = studio.stdout.readline().split()[0]
+            page = SimpleNamespace(address=address, port=int(address.split(":")[2].partition("/")[0]))
+            cookie = cookie_of(page)
+            before = memory_of(studio.pid)
+            with ThreadPoolExecutor(33) as pool:
+                answers = list(pool.map(lambda file: upload(page, *file, cookie), files))
+            assert [status for status, _ in answers] == [200] * len(files)
+            kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 1000]
+            size = sum(path.stat().st_size for path in kept)
+            print(
+                f"{len(files)} files, {sum(len(content) for _, content in files) / 1e6:,.0f} MB; kept {len(kept)}, "
+                f"{size / 1e6:,.0f} MB; memory {before:,.0f} to {memory_of(studio.pid):,.0f} MB at most"
+            )
+            assert size <= guard.MAX_KEPT + guard.AT_ONCE * guard.MAX_UPLOAD
+            contents = {content for _, content in files}
+            assert all(path.read_bytes() in contents for path in kept)
+            assert memory_of(studio.pid) - before < 400
+            assert upload(page, "large.mp4", bytes(65 << 20), cookie)[0] == 413
+            assert upload(page, "small.jpg", photographs[0][1], cookie)[0] == 200  # room was made
+            assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= guard.MAX_KEPT + 10**7
+            assert ask(page, "GET", "/config", cookie=cookie)[0] == 200
+        finally:
+            studio.send_signal(signal.SIGINT)
+            said = studio.communicate(timeout=60)[1]
+    assert studio.returncode == 130
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def memory_of(process: int) -> float:
+    """Most that a process had in memory, in MB."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ from slotworks.types import RawBatch, UserError
 
 BUCKET = "gs://kubric-public/tfds"
 VERSION = "1.0.0"
-NUM_FRAMES = 24  # two seconds
+MAX_FRAMES = 300  # of a video; the official ones have 24, two seconds
 
 Variant = Literal["a", "b", "c", "d", "e"]
 Interpolation = Literal["bicubic", "bilinear", "bilinear_no_antialias"]
@@ -70,8 +70,8 @@ LABELS = {
 }  # per object, with the name of our field
 VALUES = {"color": (3,), "scale": (), "mass": (), "friction": (), "restitution": ()}  # per object
 CAMERA = {
-    "positions": (NUM_FRAMES, 3),
-    "quaternions": (NUM_FRAMES, 4),
+    "positions": (3,),
+    "quaternions": (4,),
     "focal_length": (),
     "sensor_width": (),
     "field_of_view": (),
@@ -85,6 +85,7 @@ class MOVi(OfficialData):
     """MOVi: 24 frames of 3 to 10 simple shapes (A, B), scanned things (C), or 11 to 23 of them (D, E: moving camera).
 
     Expects the official files as TFDS lays them out, `root/movi_c/128x128/1.0.0/movi_c-train.tfrecord-00000-of-...`.
+    Files of one's own in the same format may hold videos of 1 to 300 frames, equally many in all of a split.
 
     Splits: train, val (`validation`: on it the tables of SAVi, DINOSAUR and SPOT are measured) and test, whose scenes
     consist of objects and backgrounds that the others lack. MOVi-A and B have no test files: `open("test")` gives their
@@ -151,8 +152,8 @@ class MOVi(OfficialData):
             raise ValueError(f"extras holds {unknown[0]!r}; expected some of {', '.join(EXTRAS)}.")
         for name, fitting in (("clip_length", "video"), ("clip_stride", "video"), ("frames_per_video", "single")):
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= NUM_FRAMES:
-                raise ValueError(f"{name} is {value}; expected 1 to {NUM_FRAMES} frames.")
+            if value is not None and not 1 <= value <= MAX_FRAMES:
+                raise ValueError(f"{name} is {value}; expected 1 to {MAX_FRAMES} frames.")
             if value is not None and self.frames != fitting:
                 raise ValueError(f"{name} is {value}, which means nothing with frames={self.frames!r}; leave it out.")
         if self.clip_stride and not self.clip_length:
@@ -216,25 +217,29 @@ class MOVi(OfficialData):
                     f"{store.path} was made from other official files than {stores[0].path}; delete one of the two and "
                     "prepare it again."
                 )
-        count = len(stores[0])
-        frames = self._samples(count) if split == "train" else self._everything(count)
+        count, length = stores[0].arrays["image"].shape[:2]
+        for name in ("clip_length", "frames_per_video"):
+            value = getattr(self, name)
+            if value is not None and value > length:
+                raise UserError(f"{name} is {value}, but the videos of {stores[0].path} have {length} frames.")
+        frames = self._samples(count, length) if split == "train" else self._everything(count, length)
         videos = np.repeat(np.arange(count), len(frames) // count)
         return Clips(stores, videos, frames)
 
-    def _everything(self, count: int) -> Int64[np.ndarray, "s *t"]:
+    def _everything(self, count: int, length: int) -> Int64[np.ndarray, "s *t"]:
         """The frames of each sample of whole videos: all of them together, or one by one."""
-        frames = np.tile(np.arange(NUM_FRAMES), (count, 1))
+        frames = np.tile(np.arange(length), (count, 1))
         return frames.reshape(-1) if self.frames == "single" else frames
 
-    def _samples(self, count: int) -> Int64[np.ndarray, "s *t"]:
+    def _samples(self, count: int, length: int) -> Int64[np.ndarray, "s *t"]:
         """The frames of each training sample, samples of the same video one after the other, equally many of each."""
         if self.frames_per_video:
-            draws = uniform(scene_keys(seed=self.frame_seed, split=0, indices=np.arange(count)), "frames", NUM_FRAMES)
+            draws = uniform(scene_keys(seed=self.frame_seed, split=0, indices=np.arange(count)), "frames", length)
             return np.sort(draws.argsort(axis=1, kind="stable")[:, : self.frames_per_video], axis=1).reshape(-1)
         if self.clip_length:
-            starts = np.arange(0, NUM_FRAMES - self.clip_length + 1, self.clip_stride or self.clip_length)
+            starts = np.arange(0, length - self.clip_length + 1, self.clip_stride or self.clip_length)
             return np.tile(starts[:, None] + np.arange(self.clip_length), (count, 1))
-        return self._everything(count)
+        return self._everything(count, length)
 
 
 @dataclass(frozen=True)
@@ -330,8 +335,9 @@ class MOViSplit(PreparedData):
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row per video; raises UserError at a missing, shortened or damaged shard."""
-        names = frozenset(next(read_examples(self.shards[0])).features)
-        yield from in_order(lambda example: self.decode(example, names), self._examples(start), WORKERS)
+        first = next(read_examples(self.shards[0]))
+        names, length = frozenset(first.features), _frames(first)
+        yield from in_order(lambda example: self.decode(example, names, length), self._examples(start), WORKERS)
 
     def _examples(self, start: int) -> Iterator[Example]:
         stated = self._stated_lengths()
@@ -365,22 +371,22 @@ class MOViSplit(PreparedData):
         """All: the store holds one split."""
         return np.arange(len(store))
 
-    def decode(self, example: Example, names: frozenset[str] | None = None) -> Row:
+    def decode(self, example: Example, names: frozenset[str] | None = None, length: int | None = None) -> Row:
         """One record as stored values.
 
         Args:
             example: the record.
             names: the features a row is made of, if they exist; those of this record by default.
+            length: of all videos of the split; that of this record by default.
         """
-        side = self.data.official_size
-        for key, expected in (("width", side), ("height", side), ("num_frames", NUM_FRAMES)):
+        side, found = self.data.official_size, _frames(example)
+        if length is not None and found != length:
+            raise UserError(
+                f"{example.where} is a video of {found} frames, the first one has {length}; a store holds videos of "
+                "one length, so write them to folders of their own, or get the files again."
+            )
+        for key, expected in (("width", side), ("height", side)):
             found = int(example.ints(f"metadata/{key}", (1,))[0])
-            if key == "num_frames" and found != expected:
-                raise UserError(
-                    f"{example.where} is a video of {found} frames, those of MOVi have {expected}: this is another "
-                    f"data set. To train on it, write one of your own (docs/data.md); for MOVi get {self.official} "
-                    "again."
-                )
             if found != expected:
                 raise UserError(
                     f"{example.where} has a {key} of {found}, expected {expected} as in {self.official}; get the files "
@@ -392,7 +398,7 @@ class MOViSplit(PreparedData):
 
     def _video(self, example: Example, names: frozenset[str]) -> Row:
         """Images, masks and all properties, the time axis first."""
-        side, data = self.data.official_size, self.data
+        side, data, length = self.data.official_size, self.data, _frames(example)
         count = int(example.ints("metadata/num_instances", (1,))[0])
         if not 0 <= count <= 255:
             raise UserError(f"{example.where} has {count} objects, expected 0 to 255; get the file again.")
@@ -410,7 +416,7 @@ class MOViSplit(PreparedData):
         for key, shape in TRACKS.items():
             if (name := f"instances/{key}") in names:
                 read = example.ints if key == "visibility" else example.floats
-                values = read(name, (count, NUM_FRAMES, *shape)).swapaxes(0, 1)
+                values = read(name, (count, length, *shape)).swapaxes(0, 1)
                 if key == "visibility":
                     values = _checked(example, name, values, 65535).astype(np.int32)
                 row[key] = _padded(values, data.max_objects, axis=1, fill=0)
@@ -423,7 +429,7 @@ class MOViSplit(PreparedData):
                 row[key] = _padded(example.floats(name, (count, *shape)), data.max_objects, axis=0, fill=0)
         for key, shape in CAMERA.items():
             if (name := f"camera/{key}") in names:
-                row[f"camera_{key}"] = example.floats(name, shape)
+                row[f"camera_{key}"] = example.floats(name, (length, *shape) if shape else ())
         for name in ("background_color", "metadata/background_color"):
             if name in names:
                 row["background_color"] = example.floats(name, (3,))
@@ -431,33 +437,34 @@ class MOViSplit(PreparedData):
 
     def _boxes(self, example: Example, count: int) -> Float32[np.ndarray, "t m 4"]:
         """Boxes at their frames; the files hold those of all objects one after the other, and how many of each."""
+        length = _frames(example)
         lengths = example.ints("instances/bbox_frames/ragged_row_lengths_0", (count,))
         again = example.ints("instances/bboxes/ragged_row_lengths_0", (count,))
-        total = int(_checked(example, "instances/bbox_frames/ragged_row_lengths_0", lengths, NUM_FRAMES).sum())
+        total = int(_checked(example, "instances/bbox_frames/ragged_row_lengths_0", lengths, length).sum())
         frames = example.ints("instances/bbox_frames/ragged_flat_values", (total,))
-        frames = _checked(example, "instances/bbox_frames/ragged_flat_values", frames, NUM_FRAMES - 1)
+        frames = _checked(example, "instances/bbox_frames/ragged_flat_values", frames, length - 1)
         values = example.floats("instances/bboxes/ragged_flat_values", (total, 4))
         if not (lengths == again).all() or not ((values > -1e-3) & (values < 1 + 1e-3)).all():
             raise UserError(f"{example.where}: the bounding boxes are damaged; get the file again.")
-        boxes = np.full((NUM_FRAMES, max(count, self.data.max_objects), 4), -1, np.float32)
+        boxes = np.full((length, max(count, self.data.max_objects), 4), -1, np.float32)
         boxes[frames, np.repeat(np.arange(count), lengths)] = values[:, [1, 0, 3, 2]].clip(0, 1)
         return boxes[:, : self.data.max_objects]
 
     def _extra(self, example: Example, content: Extra) -> Row:
         """Flow or depth as 16 bits and the range they span."""
-        side, size = self.data.official_size, self.data.size[0]
+        side, size, length = self.data.official_size, self.data.size[0], _frames(example)
         span = example.floats(f"metadata/{content}_range", (2,))
         if not np.isfinite(span).all():
             raise UserError(f"{example.where}: feature 'metadata/{content}_range' is damaged; get the file again.")
         if content == "depth":
             values = np.stack([np.asarray(picture) for picture in _pictures(example, "depth", side)])
         else:
-            values = example.ints(content, (NUM_FRAMES, side, side, 2))
+            values = example.ints(content, (length, side, side, 2))
             values = _checked(example, content, values, 65535)
             span = span * np.float32(size / side)  # in pixels of the resized image
         if size != side:  # the weights of interpolation sum to one, so the range stays
-            planes = torch.from_numpy(values.reshape(NUM_FRAMES, side, side, -1).astype(np.float32))
-            values = _interpolate(planes, size).round().numpy().reshape(NUM_FRAMES, size, size, *values.shape[3:])
+            planes = torch.from_numpy(values.reshape(length, side, side, -1).astype(np.float32))
+            values = _interpolate(planes, size).round().numpy().reshape(length, size, size, *values.shape[3:])
         return {content: values.astype(np.uint16), f"{content}_range": span}
 
 
@@ -507,13 +514,24 @@ def _decoded(values: np.ndarray, span: Float32[np.ndarray, "b 2"]) -> Float32[np
     return np.moveaxis(decoded, -1, -3) if values.shape[-1] == 2 else decoded
 
 
+def _frames(example: Example) -> int:
+    """How many frames a video states to have.
+
+    Raises:
+        UserError: if that cannot be.
+    """
+    found = int(example.ints("metadata/num_frames", (1,))[0])
+    if not 1 <= found <= MAX_FRAMES:
+        raise UserError(f"{example.where} states {found} frames, expected 1 to {MAX_FRAMES}; get the file again.")
+    return found
+
+
 def _pictures(example: Example, name: str, side: int) -> Iterator[Image.Image]:
     """The frames of a video feature, decoded."""
-    strings = example.strings(name)
-    if len(strings) != NUM_FRAMES:
+    strings, length = example.strings(name), _frames(example)
+    if len(strings) != length:
         raise UserError(
-            f"{example.where}: feature {name!r} has {len(strings)} frames, expected {NUM_FRAMES}; "
-            "is this the right file?"
+            f"{example.where}: feature {name!r} has {len(strings)} frames, expected {length}; is this the right file?"
         )
     for number, string in enumerate(strings):
         where = f"{example.where}: frame {number} of {name!r}"

@@ -16,6 +16,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
@@ -143,11 +144,16 @@ def write_store(
                 return
             writer = _Writer(work, {"source": source, "settings": settings or {}}, chunk_bytes)
             safe = writer.index["rows"]
-            with writer, progress(path.name, total, done=safe, unit=unit, advice=advice) as advance:
-                for row in rows(safe):
-                    writer.add(row)
-                    advance(1)
-                writer.finish()
+            try:
+                with writer, progress(path.name, total, done=safe, unit=unit, advice=advice) as advance:
+                    for row in rows(safe):
+                        writer.add(row)
+                        advance(1)
+                    writer.finish()
+            except UserError:
+                if not writer.index["rows"]:  # nothing to go on from
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
             os.rename(work, path)
             with suppress(OSError):  # not every file system can synchronise folders
                 flush(path.parent)

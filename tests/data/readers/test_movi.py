@@ -16,7 +16,7 @@ from mutations import attempts, mutate, same
 from PIL import Image
 from wire import FIXTURES, example, field, floats, ints, strings
 
-from slotworks.data.readers.movi import EXTRAS, MAX_OBJECTS, MOVi
+from slotworks.data.readers.movi import EXTRAS, MAX_OBJECTS, TRACKS, MOVi
 from slotworks.data.readers.tfrecord import Example, count_records, read_examples, read_payloads, write_records
 from slotworks.data.stores.store import write_store
 from slotworks.slots.initializers import BoxInit
@@ -399,9 +399,67 @@ def test_a_scene_without_objects(root):
     assert (row["shape_label"] == -1).all()
 
 
+# ---- videos of another length --------------------------------------------------------------------------------------
+
+
+def shortened(record, length):
+    """The payload of a record with its first frames alone."""
+    count, changes = 3, {"metadata/num_frames": ints([length])}
+    for name in ("video", "segmentations", "depth"):
+        changes[name] = strings([bytes(frame) for frame in record.strings(name)[:length]])
+    for name in ("forward_flow", "backward_flow"):
+        changes[name] = ints(record.ints(name, (24, 32 * 32 * 2))[:length].reshape(-1).tolist())
+    for name, shape in TRACKS.items():
+        read, write = (record.ints, ints) if name == "visibility" else (record.floats, floats)
+        values = read(f"instances/{name}", (count, 24, *shape))[:, :length]
+        changes[f"instances/{name}"] = write(values.reshape(-1).tolist())
+    for name, size in (("positions", 3), ("quaternions", 4)):
+        changes[f"camera/{name}"] = floats(record.floats(f"camera/{name}", (24, size))[:length].reshape(-1).tolist())
+    lengths = record.ints("instances/bbox_frames/ragged_row_lengths_0", (count,))
+    frames = record.ints("instances/bbox_frames/ragged_flat_values", (int(lengths.sum()),))
+    boxes = record.floats("instances/bboxes/ragged_flat_values", (int(lengths.sum()), 4))
+    kept = frames < length
+    fewer = ints([int(part.sum()) for part in np.split(kept, np.cumsum(lengths)[:-1])])
+    changes |= {f"instances/{name}/ragged_row_lengths_0": fewer for name in ("bbox_frames", "bboxes")}
+    changes["instances/bbox_frames/ragged_flat_values"] = ints(frames[kept].tolist())
+    changes["instances/bboxes/ragged_flat_values"] = floats(boxes[kept].reshape(-1).tolist())
+    return rewritten(record, **changes)
+
+
+def shorten(root, length):
+    for number in range(2):
+        records = [shortened(record, length) for record in read_examples(shard(root, number=number))]
+        write_records(shard(root, number=number), records, compress=False)
+
+
+def test_videos_of_another_length(root, whole):
+    """Every field is that of the first frames; clips, single frames and a choice of these follow the length."""
+    shorten(root, 7)
+    batch = everything(movi(root, extras=EXTRAS).open("train"))
+    for name, value in whole["train"].items():
+        assert np.array_equal(batch[name], value[:, :7] if value.shape[1:2] == (24,) else value), name
+    assert everything(movi(root, clip_length=3, clip_stride=2).open("train"))["video"].shape[:2] == (2 * 3, 3)
+    assert len(movi(root, frames="single").open("train")) == 14
+    chosen = movi(root, frames="single", frames_per_video=6).open("train").frames.reshape(2, 6)
+    assert all(len(set(row)) == 6 and max(row) < 7 for row in chosen.tolist())
+    for options in ({"clip_length": 8}, {"frames": "single", "frames_per_video": 8}):
+        with pytest.raises(UserError, match=r"is 8, but the videos of .* have 7 frames"):
+            movi(root, **options).open("train")
+    assert len(movi(root, clip_length=8).open("val")) == 2  # these have 24
+
+
+def test_videos_of_several_lengths(root):
+    record = record_of(root)
+    write_records(shard(root, number=1), [shortened(record, 7)], compress=False)
+    with pytest.raises(UserError, match=r"00001-of-00002, record 0 is a video of 7 frames, the first one has 24"):
+        movi(root).open("train")
+
+
 WRONG = [
     ({"metadata/width": ints([64])}, "has a width of 64, expected 32 as in "),
-    ({"metadata/num_frames": ints([12])}, "is a video of 12 frames, those of MOVi have 24: this is another data set"),
+    ({"metadata/num_frames": ints([12])}, "'video' has 24 frames, expected 12"),
+    ({"metadata/num_frames": ints([0])}, "states 0 frames, expected 1 to 300"),
+    ({"metadata/num_frames": ints([301])}, "states 301 frames, expected 1 to 300"),
     ({"metadata/num_instances": ints([300])}, "has 300 objects, expected 0 to 255"),
     ({"metadata/num_instances": ints([4])}, "holds 3 values, expected 4"),
     ({"video": strings([b"x"] * 23)}, "'video' has 23 frames, expected 24"),
@@ -674,12 +732,12 @@ def test_damaged_values(root):
         ({"resolution": "128x64"}, "resolution is '128x64'"),
         ({"image_size": 0}, "image_size is 0; it must be from 1 to"),
         ({"mask_size": -3}, "mask_size is -3; it must be from 1 to"),
-        ({"clip_length": 25}, "clip_length is 25; expected 1 to 24 frames"),
+        ({"clip_length": 301}, "clip_length is 301; expected 1 to 300 frames"),
         ({"clip_length": 0}, "clip_length is 0; it must be 1 or more"),
         ({"clip_stride": 3}, "clip_stride is 3, but there is no clip_length"),
         ({"frames_per_video": 9}, "frames_per_video is 9, which means nothing with frames='video'"),
         ({"frames": "single", "clip_length": 6}, "clip_length is 6, which means nothing with frames='single'"),
-        ({"frames": "single", "frames_per_video": 30}, "frames_per_video is 30; expected 1 to 24 frames"),
+        ({"frames": "single", "frames_per_video": 301}, "frames_per_video is 301; expected 1 to 300 frames"),
     ],
 )
 def test_wrong_arguments(options, text):
