@@ -100,7 +100,7 @@ def run(words: Sequence[str], folder: Path, *, how: str = "", at: float = 0, rea
             number = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[how]
             os.kill(pid, number)  # not waited for yet, so the number is still its own
         code = wait()
-        said = (file.read_text(errors="replace") for file in (out, err))
+        said = (file.read_text(errors="replace") if file.exists() else "" for file in (out, err))
         changes = int(count.read_text()) if count.exists() else 0
         return Ended(code, *said, time.monotonic() - start, changes)
 
@@ -463,7 +463,7 @@ JOBS: dict[str, Job] = {
     ),
     "segment": Job(["segment", "run", ".", "--out", "."], together(pictures, TETROMINOES)),
     "segment_again": Job(
-        ["segment", "run", "cat.png", "cat.jpg", "--num-slots", "3", "--out", "masks"],
+        ["segment", "run", "cat.png", "cat.jpg", "--masks", "attention", "--out", "masks"],
         together(pictures, TETROMINOES, earlier("segment", "run", "cat.png", "cat.jpg", "--out", "masks")),
     ),
     "segment_video": Job(["segment", "run", "cat.mp4", "--out", "."], together(pictures, clip, VIDEOS)),

@@ -28,6 +28,7 @@ VERBS = {
 MACHINE = {
     errno.ENOSPC: "make room, or choose another place",
     errno.EDQUOT: "make room, or choose another place",
+    errno.EFBIG: "allow larger files (`ulimit -f`), or choose another place",
     errno.EACCES: "change its permissions, or choose another place",
     errno.EPERM: "change its permissions, or choose another place",
     errno.EROFS: "choose another place",

@@ -83,7 +83,7 @@ def own_function(name: str, returns: str) -> "Callable[[], Any]":
         with _explaining(Path(path)):
             found = function()
         if returns not in (kind.__name__ for kind in type(found).__mro__):
-            raise UserError(f"{wanted} of {path} returns a {type(found).__name__}; it must return a {returns}.")
+            raise UserError(f"{wanted} of {path} returns a value of the type {type(found).__name__}, not a {returns}.")
         return found
 
     return call

@@ -256,9 +256,15 @@ class PhotoSplit(PreparedData):
         return self._listed[0]
 
     def source(self) -> dict[str, Any]:
-        """Number and names of the pictures and the content of the lists; errors as `Photos.entries`."""
+        """Number and names of the pictures and the content of the lists; errors as `Photos.entries`.
+
+        Raises:
+            UserError: also if the folder of the pictures is missing.
+        """
         names = "\n".join(self.photos.file(entry).name for entry in self.entries)
         crc, facts = self._crc_of_lists(), self.photos.facts(self.split, self.entries)
+        if not self.official.is_dir():
+            raise UserError(f"{self.official} is missing; {self.photos.origin(self.official)}.")
         known = {"name": self.name, "images": len(self.entries), "crc32c_of_names": google_crc32c.value(names.encode())}
         return known | facts | ({"crc32c_of_lists": crc} if crc else {})
 

@@ -404,7 +404,7 @@ def test_a_scene_without_objects(root):
 
 def shortened(record, length):
     """The payload of a record with its first frames alone."""
-    count, changes = 3, {"metadata/num_frames": ints([length])}
+    count, changes = int(record.ints("metadata/num_instances", (1,))[0]), {"metadata/num_frames": ints([length])}
     for name in ("video", "segmentations", "depth"):
         changes[name] = strings([bytes(frame) for frame in record.strings(name)[:length]])
     for name in ("forward_flow", "backward_flow"):
@@ -457,7 +457,7 @@ def test_videos_of_several_lengths(root):
 
 WRONG = [
     ({"metadata/width": ints([64])}, "has a width of 64, expected 32 as in "),
-    ({"metadata/num_frames": ints([12])}, "'video' has 24 frames, expected 12"),
+    ({"metadata/num_frames": ints([12])}, "has 24 frames, expected 12"),
     ({"metadata/num_frames": ints([0])}, "states 0 frames, expected 1 to 300"),
     ({"metadata/num_frames": ints([301])}, "states 301 frames, expected 1 to 300"),
     ({"metadata/num_instances": ints([300])}, "has 300 objects, expected 0 to 255"),
