@@ -29,7 +29,7 @@ from slotworks.evaluation import doctor
 from slotworks.evaluation.discovery import DiscoveryResult, evaluate_discovery, evaluate_under
 from slotworks.evaluation.masks import NotFinite, inspecting
 from slotworks.evaluation.properties import evaluate_properties
-from slotworks.evaluation.records import write_eval
+from slotworks.evaluation.records import looks_at_something_else, write_eval
 from slotworks.evaluation.removal import evaluate_removal
 from slotworks.evaluation.rendering import renderer_of, sampling_of
 from slotworks.evaluation.resized import Resized
@@ -370,8 +370,10 @@ def evaluate(
         if task == "discovery":
             results: list[Any] = list(evaluate_under(chosen, method, dataset, **how))
             if run.steps == 0 and source is sources[0]:
+                of = {"data": source.name, "split": split, "num_images": num_images, "seed": seed}
                 try:  # nothing else writes pictures for the report
-                    _show(method, results[0], dataset, place, step=0)
+                    if not looks_at_something_else(place / "samples" / "index.json", of):
+                        _show(method, results[0], dataset, place, step=0, looked_at=of)
                 except (UserError, OSError) as error:
                     unsaved = str(error)
         elif task == "semantic":
@@ -646,7 +648,14 @@ def _changed(own: MethodConfig, used: MethodConfig) -> list[str]:
     return [f"{name}={getattr(used, name)}" for name in names if getattr(own, name) != getattr(used, name)]
 
 
-def _show(method: Method, result: DiscoveryResult | None, dataset: Dataset, folder: Path, step: int) -> None:
+def _show(
+    method: Method,
+    result: DiscoveryResult | None,
+    dataset: Dataset,
+    folder: Path,
+    step: int,
+    looked_at: Mapping[str, Any] | None = None,
+) -> None:
     """Pictures of the worst images and of the first ones, which no score chose."""
     per_image = result.per_image if result else {}
     values = per_image.get("fg_ari")
@@ -655,7 +664,7 @@ def _show(method: Method, result: DiscoveryResult | None, dataset: Dataset, fold
     first = [i for i in range(min(count, SAMPLES)) if i not in worst][: SAMPLES - len(worst)]
     indices = [*worst, *first]
     scores = {i: {name: values[i].item() for name, values in per_image.items()} for i in indices}
-    write_samples(method, dataset, folder, indices=indices, step=step, scores=scores)
+    write_samples(method, dataset, folder, indices=indices, step=step, scores=scores, looked_at=looked_at)
 
 
 def _stats(method: Method, dataset: Dataset, num_images: int) -> dict[str, float]:

@@ -143,6 +143,9 @@ def test_a_recipe_without_training_is_evaluated_as_it_is(stripes, capsys):
     assert sorted(path.name for path in folder.iterdir()) == ["env.json", "eval", "run.yaml", "samples"]
     assert main(["evaluate", str(folder), "--json"]) == 0  # the folder is a run like any other
     assert json.loads(capsys.readouterr().out)[0]["metrics"] == record["metrics"]
+    pictures = (folder / "samples/index.json").read_bytes()
+    assert main(["evaluate", str(folder), "--images", "2"]) == 0  # those of five stay
+    assert (folder / "samples/index.json").read_bytes() == pictures
     assert main(["report", str(folder)]) == 0
     assert "shape_scenes_plain-test" in (folder / "report.html").read_text()
     capsys.readouterr()

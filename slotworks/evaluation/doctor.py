@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from slotworks.evaluation.masks import PIECE, decode, inspecting, pieces, predicted_masks
+from slotworks.evaluation.records import looks_at_something_else
 from slotworks.files import finite, write_text
 from slotworks.json_text import read_json
 from slotworks.metrics.binding import binding_stats
@@ -355,7 +356,7 @@ def write(
             that one stays, and the new one gets a name that says what it is of: `doctor-test-8-images.json`.
     """
     path = Path(run_folder) / "eval" / "doctor.json"
-    if not replace and _is_of_something_else(path, looked_at):
+    if not replace and looks_at_something_else(path, looked_at):
         path = path.with_stem("-".join(["doctor", *(_words(name, value) for name, value in (looked_at or {}).items())]))
     content = {
         "verdict": verdict(findings),
@@ -365,15 +366,6 @@ def write(
         "stats": finite(stats),
     }
     return write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def _is_of_something_else(path: Path, looked_at: object) -> bool:
-    """Whether a file says so, or is of an older version, which did not say; one that is missing or damaged is not."""
-    try:
-        content = read_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("looked_at") != looked_at
 
 
 def _words(name: str, value: str | int) -> str:

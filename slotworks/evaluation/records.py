@@ -89,6 +89,20 @@ def _stored(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def looks_at_something_else(path: Path, looked_at: object) -> bool:
+    """Whether findings or pictures are of something else, or of an older version, which did not say of what.
+
+    Args:
+        path: `doctor.json` or the `index.json` of samples; one that is missing or damaged is of nothing.
+        looked_at: what new ones are of.
+    """
+    try:
+        content = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("looked_at") != looked_at
+
+
 def _suffix(record: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """What sets a record apart from another, for a file's name: `-8-images-seed-1`; empty if no short word does."""
     parts = []

@@ -80,6 +80,7 @@ def write_samples(
     step: int,
     scores: Mapping[int, Mapping[str, float]] | None = None,
     seed: int = 0,
+    looked_at: Mapping[str, Any] | None = None,
 ) -> Path:
     """Render images of a data set with their slots and return the path of `samples/index.json`.
 
@@ -91,6 +92,7 @@ def write_samples(
         step: training step, for names.
         scores: metrics by index, printed beside the image; the report page shows low FG-ARI first.
         seed: of the random slots, the same at each call so that pictures of two steps can be compared.
+        looked_at: what the images were chosen from, for the index.
     """
     indices = [int(index) for index in indices]
     with inspecting(method, seed=seed) as device:
@@ -123,7 +125,7 @@ def write_samples(
         sheet = contact_sheet([row + rest for row, rest in zip(whole, last, strict=True)])
     with replacing(samples / f"{folder.name}.png") as path:
         sheet.save(path, optimize=True)
-    text = json.dumps({"step": step, "rows": rows}, indent=1) + "\n"
+    text = json.dumps({"step": step, "looked_at": looked_at, "rows": rows}, indent=1) + "\n"
     index_file = write_text(samples / "index.json", text)
     for old in samples.glob("step_*"):  # the new index no longer names them
         if old.is_dir() and old != folder:
