@@ -379,7 +379,7 @@ def test_no_console_shows_what_moves_the_cursor(monkeypatch):
     from slotworks.training import logs
 
     monkeypatch.setenv("TERM", "xterm")  # of a dumb terminal there would be no bar
-    name, shown = "[bold]a\x1b[2Jb[/bold]\u202e", StringIO()
+    name, shown = "[bold]a\x1b[2Jb[red]\u202e", StringIO()
     for place in (progress.console, console.out, console.err):
         monkeypatch.setattr(place, "_file", shown)
         monkeypatch.setattr(place, "_force_terminal", True)
@@ -394,7 +394,7 @@ def test_no_console_shows_what_moves_the_cursor(monkeypatch):
         prepared.say(f"{name} holds one image")
     console.out.print(name, markup=False)
     said = re.sub(r"\x1b\[[0-9;?]*[A-Zhlm]", lambda code: "<2J>" if code[0] == "\x1b[2J" else "", shown.getvalue())
-    assert said.count("[bold]a\\x1b[2Jb[/bold]\\u202e") >= 4
+    assert said.count("[bold]a\\x1b[2Jb[red]\\u202e") >= 4
     assert "<2J>" not in said
     assert "\u202e" not in said
 
@@ -433,11 +433,11 @@ def test_a_mistake_in_a_file_of_ones_own(text, sentence, tmp_path, capsys, monke
     sys.modules.pop("own", None)
 
 
-def test_a_file_of_ones_own_that_is_no_python(run_folder, tmp_path, capsys):
+def test_a_file_of_ones_own_that_is_no_python(tmp_path, capsys):
     (tmp_path / "own.txt").write_text("run = 3")
     for command in (
         ["train", f"{tmp_path}/own.txt:run"],
-        ["doctor", str(run_folder), "--module", f"{tmp_path}/own.txt"],
+        ["doctor", "run", "--module", f"{tmp_path}/own.txt"],
     ):
         assert main(command) == 2
         assert "own.txt is not a Python file; its name must end in .py." in capsys.readouterr().err
