@@ -22,7 +22,7 @@ def videos() -> Run:
             initializer="learned",
             targets=("rgb",),
         ),
-        data=VideoScenes(image_size=16, num_train=4, num_val=2, num_test=2),
+        data=VideoScenes(image_size=16, sizes=(0.4, 0.5), num_train=4, num_val=2, num_test=2),
         steps=2,
         batch_size=2,
         protocol="savi",
