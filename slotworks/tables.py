@@ -1,7 +1,7 @@
 """Which recipes and data sets there are, as tables that are read without importing torch.
 
 `tables.json` beside this file is made from the recipes, the records of our own numbers (`docs/records`) and the data
-catalogue, and with it the marked tables of the pages under `docs`. After a change there:
+catalogue, and with it the marked tables of the README and of the pages under `docs`. After a change there:
 
     python -m slotworks.tables
 
@@ -211,6 +211,11 @@ def _printed(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     return [printed for printed in row["numbers"] if metric in printed["numbers"]]
 
 
+def pages() -> list[Path]:
+    """The README and the pages under `docs`."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
 def rewrite() -> list[Path]:
     """Write `tables.json`, a row on each line, and the marked tables of the pages; gives the files that changed."""
     tables = make()
@@ -219,7 +224,7 @@ def rewrite() -> list[Path]:
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         parts.append(f'"{name}": [\n{lines}\n]')
     new = {FILE: "{\n" + ",\n".join(parts) + "\n}\n"}
-    new |= {page: fill(page.read_text(encoding="utf-8"), tables["recipes"]) for page in sorted(DOCS.rglob("*.md"))}
+    new |= {page: fill(page.read_text(encoding="utf-8"), tables["recipes"]) for page in pages()}
     return [write_text(path, text) for path, text in new.items() if path.read_text(encoding="utf-8") != text]
 
 

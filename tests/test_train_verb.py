@@ -172,5 +172,5 @@ def test_the_help_of_a_recipe_is_for_people(capsys, monkeypatch):
     text = capsys.readouterr().out
     for words in ("--device D", "--dry-run", "--out DIR", "method options", "optimizer options", "(default: "):
         assert words in text
-    assert re.search(r"^ +Command: .*\n +Takes: .*\n +Published: .*\n +Our own: ", text, re.MULTILINE)
+    assert re.search(r"^ +Command: .*\n +Takes: .*\n +Published: .*\n +Our own: .*\n\s*Options of", text, re.MULTILINE)
     assert re.findall(r"(--\S+)[^\n]*\n│ +\(default:", text) == []

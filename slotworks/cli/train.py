@@ -115,7 +115,7 @@ def build(name: str, overrides: Sequence[str]) -> "Run":
     """The recipe of this name, or the run of a run.yaml, with fields overridden from the command line."""
     run, about = _named(name)
     first, _, more = about.partition("\n")  # lines that are indented are shown as they are
-    about = f"{first}\n{indent(dedent(more), '  ')}\nOptions of the command itself:\n{OPTIONS}"
+    about = f"{first}\n{indent(dedent(more).rstrip(), '  ')}\n\nOptions of the command itself:\n{OPTIONS}"
     changed = override(run, overrides, prog=f"slotworks train {name}", about=about)
     if run.steps and not changed.steps:
         raise UserError("steps is 0; it must be 1 or more, since this recipe is one to train.")
