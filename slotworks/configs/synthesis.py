@@ -15,9 +15,9 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from slotworks.configs import import_file
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
+from slotworks.parts import import_file
 from slotworks.synthesis import (
     CaptionedImages,
     LabelPrompts,

@@ -159,6 +159,30 @@ def collapsed(findings: Sequence[Finding]) -> bool:
     return any(finding.severity == "problem" and finding.name in COLLAPSES for finding in findings)
 
 
+def examine(
+    run_folder: str | os.PathLike[str],
+    *,
+    method: Method | None,
+    dataset: Dataset | None,
+    num_images: int,
+    curves: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    config: MethodConfig | None = None,
+    step: int | None = None,
+) -> tuple[list[Finding], str]:
+    """Judge masks together with the curves and settings of a run: findings, and the verdict in a line.
+
+    Leaves `eval/doctor.json`. Without a method, or of one image, which no other can be compared with, the findings are
+    of the curves alone.
+    """
+    stats: Stats = {}
+    if method is not None and dataset is not None and min(num_images, len(dataset)) > 1:
+        stats = stats_of(method, dataset, num_images=num_images)
+    findings = diagnose(stats, curves, settings, config)
+    write(run_folder, stats, findings, step=step)
+    return findings, verdict(findings) + ("" if stats else " (by the losses alone: one image does not show more)")
+
+
 def verdict(findings: Sequence[Finding]) -> str:
     """One line: `healthy`, `collapsed: stripes`, `problems: merged objects` or `notes: background split`."""
     for severity, word in (("problem", "collapsed" if collapsed(findings) else "problems"), ("note", "notes")):

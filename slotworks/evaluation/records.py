@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,39 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
         raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
     text = json.dumps(finite(record), allow_nan=False, indent=1)
     return write_text(_place(folder / "eval", name, json.loads(text)), text + "\n")
+
+
+def save_result(
+    run_folder: Path | str,
+    result: Any,
+    *,
+    data: str,
+    split: str,
+    checkpoint: str,
+    settings: Mapping[str, Any],
+    note: str = "",
+    changed: Sequence[str] = (),
+    must_save: bool = True,
+) -> dict[str, Any]:
+    """Write a result of a task (`slotworks.evaluation.task.Result`) and return the record.
+
+    `note` and settings of the method that differ from training, `changed`, stand behind the rules. With `must_save`
+    False a record that cannot be written says why under `unsaved`, and its numbers are not lost.
+
+    Raises:
+        UserError: as `write_eval`.
+    """
+    record = result.record(data=data, split=split, checkpoint=checkpoint)
+    record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
+    record["settings"] = dict(settings)
+    name = "-".join([data, split, record["protocol"], *changed])
+    try:
+        write_eval(run_folder, name.replace("/", "-").replace(" ", "-"), record)
+    except UserError as error:
+        if must_save:
+            raise
+        return record | {"unsaved": str(error)}
+    return record
 
 
 def _place(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
