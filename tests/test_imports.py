@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,17 @@ def test_no_arrow_leads_upward():
         assert [one for one in allowed if name != "__init__" and order.index(one) >= order.index(name)] == [], name
     assert [name for name in BELOW_ALL if ALLOWED[name]] == []
     assert list(ANYTHING) == ["api", "cli", "__main__"]
+
+
+def test_no_two_files_import_each_other():
+    """A circle of files cannot be read from one end; imports inside of functions count, too."""
+    modules = {".".join(["slotworks", *path.relative_to(ROOT).with_suffix("").parts]): path for path in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        wanted = {line[1] if line[1] in modules else line[1].rpartition(".")[0] for line in imported(path)}
+        graph[name] = {one for one in wanted if one in modules and one != name and modules[one].name != "__init__.py"}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
 
 
 def test_every_part_is_in_the_table():
