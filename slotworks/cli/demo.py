@@ -11,6 +11,7 @@ from slotworks.cli.console import err, out, parse, percent, print_json, show_pag
 from slotworks.machine import Precision
 
 RECIPE = "slot_attention.tetrominoes_mini"
+MOST_THREADS = 4  # its maps of 18 x 18 are too small to be worth dividing among more
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,6 +54,8 @@ def demo(
         json: print the result as JSON.
     """
     from dataclasses import replace
+
+    import torch
 
     from slotworks.cli.train import check_stopped, train_one
     from slotworks.configs import find
