@@ -32,8 +32,8 @@ def whole_number(text: str) -> int | None:
 COUNTS = """
     accumulate batch_size categories channels clip_length clip_stride cnn_channels cnn_stride columns context_dim
     decoder_blocks decoder_channels decoder_dim decoder_dims decoder_heads decoder_kernel_size decoder_layers
-    decoder_strides dims dvae_channels encoder_channels encoder_hidden_dim encoder_kernel_size encoder_strides
-    encoder_width epochs feature_dim feature_mlp_dim feature_side first_iterations frames_per_video head_dim hidden_dim
+    decoder_mask_pool decoder_strides dims dvae_channels encoder_channels encoder_hidden_dim encoder_kernel_size
+    encoder_strides encoder_width epochs feature_dim feature_mlp_dim feature_side first_iterations frames_per_video head_dim hidden_dim
     hidden_dims images_per_pass input_size latent_dim latent_size layers map_size map_stride max_iterations max_objects
     max_tokens mlp_dim model_dim norm_groups num_codes num_depths num_eigenvectors num_frames num_heads num_images
     num_iterations num_layers num_steps num_timesteps num_train_images patch_size per_slot_dim predictor_blocks

@@ -30,7 +30,7 @@ def demo(
     steps: int | None = None,
     precision: Precision = "auto",
     device: str | None = None,
-    keep_memory: bool = False,
+    keep_memory: bool = sys.platform == "linux",
     open: bool = True,
     json: bool = False,
 ) -> None:
@@ -49,7 +49,7 @@ def demo(
         steps: fewer or more than the recipe's.
         precision: 32, bf16 or 16 (mixed); auto: what this device computes fast.
         device: cpu, cuda, cuda:1 or mps; by default the first GPU, or the CPU.
-        keep_memory: keep freed memory: faster on a CPU under Linux, at the cost of some memory.
+        keep_memory: keep freed memory: faster on a CPU, at the cost of some memory; only under Linux, there by default.
         open: show the report in a browser where there is one.
         json: print the result as JSON.
     """
@@ -69,6 +69,8 @@ def demo(
     check_writable(out_folder)
     run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), MOST_THREADS))
     measured = (tables.row(RECIPE) or {})["measured"]
     err.print(f"Training {RECIPE} for {run.steps} steps. Measured before: {measured}.", soft_wrap=True)
     answer = train_one(run, out_folder, device=device)
