@@ -1,5 +1,7 @@
 """`slotworks demo`."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
