@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
+from slotworks.evaluation.discovery import score_masks
 from slotworks.metrics import segmentation
 from slotworks.protocols import PROTOCOLS
 
@@ -40,7 +41,7 @@ def images(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def batched(pred: torch.Tensor, true: torch.Tensor) -> np.ndarray:
     """All scores of a batch, ours: `b 4`."""
-    scores = replace(PROTOCOLS["oclf"], metrics=METRICS).score(pred, {"mask": true}, num_slots=NUM_SLOTS)
+    scores = score_masks(replace(PROTOCOLS["oclf"], metrics=METRICS), pred, {"mask": true}, num_slots=NUM_SLOTS)
     return torch.stack([scores[name].values for name in METRICS], 1).numpy()
 
 

@@ -34,6 +34,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from slotworks.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "records"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -68,15 +70,15 @@ def read(recipe: str) -> list[dict[str, Any]]:
     """The records of a recipe; the first one without a name is the recipe as it stands.
 
     Raises:
-        ValueError: the file is missing, or holds something else.
+        UserError: the file is missing, or holds something else.
     """
     path = FOLDER / f"{recipe}.json"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; add a record of {recipe} with `python docs/results.py add RUN`.")
+        raise UserError(f"{path} does not exist; add a record of {recipe} with `python docs/results.py add RUN`.")
     records = json.loads(path.read_text(encoding="utf-8"))
     names = [record.get("name") for record in records]
     if len(set(names)) < len(names):
-        raise ValueError(f"{path} holds two records of one name.")
+        raise UserError(f"{path} holds two records of one name.")
     for record in records:
         _check(record, path)
     return records
@@ -85,32 +87,32 @@ def read(recipe: str) -> list[dict[str, Any]]:
 def _check(record: dict[str, Any], path: Path) -> None:
     where = f"{path}, record {record.get('name')!r}"
     if missing := [key for key in KEYS if key not in record]:
-        raise ValueError(f"{where} lacks {', '.join(missing)}.")
+        raise UserError(f"{where} lacks {', '.join(missing)}.")
     if unknown := set(record) - {*KEYS, *OPTIONAL}:
-        raise ValueError(f"{where} has keys that no record has: {', '.join(sorted(unknown))}.")
+        raise UserError(f"{where} has keys that no record has: {', '.join(sorted(unknown))}.")
     if record["measured"] not in (EVALUATED, EARLIER):
-        raise ValueError(f"{where}: measured is {record['measured']!r}; expected {EVALUATED!r} or {EARLIER!r}.")
+        raise UserError(f"{where}: measured is {record['measured']!r}; expected {EVALUATED!r} or {EARLIER!r}.")
     for evaluation in record["evaluations"]:
         if set(evaluation) != set(PARTS):
-            raise ValueError(f"{where}: an evaluation has {', '.join(PARTS)}; this one has {', '.join(evaluation)}.")
+            raise UserError(f"{where}: an evaluation has {', '.join(PARTS)}; this one has {', '.join(evaluation)}.")
         for name, value in evaluation["metrics"].items():
             if not value or set(value) - {"mean", "sem", "std", "seeds"}:
-                raise ValueError(f"{where}: {name} has {', '.join(value)}; expected some of mean, sem, std and seeds.")
+                raise UserError(f"{where}: {name} has {', '.join(value)}; expected some of mean, sem, std and seeds.")
             if len(value.get("seeds", record["seeds"])) != len(record["seeds"]):
-                raise ValueError(f"{where}: {name} has another number of values than there are seeds.")
+                raise UserError(f"{where}: {name} has another number of values than there are seeds.")
 
 
 def find(row: str) -> dict[str, Any]:
     """The record of `RECIPE` or `RECIPE#NAME`.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     recipe, _, name = row.partition("#")
     found = [record for record in read(recipe) if record["name"] == name]
     if not found:
         known = ", ".join(repr(record["name"]) for record in read(recipe))
-        raise ValueError(f"{recipe} has no record {name!r}; the known ones are {known}.")
+        raise UserError(f"{recipe} has no record {name!r}; the known ones are {known}.")
     return found[0]
 
 
@@ -166,7 +168,7 @@ def table(columns: str, rows: Sequence[str]) -> str:
     for row in rows:
         parts = _ROW.fullmatch(row.strip())
         if parts is None:
-            raise ValueError(f"A row of a table is {row!r}; expected RECIPE#NAME [PROTOCOL] = what to call it.")
+            raise UserError(f"A row of a table is {row!r}; expected RECIPE#NAME [PROTOCOL] = what to call it.")
         name, protocol, label = parts.groups(default="")
         record = find(name)
         cells = [(label or f"`{name.partition('#')[0]}`") + MARK * (record["measured"] == EARLIER)]
@@ -212,7 +214,7 @@ def collect(folders: Sequence[Path], *, name: str = "", recipe: str = "", machin
     """The recipe and the record of run folders that differ in their seed only, from what lies in them.
 
     Raises:
-        ValueError: there is no evaluation, or the runs differ in more than their seed.
+        UserError: there is no evaluation, or the runs differ in more than their seed.
     """
     import slotworks.api  # noqa: F401  (a run names classes of the package)
     from slotworks.configs import find as find_recipe
@@ -225,10 +227,10 @@ def collect(folders: Sequence[Path], *, name: str = "", recipe: str = "", machin
     words = [word if not word.startswith("/") else "DIR" for word in environments[0]["command"][1:]]
     recipe = recipe or next((word for word in words[1:2] if "." in word and ".py:" not in word), "")
     if not recipe:
-        raise ValueError(f"{folders[0]} was made by {' '.join(words)!r}, which names no recipe; give --recipe.")
+        raise UserError(f"{folders[0]} was made by {' '.join(words)!r}, which names no recipe; give --recipe.")
     settings = [_different(find_recipe(recipe)(), run) for run in runs]
     if any(one != settings[0] for one in settings):
-        raise ValueError(f"{', '.join(map(str, folders))} differ in more than their seed: {settings}.")
+        raise UserError(f"{', '.join(map(str, folders))} differ in more than their seed: {settings}.")
     trained = [folder / LAST for folder in folders if (folder / LAST).is_file()]
     record = {
         "name": name,
@@ -257,7 +259,7 @@ def _evaluations(folders: Sequence[Path], own: str) -> list[dict[str, Any]]:
     names = [{path.name for path in (folder / "eval").glob("*.json")} - {"doctor.json"} for folder in folders]
     common = sorted(set.intersection(*names), key=lambda name: (len(name), name))
     if not common:
-        raise ValueError(f"{folders[0]} holds no evaluation that all runs have; run `slotworks evaluate` on each.")
+        raise UserError(f"{folders[0]} holds no evaluation that all runs have; run `slotworks evaluate` on each.")
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for file in common:
         records = [json.loads((folder / "eval" / file).read_text(encoding="utf-8")) for folder in folders]
@@ -292,7 +294,7 @@ def _different(recipe: Any, run: Any, prefix: str = "") -> dict[str, Any]:
 def _machine(environment: dict[str, Any], folder: Path) -> str:
     device = environment["device"]
     if device in UNNAMED:
-        raise ValueError(f"{folder} does not say on which processor it was made; give --machine.")
+        raise UserError(f"{folder} does not say on which processor it was made; give --machine.")
     return f"{environment['cores']} cores of {device}, torch {environment['torch']}"
 
 
@@ -326,13 +328,16 @@ def main(argv: Sequence[str]) -> None:
     try:
         if given.verb:
             if not given.runs:
-                raise ValueError("add needs a run folder, or several that differ in their seed only.")
+                raise UserError("add needs a run folder, or several that differ in their seed only.")
+            from slotworks import tables
+
             print(f"Wrote {add(given.runs, name=given.name, recipe=given.recipe, machine=given.machine)}")
+            tables.rewrite()  # `slotworks recipes` prints our own numbers, too
         from slotworks import tables  # `slotworks recipes` has these numbers, too
 
         for page in (*write(), *tables.rewrite()):
             print(f"Wrote {page}")
-    except ValueError as error:
+    except UserError as error:
         sys.exit(str(error))
 
 

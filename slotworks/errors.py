@@ -1,7 +1,8 @@
 """Errors that are meant for the user; in a file of its own because the report page must not import torch."""
 
+import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +53,12 @@ def quote(value: Any) -> str:
         return shorten(repr(value), QUOTE)
     except (ValueError, RecursionError):  # a number of more digits than Python prints; lists too deep to print
         return f"a huge {type(value).__name__}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The three known names that look most like `name`, for a message."""
+    lower = {one.lower(): one for one in known}
+    return ", ".join(lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0)) or "none"
 
 
 def printable(text: str) -> str:

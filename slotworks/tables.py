@@ -1,7 +1,7 @@
 """Which recipes and data sets there are, as tables that are read without importing torch.
 
 `tables.json` beside this file is made from the recipes, the records of our own numbers (`docs/records`) and the data
-catalogue, and with it the marked tables of the pages under `docs`. After a change there:
+catalogue, and with it the marked tables of the README and of the pages under `docs`. After a change there:
 
     python -m slotworks.tables
 
@@ -14,15 +14,17 @@ its rows (patterns of names, `!` before one leaves out) and what its columns are
 Columns are `recipe`, keys of a row of `tables.json`, `steps x batch`, `source`, `here` (our own numbers), and metrics.
 """
 
-import difflib
 import importlib.util
+import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from fnmatch import fnmatch, fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from slotworks.errors import UserError
 from slotworks.files import write_text
@@ -37,7 +39,7 @@ _MARKED = re.compile(r"(?<=^<!-- recipes )([^:>]+):(\s[^>]+?) -->\n.*?(?=^<!-- e
 
 @cache
 def read() -> dict[str, list[dict[str, Any]]]:
-    """The tables: `recipes`, `data`, `synthesis` and `ablations`, each a list of rows with a `name`."""
+    """The tables: `recipes`, `data`, `synthesis`, `ablations` and `tasks`, each a list of rows with a `name`."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
@@ -46,9 +48,20 @@ def row(name: str) -> dict[str, Any] | None:
     return next((known for known in read()["recipes"] if known["name"] == name), None)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The three known names that look most like `name`, for a message."""
-    return ", ".join(difflib.get_close_matches(name, list(known), n=3, cutoff=0))
+def metric(name: str, own: Sequence[Mapping[str, Any]] = ()) -> Mapping[str, Any]:
+    """Name, label, unit and direction of a metric, as the task that has it says, or as most are.
+
+    Args:
+        name: as in records.
+        own: metrics of a task that is not in the tables; they come first.
+    """
+    rows = itertools.chain(own, *(task["metrics"] for task in read()["tasks"]))
+    found = next((row for row in rows if fnmatchcase(name, row["name"])), None)
+    if found is None:
+        return {"name": name, "label": "", "unit": "share", "better": "higher"}
+    before, star, after = found["name"].partition("*")
+    which = name[len(before) : len(name) - len(after)] if star else ""
+    return {**found, "name": name, "label": found["label"].replace("*", which)}
 
 
 def select(rows: Sequence[dict[str, Any]], words: Sequence[str]) -> list[dict[str, Any]]:
@@ -66,6 +79,7 @@ def make() -> dict[str, list[dict[str, Any]]]:
     from slotworks.configs.ablations import ABLATIONS
     from slotworks.configs.synthesis import RECIPES
     from slotworks.data import catalog
+    from slotworks.evaluation.task import TASKS, find
 
     data = [
         {"name": row.name, "folder": row.folder, **{key: value for key, value in vars(row).items() if key != "config"}}
@@ -77,8 +91,35 @@ def make() -> dict[str, list[dict[str, Any]]]:
     ]
     synthesis = [{"name": name, "about": (made.__doc__ or "").split("\n")[0]} for name, made in RECIPES.items()]
     rows = [_recipe(name, recipe, data) for name, recipe in recipes().items()]
-    plain = {"recipes": rows, "data": data, "synthesis": synthesis, "ablations": ablations}
+    tasks = [task_row(find(name)) for name in TASKS]
+    plain = {"recipes": rows, "data": data, "synthesis": synthesis, "ablations": ablations, "tasks": tasks}
     return json.loads(json.dumps(plain))  # tuples are lists in the file
+
+
+def task_row(task: Any) -> dict[str, Any]:
+    """What the command line needs to know of a `slotworks.evaluation.task.Task`."""
+    hints = get_type_hints(task.options) if task.options else {}
+    options = [
+        {
+            "name": field.name,
+            "flag": field.metadata["flag"] or field.name.replace("_", "-"),
+            "about": field.metadata["about"],
+            **_kind(hints[field.name]),
+        }
+        for field in (fields(task.options) if task.options else ())
+    ]
+    metrics = [{key: getattr(one, key) for key in ("name", "label", "unit", "better")} for one in task.metrics]
+    return {"name": task.name, "about": task.about, "options": options, "metrics": metrics}
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """The type of an option: its name, or the values it may have, and whether several may be given."""
+    inner = [part for part in get_args(hint) if part not in (NoneType, Ellipsis)]
+    if get_origin(hint) is Literal:
+        return {"type": list(get_args(hint)), "many": False}
+    if get_origin(hint) is tuple:
+        return {"type": inner[0].__name__, "many": True}
+    return _kind(inner[0]) if inner else {"type": hint.__name__, "many": False}
 
 
 def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -211,6 +252,11 @@ def _printed(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     return [printed for printed in row["numbers"] if metric in printed["numbers"]]
 
 
+def pages() -> list[Path]:
+    """The README and the pages under `docs`."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
 def rewrite() -> list[Path]:
     """Write `tables.json`, a row on each line, and the marked tables of the pages; gives the files that changed."""
     tables = make()
@@ -219,7 +265,7 @@ def rewrite() -> list[Path]:
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         parts.append(f'"{name}": [\n{lines}\n]')
     new = {FILE: "{\n" + ",\n".join(parts) + "\n}\n"}
-    new |= {page: fill(page.read_text(encoding="utf-8"), tables["recipes"]) for page in sorted(DOCS.rglob("*.md"))}
+    new |= {page: fill(page.read_text(encoding="utf-8"), tables["recipes"]) for page in pages()}
     return [write_text(path, text) for path, text in new.items() if path.read_text(encoding="utf-8") != text]
 
 

@@ -315,6 +315,10 @@ class DataConfig:
         """The training split for a trial that writes nothing, so it has to be prepared, or to need no preparing."""
         return self.open("train")
 
+    def shown(self, split: str) -> "DataConfig":
+        """Whose images a split shows, where these are not the data's own: those behind features, real ones."""
+        return self
+
     @property
     def name(self) -> str:
         """The name printed beside every number."""

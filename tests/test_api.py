@@ -19,7 +19,8 @@ from slotworks.data.scenes import ShapeScenes, TetrominoScenes
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.data.stores.generated import Generated
 from slotworks.encoders import ViTConfig
-from slotworks.evaluation.resized import Resized
+from slotworks.evaluation import properties
+from slotworks.evaluation.resized import Resized, images_for
 from slotworks.reports import write_report
 from slotworks.training import Run
 from slotworks.training.serialize import save_run, to_yaml
@@ -201,7 +202,7 @@ def test_properties(folder):
     [color] = api.evaluate(folder, task="properties", label="color", **options)
     objects = SCENES.open("test").__getitems__(range(6))
     assert color["metrics"]["top1"]["n"] == (objects["color"] > 0).sum()
-    with pytest.raises(UserError, match="Protocols belong to the task discovery"):
+    with pytest.raises(UserError, match="protocols is no option of the task properties; nearest: "):
         api.evaluate(folder, task="properties", protocols=["oclf"])
 
 
@@ -217,7 +218,7 @@ def test_rows_of_properties_start_where_the_data_set_starts_them(folder, monkeyp
         def __getitems__(self, indices):
             return super().__getitems__(indices) | {"shape": np.zeros((len(indices), 4), np.uint8)}
 
-    monkeypatch.setattr(api, "evaluate_properties", probe)
+    monkeypatch.setattr(properties, "evaluate_properties", probe)
     for objects in (3, 4, None):
         data = type("Counted", (Marked,), {"max_objects": objects, "open": lambda self, split: Rows(self, masks=True)})
         with pytest.raises(UserError, match="enough"):
@@ -240,11 +241,11 @@ def test_what_is_evaluated_are_images(folder):
     [record], [plain] = (api.evaluate(folder, data=data) for data in (cached, SCENES))
     assert record["metrics"] == plain["metrics"]
     run, videos = api.load(folder)[0], MOVi(image_size=32)
-    assert api._images_for(run, videos, "test").name == "movi_a_frames"
-    assert api._images_for(replace(run, data=videos), videos, "test").name == "movi_a"
+    assert images_for(run.data, videos, "test").name == "movi_a_frames"
+    assert images_for(videos, videos, "test").name == "movi_a"
     generated = Generated(real=SCENES)
-    assert api._images_for(run, generated, "test") is SCENES
-    assert api._images_for(run, generated, "train") is generated
+    assert images_for(run.data, generated, "test") is SCENES
+    assert images_for(run.data, generated, "train") is generated
 
 
 def test_evaluation_needs_masks(folder):

@@ -416,7 +416,7 @@ MISTAKES = {
     "evaluate nofolder --set method.num-slots=3": r"nofolder does not exist; give the folder of a run",
     f"evaluate {RECIPE}": rf"{RECIPE} has to be trained first: `slotworks train {RECIPE}`",
     f"evaluate {RECIPE} --set method.num-slots": r"--set method.num-slots has no value; write FIELD=VALUE",
-    "evaluate nofolder --data nodata": r"There is no data set 'nodata'; the known ones are tetrominoes.*, scenes",
+    "evaluate nofolder --data nodata": r"There is no data set 'nodata'\. Nearest: \w+, \w+, \w+\. One of your own",
     "evaluate nofolder --data scenes --root here": r"scenes are drawn and lie in no folder; leave --root out",
     "evaluate nofolder --epochs 3": r"--epochs belongs to --task properties; the task is discovery",
     "evaluate nofolder --task semantic --train-images 3": r"--train-images belongs to --task properties",

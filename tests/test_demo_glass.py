@@ -14,7 +14,7 @@ def short(monkeypatch):
     """Few images everywhere, and few steps of the samplers."""
 
     def shortened(recipe):
-        return lambda: replace(recipe(), batch_size=4, eval_images=4)
+        return replace(recipe, make=lambda: replace(recipe(), batch_size=4, eval_images=4))
 
     for module, name in ((glass, "scenes_mini"), (glass, "scenes_phase2_mini"), (stable_lsd, "scenes_mini")):
         monkeypatch.setattr(module, name, shortened(getattr(module, name)))

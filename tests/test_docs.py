@@ -37,6 +37,13 @@ def commands(page: Path) -> list[str]:
     return [line for line in found if not re.search(r"\b[A-Z]{2,}\b", line)]
 
 
+def files_of(page: Path) -> dict[str, str]:
+    """The files that a page asks to save."""
+    return dict(
+        re.findall(r"Save it as\s+`(\w+\.py)`:\n\n```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
+
+
 def shorten(monkeypatch, module: ModuleType, name: str) -> None:
     """Make a recipe one of two steps on a few images."""
     recipe = getattr(module, name)
@@ -90,10 +97,10 @@ def test_commands_run(page, small, monkeypatch):
         return prepare(name, root, **(options if name == "tetrominoes" else {}), **given)
 
     monkeypatch.setattr(catalog, "prepare", prepare_few)
-    if page.name == "extending.md":
-        Path("my_method.py").write_text(blocks(page, "python")[0])
+    for name, text in files_of(page).items():
+        Path(name).write_text(text)
     for line in commands(page):
-        words = [re.sub(r"^200$", "2", word) for word in shlex.split(line)[1:]]
+        words = [re.sub(r"^200?$", "2", word) for word in shlex.split(line)[1:]]
         if page.name == "extending.md" and words[0] == "train":
             words += "--batch-size 2 --eval-images 4 --data.num-val 4 --data.num-test 4".split()
         assert main(words) == 0 or words[:2] == ["data", "check"], line  # the fixture is a part of VOC
@@ -127,6 +134,18 @@ def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_extending_shows_every_kind_of_part():
+    """Each in one file, which the commands of the page use."""
+    page = ROOT / "docs" / "extending.md"
+    kinds = ("my_method.py", "my_data.py", "my_metric.py", "my_task.py", "my_callback.py")
+    assert tuple(files_of(page)) == kinds
+    said = " ".join(commands(page))
+    for part in ("my_method.py:tetrominoes", "my_data.py:Squares", "my_metric.py:mine", "oclf+my_metric.py:dice"):
+        assert part in said
+    assert "--task my_task.py:mirror --axis y" in said
+    assert "--callback my_callback.py:Printer" in said
 
 
 def test_extending_is_a_whole_method(small):

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import slotworks
 
 ROOT = Path(slotworks.__file__).parent
 
-# This table is the documentation. A folder may import itself and what stands on its right. The stages of the picture do
+# This table is the documentation, from the ground up. A folder may import itself and what stands on its right, which
+# stands above it in the table: there is no circle and no arrow upward. The stages of the picture do
 # not import each other: a method joins them. Methods do not import methods, `training` knows the contract and never a
 # method's name, `evaluation` gets its data handed over, reports read files.
 STAGES = ("encoders", "slots", "decoders", "guidance")
@@ -27,6 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "limits": (),
     "json_text": (),
     "matching": (),
+    "parts": (),
     "ranges": (),
     "yaml_text": (),
     "version": (),
@@ -43,16 +46,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "training": ("types", "nn"),  # nn: noise that does not depend on the number of processes
     "editing": ("types", "nn", "encoders", "evaluation"),  # encoders: the diffusion model that texts are composed with
     "synthesis": ("types", "nn", "encoders", "data", "training"),  # training: seeds, settings as YAML
-    "reports": (),
     "studio": ("types", "editing", "training", "evaluation"),
-    "tables": ("configs", "data"),  # what they hold, written down so that the command line need not import them
-    "configs": ("tables", "types", "encoders", "decoders", "methods", "data", "training", "synthesis"),
+    "configs": ("types", "encoders", "decoders", "methods", "data", "training", "synthesis"),
+    "tables": ("configs", "data", "evaluation"),  # written down so that the command line need not import them
+    "reports": ("tables",),  # units and directions of metrics
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }
 BELOW_ALL = (  # no torch in these
-    *("errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "progress", "ranges"),
-    *("version", "videos", "vocabulary", "yaml_text"),
+    *("errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "parts", "progress"),
+    *("ranges", "version", "videos", "vocabulary", "yaml_text"),
 )
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
@@ -69,8 +72,8 @@ DATA_ROOMS: dict[str, tuple[str, ...]] = {
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
 NO_TORCH = (
-    *("reports", "errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "progress"),
-    *("ranges", "tables", "version", "vocabulary", "yaml_text"),
+    *("reports", "errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "parts"),
+    *("progress", "ranges", "tables", "version", "vocabulary", "yaml_text"),
 )
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -112,6 +115,26 @@ def forbidden(path: Path) -> list[str]:
         if not fine or not same_method:
             wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     return wrong
+
+
+def test_no_arrow_leads_upward():
+    """So there is no circle between rooms either: what a room may import stands above it in the table."""
+    order = [*ALLOWED, *ANYTHING]
+    for name, allowed in ALLOWED.items():
+        assert [one for one in allowed if name != "__init__" and order.index(one) >= order.index(name)] == [], name
+    assert [name for name in BELOW_ALL if ALLOWED[name]] == []
+    assert list(ANYTHING) == ["api", "cli", "__main__"]
+
+
+def test_no_two_files_import_each_other():
+    """A circle of files cannot be read from one end; imports inside of functions count, too."""
+    modules = {".".join(["slotworks", *path.relative_to(ROOT).with_suffix("").parts]): path for path in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        wanted = {line[1] if line[1] in modules else line[1].rpartition(".")[0] for line in imported(path)}
+        graph[name] = {one for one in wanted if one in modules and one != name and modules[one].name != "__init__.py"}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
 
 
 def test_every_part_is_in_the_table():

@@ -128,7 +128,7 @@ def test_found_before_the_work(command, sentence, run_folder, tmp_path, no_work,
     ],
 )
 def test_a_task_that_the_method_or_the_data_cannot_do(task, sentence, run_folder, capsys, monkeypatch):
-    monkeypatch.setattr(api, "_at_size_of", lambda *args: pytest.fail("the data were opened"))
+    monkeypatch.setattr(api, "at_size_of", lambda *args: pytest.fail("the data were opened"))
     assert main(["evaluate", str(run_folder), "--task", task]) == 2
     assert sentence in capsys.readouterr().err
 

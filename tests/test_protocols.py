@@ -10,6 +10,7 @@ import torch
 from golden_cases import Case, cases, tolerance
 
 from slotworks import protocols
+from slotworks.evaluation.discovery import score_masks
 from slotworks.protocols import LABELS, PROTOCOLS
 from slotworks.types import UserError
 
@@ -51,7 +52,7 @@ LIKE_SAVI = ("savi-without-first", "savi-frames")
 def test_golden(name):
     compared = 0
     for case in cases("image"):
-        scores = PROTOCOLS[name].score(case.pred, case.truth, num_slots=case.num_slots)
+        scores = score_masks(PROTOCOLS[name], case.pred, case.truth, num_slots=case.num_slots)
         assert tuple(scores) == PROTOCOLS[name].metrics
         for metric, score in scores.items():
             label = "ObjRecovery" if metric == "recovery" else LABELS[metric]
@@ -82,7 +83,7 @@ def test_golden_of_videos():
             ("savi-frames", {"fg_ari": "oclf_per_frame", "mbo_i": "oclf_per_frame", "miou_i": "oclf_per_frame"}),
         ):
             flat = PROTOCOLS[name].of_video(maps)
-            scores = PROTOCOLS[name].score(flat.pop("pred"), flat, num_slots=case.num_slots)
+            scores = score_masks(PROTOCOLS[name], flat.pop("pred"), flat, num_slots=case.num_slots)
             for metric, peer in peers.items():
                 key, score = f"{LABELS[metric]}/{peer}", scores[metric]
                 if key in case.values:
@@ -102,8 +103,8 @@ def test_savi_drops_void_pixels(name, case_id):
     maps = {key: value[:, None] for key, value in {**case.truth, "pred": case.pred}.items()}
     flat = PROTOCOLS[name].of_video(maps)
     pred = flat.pop("pred")
-    scores = PROTOCOLS[name].score(pred, flat, num_slots=case.num_slots)
-    kept = replace(PROTOCOLS[name], ignore_void=False).score(pred, flat, num_slots=case.num_slots)
+    scores = score_masks(PROTOCOLS[name], pred, flat, num_slots=case.num_slots)
+    kept = score_masks(replace(PROTOCOLS[name], ignore_void=False), pred, flat, num_slots=case.num_slots)
     for metric in ("ari", "fg_ari"):
         expected = case.values[f"{LABELS[metric]}/savi"]
         assert scores[metric].values.item() == pytest.approx(expected, abs=5e-6)
@@ -143,7 +144,7 @@ def test_where_the_slot_attention_code_is_nan():
     ):
         pred, true = torch.tensor([[pred]]), torch.tensor([[true]])
         assert published_fg_ari(pred[0, 0], true[0, 0], 3) == pytest.approx(expected, nan_ok=True)
-        ours = PROTOCOLS["slot-attention"].score(pred, {"mask": true}, num_slots=3)["fg_ari"].values.item()
+        ours = score_masks(PROTOCOLS["slot-attention"], pred, {"mask": true}, num_slots=3)["fg_ari"].values.item()
         assert ours == (1 if math.isnan(expected) else expected)
 
 
@@ -151,7 +152,7 @@ def test_slot_diffusion_with_ari():
     """`ARI/slotdiffusion` turns removed pixels into background and a new cluster: same rules, one more metric."""
     rules = replace(PROTOCOLS["slot-diffusion"], metrics=("ari",))
     for case in cases("image"):
-        value = rules.score(case.pred, case.truth, num_slots=case.num_slots)["ari"].values.item()
+        value = score_masks(rules, case.pred, case.truth, num_slots=case.num_slots)["ari"].values.item()
         assert value == pytest.approx(case.values["ARI/slotdiffusion"], abs=5e-6), case.id
 
 
@@ -159,7 +160,7 @@ def test_slot_diffusion_foreground_miou():
     rules = replace(PROTOCOLS["slot-diffusion"], background_in=())
     for case in cases("image"):
         for metric in ("miou_i", "miou_c"):
-            value = rules.score(case.pred, case.truth, num_slots=case.num_slots)[metric].values.item()
+            value = score_masks(rules, case.pred, case.truth, num_slots=case.num_slots)[metric].values.item()
             expected = golden(case, f"{LABELS[metric]}/slotdiffusion_fmiou")
             assert value == pytest.approx(expected, abs=5e-6, nan_ok=True), case.id
 
@@ -168,7 +169,7 @@ def test_glass_without_background():
     """`glass_eval_ignore_background`, the option of the released script; differs in overlaps from DINOSAUR's rules."""
     rules = replace(PROTOCOLS["glass-release"], background_in=())
     for case in cases("image"):
-        scores = rules.score(case.pred, case.truth, num_slots=case.num_slots)
+        scores = score_masks(rules, case.pred, case.truth, num_slots=case.num_slots)
         for metric in ("mbo_i", "miou_i", "mbo_c", "miou_c"):
             key = f"{LABELS[metric]}/glass_eval_ignore_background"
             assert scores[metric].values.item() == pytest.approx(golden(case, key), abs=1e-9, nan_ok=True), case.id
@@ -179,7 +180,7 @@ def test_spot_with_void_ignored():
     for case in cases("image"):
         if "void" not in case.tags:
             continue
-        scores = rules.score(case.pred, case.truth, num_slots=case.num_slots)
+        scores = score_masks(rules, case.pred, case.truth, num_slots=case.num_slots)
         for metric in ("fg_ari", "mbo_i", "mbo_c"):
             expected = case.values[f"{LABELS[metric]}/spot_with_void_ignored"]
             assert scores[metric].values.item() == pytest.approx(expected, abs=1e-9), case.id
@@ -189,7 +190,7 @@ def test_batches_and_videos():
     """SlotDiffusion's mIoU, background included, of a batch and of videos; DINOSAUR's numbers of both."""
     for case in cases("batch", "video"):
         oclf, slot_diffusion = (
-            PROTOCOLS[name].score(case.pred, case.truth, num_slots=case.num_slots)
+            score_masks(PROTOCOLS[name], case.pred, case.truth, num_slots=case.num_slots)
             for name in ("oclf", "slot-diffusion")
         )
         peer = "slotdiffusion_video" if case.kind == "video" else "slotdiffusion"
@@ -202,7 +203,7 @@ def test_batches_and_videos():
 def test_lsd_counts_matched_objects():
     for case in cases("image"):
         if "n_matched/lsd" in case.values:
-            score = PROTOCOLS["lsd-object"].score(case.pred, case.truth, num_slots=case.num_slots)["miou_i"]
+            score = score_masks(PROTOCOLS["lsd-object"], case.pred, case.truth, num_slots=case.num_slots)["miou_i"]
             assert score.weights.item() == case.values["n_matched/lsd"], case.id
 
 
@@ -215,21 +216,21 @@ def test_crowds_are_objects_for_spot_alone():
         "category": torch.tensor([[0, 7, 9]], dtype=torch.uint8),
     }
     pred = torch.tensor([[[0, 0, 0, 0, 0, 0, 1, 1]]])
-    spot = PROTOCOLS["spot"].score(pred, truth, num_slots=2)
+    spot = score_masks(PROTOCOLS["spot"], pred, truth, num_slots=2)
     assert spot["mbo_i"].values.item() == pytest.approx((3 / 5 + 2 / 5) / 2)  # the shared pixel counts for nobody
     assert spot["miou_i"].values.item() == pytest.approx(3 / 5 / 2)
     assert spot["mbo_c"].values.item() == pytest.approx((3 / 5 + 2 / 5) / 2)
     assert spot["fg_ari"].values.item() == 0
     for name, values in (("oclf", 4 / 6), ("lsd-image", 4 / 6)):
-        assert PROTOCOLS[name].score(pred, truth, num_slots=2)["mbo_i"].values.item() == pytest.approx(values)
+        assert score_masks(PROTOCOLS[name], pred, truth, num_slots=2)["mbo_i"].values.item() == pytest.approx(values)
     without = {key: value for key, value in truth.items() if key not in ("crowd", "category")}
-    assert PROTOCOLS["spot"].score(pred, without, num_slots=2)["mbo_i"].values.item() == pytest.approx(4 / 6)
+    assert score_masks(PROTOCOLS["spot"], pred, without, num_slots=2)["mbo_i"].values.item() == pytest.approx(4 / 6)
 
 
 def test_numbers_without_classes_and_with_other_integers():
     """A data set without classes gets no class metrics; masks may be stored in small integers."""
     (case,) = [case for case in cases("image") if case.id == "blob2"]
-    scores = PROTOCOLS["oclf"].score(case.pred, {"mask": case.truth["mask"].to(torch.uint8)}, num_slots=6)
+    scores = score_masks(PROTOCOLS["oclf"], case.pred, {"mask": case.truth["mask"].to(torch.uint8)}, num_slots=6)
     assert tuple(scores) == ("fg_ari", "ari", "mbo_i", "miou_i", "corloc", "recovery")
     assert scores["miou_i"].values.item() == pytest.approx(case.expected["mIoU_i"], abs=1e-9)
 
@@ -238,15 +239,15 @@ def test_missing_owner_of_overlaps_is_not_guessed():
     (case,) = [case for case in cases("image") if case.id == "overlap1"]
     truth = {key: value for key, value in case.truth.items() if key != "class_mask_highest"}
     with pytest.raises(ValueError, match="mbo_c under protocol oclf gives overlap pixels to the highest class id"):
-        PROTOCOLS["oclf"].score(case.pred, truth, num_slots=case.num_slots)
+        score_masks(PROTOCOLS["oclf"], case.pred, truth, num_slots=case.num_slots)
     truth["overlap"] = torch.zeros_like(truth["overlap"])
-    assert "mbo_c" in PROTOCOLS["oclf"].score(case.pred, truth, num_slots=case.num_slots)
+    assert "mbo_c" in score_masks(PROTOCOLS["oclf"], case.pred, truth, num_slots=case.num_slots)
 
 
 def test_too_few_slots_are_refused():
     """Slot ids from `num_slots` up would be taken for removed pixels."""
     with pytest.raises(ValueError, match="slot id 4; with num_slots=4 ids must be below 4"):
-        PROTOCOLS["oclf"].score(torch.full((1, 2, 2), 4), {"mask": torch.ones(1, 2, 2).long()}, num_slots=4)
+        score_masks(PROTOCOLS["oclf"], torch.full((1, 2, 2), 4), {"mask": torch.ones(1, 2, 2).long()}, num_slots=4)
 
 
 def test_get():
@@ -255,7 +256,10 @@ def test_get():
     assert attention == replace(PROTOCOLS["oclf"], name="oclf[attention]", masks="attention")
     assert protocols.get("glass-release").masks == "attention"
     assert protocols.get("spot[decoder]") is PROTOCOLS["spot"]
-    for wrong in ("OCLF", "oclf[", "oclf[slots]", "oclf]"):
+    for wrong in ("OCLF", "olcf"):
+        with pytest.raises(UserError, match=rf"There is no protocol '{wrong}'. Nearest: oclf, "):
+            protocols.get(wrong)
+    for wrong in ("oclf[", "oclf[slots]", "oclf]", "oclf@", "oclf+", "oclf[attention]+ari", "@3"):
         with pytest.raises(UserError, match=r"There is no protocol .* Known: oclf, slot-attention, spot"):
             protocols.get(wrong)
 
@@ -294,7 +298,7 @@ def example_table(case_id: str) -> str:
     for name, protocol in PROTOCOLS.items():
         if name in OWN + LIKE_SAVI:
             continue
-        scores = protocol.score(case.pred, case.truth, num_slots=case.num_slots)
+        scores = score_masks(protocol, case.pred, case.truth, num_slots=case.num_slots)
         means = {m: (s.values.nan_to_num() * s.weights).sum() / s.weights.sum() for m, s in scores.items()}
         rows.append(
             f"| `{name}` | " + " | ".join(f"{100 * means[m]:.1f}" if m in means else "-" for m in metrics) + " |"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slotworks.configs import recipes
+from slotworks.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
@@ -143,13 +144,13 @@ def test_a_table(folder):
 )
 def test_what_is_no_record_is_refused(folder, changed, said):
     (folder / "a.b.json").write_text(json.dumps([record(**changed)]))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(UserError, match=said):
         results.read("a.b")
     (folder / "a.b.json").write_text(json.dumps([record(), record()]))
-    with pytest.raises(ValueError, match="two records of one name"):
+    with pytest.raises(UserError, match="two records of one name"):
         results.read("a.b")
     (folder / "a.b.json").write_text(json.dumps([record()]))
-    with pytest.raises(ValueError, match="has no record 'z'; the known ones are ''"):
+    with pytest.raises(UserError, match="has no record 'z'; the known ones are ''"):
         results.find("a.b#z")
 
 
@@ -173,10 +174,10 @@ def test_a_record_is_collected_from_run_folders(folder, tmp_path):
     }
     results.add([runs], recipe=recipe, name="tiny", machine="another")
     assert [one["machine"] for one in results.read(recipe)] == ["another"]
-    with pytest.raises(ValueError, match=r"was made by 'train mine.py:mine .*', which names no recipe; give --recipe"):
+    with pytest.raises(UserError, match=r"was made by 'train mine.py:mine .*', which names no recipe; give --recipe"):
         results.collect([runs])
-    with pytest.raises(ValueError, match="does not say on which processor it was made; give --machine"):
+    with pytest.raises(UserError, match="does not say on which processor it was made; give --machine"):
         results.collect([runs], recipe=recipe)
     shutil.rmtree(runs / "seed1" / "eval")
-    with pytest.raises(ValueError, match="holds no evaluation that all runs have"):
+    with pytest.raises(UserError, match="holds no evaluation that all runs have"):
         results.collect([runs], recipe=recipe, machine="a machine")

@@ -13,7 +13,7 @@ from slotworks.configs import find, recipes
 from slotworks.types import UserError
 
 ROWS = tables.read()["recipes"]
-PAGES = sorted(tables.DOCS.rglob("*.md"))
+PAGES = tables.pages()
 PLACE = re.compile(r"tables? \w|figure \d|appendix|README|reference page|configs/")  # of a paper, or a file of its code
 OURS = {  # no paper has them: the choice of another code, and what comes with the package
     *("deep_spectral.coco", "diff_cut.voc_sd14", "savi.scenes_mini_frames", "tiny_diffusion.scenes"),

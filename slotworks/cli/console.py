@@ -6,7 +6,7 @@ import json as json_module
 import os
 import sys
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from slotworks.errors import UserError
 from slotworks.files import finite
 from slotworks.progress import PlainConsole
+from slotworks.tables import metric
 
 T = TypeVar("T")
 
@@ -33,21 +34,27 @@ def parse(function: Callable[..., T], argv: Sequence[str], *, verb: str) -> T:
     return tyro.cli(function, args=list(argv), prog=f"slotworks {verb}", description=about, config=config)
 
 
-def take_option(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """Remove `option VALUE` or `option=VALUE` from a list of words; gives the rest and the value."""
-    rest, value = [], None
+def take_all(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """Remove every `option VALUE` and `option=VALUE` from a list of words; gives the rest and the values."""
+    rest, values = [], []
     words = list(words)
     while words:
         word = words.pop(0)
         if word == option:
             if not words:
                 raise UserError(f"{option} needs a value.")
-            value = words.pop(0)
+            values.append(words.pop(0))
         elif word.startswith(f"{option}="):
-            value = word.split("=", 1)[1]
+            values.append(word.split("=", 1)[1])
         else:
             rest.append(word)
-    return rest, value
+    return rest, values
+
+
+def take_option(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """The same for an option of which the last value counts; None if it is not there."""
+    rest, values = take_all(words, option)
+    return rest, values[-1] if values else None
 
 
 def print_json(value: Any) -> None:
@@ -61,26 +68,26 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def score(name: str, value: float | None) -> str:
-    """A score in percent, or a squared error or a measure of pictures as it is."""
-    if _as_it_is(name) and value is not None and value == value:
+Metrics = Callable[[str], Mapping[str, Any]]
+"""What is known of a metric by its name, see `slotworks.tables.metric`."""
+
+
+def score(name: str, value: float | None, about: Metrics = metric) -> str:
+    """A share in percent, another unit as it is."""
+    if about(name)["unit"] != "share" and value is not None and value == value:
         return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
     return percent(value)
 
 
-def _as_it_is(name: str) -> bool:
-    return "mse" in name or name in ("psnr", "ssim", "lpips", "fid")
-
-
-def units(records: Sequence[dict]) -> str:
+def units(records: Sequence[dict], about: Metrics = metric) -> str:
     """What stands beside a table of scores."""
     names = {name for record in records for name in record["metrics"]}
-    plain = sorted(filter(_as_it_is, names))
+    plain = sorted(name for name in names if about(name)["unit"] != "share")
     unit = f"percent ({', '.join(plain)} as they are)" if plain else "percent"
     return f"{unit}, mean ± standard error"
 
 
-def protocol_tables(title: str, records: Sequence[dict]) -> list[Table]:
+def protocol_tables(title: str, records: Sequence[dict], about: Metrics = metric) -> list[Table]:
     """Records of one run on one data set under one or several protocols, mean and standard error in percent.
 
     Protocols that share metrics make a table: a row for each, and a last line with the spread of what they can be
@@ -89,6 +96,7 @@ def protocol_tables(title: str, records: Sequence[dict]) -> list[Table]:
     Args:
         title: printed above.
         records: as `slotworks.evaluation.records` describes them.
+        about: what is known of a metric.
     """
     tables, lonely = [], []
     for group in _grouped(records):
@@ -104,10 +112,11 @@ def protocol_tables(title: str, records: Sequence[dict]) -> list[Table]:
         for name in shared:
             table.add_column(name, justify="right")
         for record in group:
-            table.add_row(escape(record["protocol"]), *(_cell(name, record["metrics"].get(name)) for name in shared))
+            cells = (_cell(name, record["metrics"].get(name), about) for name in shared)
+            table.add_row(escape(record["protocol"]), *cells)
         if len(group) > 1:
             table.add_section()
-            table.add_row("spread", *(score(name, spread_of(name, group)) for name in shared))
+            table.add_row("spread", *(score(name, spread_of(name, group), about) for name in shared))
         tables.append(table)
     if lonely:
         table = Table(title=None if tables else title, title_justify="left")
@@ -117,7 +126,7 @@ def protocol_tables(title: str, records: Sequence[dict]) -> list[Table]:
         before = None
         for record, name in lonely:
             row = escape(record["protocol"]) if record is not before else ""
-            table.add_row(row, name, _cell(name, record["metrics"][name]))
+            table.add_row(row, name, _cell(name, record["metrics"][name], about))
             before = record
         tables.append(table)
     return tables
@@ -142,7 +151,7 @@ def spread_of(name: str, records: Sequence[dict]) -> float | None:
     return max(means) - min(means) if len(means) > 1 else None
 
 
-def matrix_tables(records: Sequence[dict]) -> list[Table]:
+def matrix_tables(records: Sequence[dict], about: Metrics = metric) -> list[Table]:
     """Records of several runs on several data sets: per protocol a table, per metric a block of runs x data sets.
 
     Data sets of one name are told apart by a number: `clevr`, `clevr (2)`.
@@ -155,7 +164,7 @@ def matrix_tables(records: Sequence[dict]) -> list[Table]:
             names = itertools.chain([record["data"]], (f"{record['data']} ({n})" for n in itertools.count(2)))
             cells[record["run"], next(name for name in names if (record["run"], name) not in cells)] = record["metrics"]
         runs, sets = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
-        table = Table(title=escape(f"{protocol}: {units(found)}"), title_justify="left")
+        table = Table(title=escape(f"{protocol}: {units(found, about)}"), title_justify="left")
         for column in ("metric", "run"):
             table.add_column(column)
         for name in sets:
@@ -163,7 +172,7 @@ def matrix_tables(records: Sequence[dict]) -> list[Table]:
         shown = short_names(runs)
         for name in dict.fromkeys(name for record in found for name in record["metrics"]):
             for i, run in enumerate(runs):
-                row = (_cell(name, cells.get((run, data), {}).get(name)) for data in sets)
+                row = (_cell(name, cells.get((run, data), {}).get(name), about) for data in sets)
                 table.add_row("" if i else name, escape(shown[run]), *row)
             table.add_section()
         tables.append(table)
@@ -177,11 +186,11 @@ def short_names(folders: Sequence[str]) -> dict[str, str]:
     return {folder: name if unique else folder for folder, name in zip(folders, last, strict=True)}
 
 
-def _cell(name: str, metric: dict | None) -> str:
-    if metric is None:
+def _cell(name: str, value: dict | None, about: Metrics) -> str:
+    if value is None:
         return ""
-    sem = score(name, metric["sem"])
-    return score(name, metric["mean"]) + ("" if sem == "-" else f" ± {sem}")
+    sem = score(name, value["sem"], about)
+    return score(name, value["mean"], about) + ("" if sem == "-" else f" ± {sem}")
 
 
 def show_page(page: Path, *, open: bool) -> None:

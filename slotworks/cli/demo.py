@@ -1,5 +1,7 @@
 """`slotworks demo`."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ from slotworks.cli.console import err, out, parse, percent, print_json, show_pag
 from slotworks.machine import Precision
 
 RECIPE = "slot_attention.tetrominoes_mini"
+MOST_THREADS = 4  # its maps of 18 x 18 are too small to be worth dividing among more
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +32,7 @@ def demo(
     steps: int | None = None,
     precision: Precision = "auto",
     device: str | None = None,
-    keep_memory: bool = False,
+    keep_memory: bool = sys.platform == "linux",
     open: bool = True,
     json: bool = False,
 ) -> None:
@@ -48,11 +51,13 @@ def demo(
         steps: fewer or more than the recipe's.
         precision: 32, bf16 or 16 (mixed); auto: what this device computes fast.
         device: cpu, cuda, cuda:1 or mps; by default the first GPU, or the CPU.
-        keep_memory: keep freed memory: faster on a CPU under Linux, at the cost of some memory.
+        keep_memory: keep freed memory: faster on a CPU, at the cost of some memory; only under Linux, there by default.
         open: show the report in a browser where there is one.
         json: print the result as JSON.
     """
     from dataclasses import replace
+
+    import torch
 
     from slotworks.cli.train import check_stopped, train_one
     from slotworks.configs import find
@@ -66,6 +71,8 @@ def demo(
     check_writable(out_folder)
     run = replace(find(RECIPE)(), seed=seed, precision=precision)
     run = replace(run, steps=steps or run.steps)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), MOST_THREADS))
     measured = (tables.row(RECIPE) or {})["measured"]
     err.print(f"Training {RECIPE} for {run.steps} steps. Measured before: {measured}.", soft_wrap=True)
     answer = train_one(run, out_folder, device=device)

@@ -43,7 +43,7 @@ def doctor(
         json: print the findings as JSON.
     """
     from slotworks import api
-    from slotworks.configs import import_file
+    from slotworks.parts import import_file
 
     if module:
         import_file(module)

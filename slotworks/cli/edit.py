@@ -86,7 +86,7 @@ def edit(
     """
     from slotworks import api
     from slotworks.cli.segment import read_box
-    from slotworks.configs import import_file
+    from slotworks.parts import import_file
 
     pixels = [_pixel(text) for text in remove_at]
     added = [_other_slot(text, f"--add {text}", "OTHER:K, for example other.jpg:3") for text in add]

@@ -1,43 +1,53 @@
 """`slotworks evaluate`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.markup import escape
 
-from slotworks.cli.console import err, matrix_tables, out, parse, print_json, protocol_tables, units
+from slotworks.cli.console import (
+    Metrics,
+    err,
+    matrix_tables,
+    out,
+    parse,
+    print_json,
+    protocol_tables,
+    take_option,
+    units,
+)
 from slotworks.errors import UserError
+from slotworks.tables import metric, read, task_row
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse and run."""
+    """Parse and run; the options are those of the tasks of the package and, if another is asked for, of that one."""
+    _, task = take_option(argv, "--task")
+    rows = {row["name"]: row for row in read()["tasks"]}
+    if task is not None and task not in rows:
+        from slotworks.evaluation.task import find
+
+        rows = {task: task_row(find(task)), **rows}
+    evaluate.__annotations__["tasks"] = Annotated[_options_of(rows), tyro.conf.OmitArgPrefixes]
     return parse(evaluate, argv, verb="evaluate")
 
 
 def evaluate(
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")],
     /,
+    tasks: Any,
     data: tuple[str, ...] = (),
     root: Path | None = None,
-    task: Literal["discovery", "semantic", "properties", "reconstruction", "removal", "sets"] = "discovery",
-    protocol: tuple[str, ...] = (),
-    lengths: tuple[int, ...] = (),
+    task: str = "discovery",
     split: Literal["train", "val", "test"] | None = None,
     images: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     device: str | None = None,
-    rule: str | None = None,
-    label: str | None = None,
-    epochs: int | None = None,
-    train_images: int | None = None,
-    steps: int | None = None,
-    cfg_scale: float | None = None,
-    spare_below: float | None = None,
-    perceptual: bool = False,
-    by_objects: bool = False,
     set_fields: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     module: Path | None = None,
@@ -62,27 +72,13 @@ def evaluate(
         runs: run folders, or recipes that need no training.
         data: data sets by name (`slotworks data list`, or scenes) instead of the run's own.
         root: folder of the data set; with several, the folder that holds theirs.
-        task: object discovery, semantic segmentation over all images at once, properties read from frozen slots, or
-            reconstruction of the images, removal of an object from each by its slot, or sets of objects that the method
-            itself predicts.
-        protocol: of discovery: names, or all. Default: the run's own; oclf for several runs.
-        lengths: of discovery in videos: score the first so many frames of each video, one number after the other; also
-            draws RUN/eval/lengths-DATA-SPLIT.png, which the report shows.
+        task: discovery of objects, semantic segmentation, properties read from frozen slots, reconstruction of images,
+            removal of an object by its slot, or sets that the method predicts; or one of your own, as module:NAME.
         split: train, val or test; by default that of the recipe for its own data (eval_split), test for other data.
         images: how many images; all by default.
         batch_size: images per forward pass.
         seed: of the initial slots.
         device: for example cuda:0 or cpu; the first GPU if there is one.
-        rule: of semantic: labels, hungarian, clusters or per_image.
-        label: of properties: class, or a field of the data such as shape.
-        epochs: of properties: at most this many; 50 by default.
-        train_images: of properties: how many images the probes are trained on; all by default.
-        steps: of reconstruction or removal by a generator: denoising steps.
-        cfg_scale: of reconstruction or removal by a generator: guidance scale.
-        spare_below: of removal: a slot that owns less than this share of the image is spare, and is dropped with the
-            slot whose area it looks at; 0.002 by default, 0: never.
-        perceptual: of reconstruction: also LPIPS and FID (extra `perceptual`).
-        by_objects: of sets: also for each number of objects apart.
         set_fields: fields to change, for example method.num-slots=5 of a recipe, method.eval-orders=all of a SPOT run.
         out_folder: of a run folder: where eval/ is written instead, for example if the run lies where nothing can be
             written; of a recipe: its run folder, by default runs/NAME. With several runs, one folder for each below it.
@@ -91,7 +87,7 @@ def evaluate(
     """
     from slotworks import api
     from slotworks.cli.sources import find_all_data, find_run, with_root
-    from slotworks.configs import import_file
+    from slotworks.parts import import_file
     from slotworks.protocols import DEFAULT
     from slotworks.training import load_run
 
@@ -99,24 +95,13 @@ def evaluate(
         import_file(module)
     if not runs:
         raise UserError("Name a run folder, or a recipe that needs no training.")
-    options = _options(
-        task,
-        rule=rule,
-        label=label,
-        epochs=epochs,
-        num_train_images=train_images,
-        steps=steps,
-        cfg_scale=cfg_scale,
-        spare_below=spare_below,
-        perceptual=perceptual or None,
-        by_objects=by_objects or None,
-    )
+    given = _given(task, tasks)
     sources = find_all_data(data, root)
     places = _places(runs, out_folder)
     found = [find_run(run, settings=set_fields, out=place) for run, place in zip(runs, places, strict=True)]
     folders = [folder for folder, _ in found]
-    if task == "discovery" and not protocol and len(runs) > 1:
-        protocol = (DEFAULT,)
+    if task == "discovery" and len(runs) > 1:  # runs are compared under the same rules
+        given.setdefault("protocols", (DEFAULT,))
     records = []
     for (folder, config), place in zip(found, places, strict=True):
         records += api.evaluate(
@@ -124,22 +109,22 @@ def evaluate(
             data=sources or (with_root(load_run(folder).data, root) if root else None),
             split=split,
             task=task,
-            protocols=protocol or None,
-            lengths=lengths,
             num_images=images,
             batch_size=batch_size,
             seed=seed,
             device=device,
             config=config,
             out=place,
-            **options,
+            **given,
         )
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
     if json:
         print_json(records)
     else:
+        about = partial(metric, own=tasks.rows[task]["metrics"])
         written = [place or folder for folder, place in zip(folders, places, strict=True)]
-        _print(records, folders, written, several=len(folders) > 1 or len(sources) > 1, lengths=bool(lengths))
+        several = len(folders) > 1 or len(sources) > 1
+        _print(records, folders, written, about, several=several, lengths="lengths" in given)
     for reason in unsaved:
         err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
     return 2 if unsaved else 0
@@ -160,13 +145,19 @@ def _places(runs: Sequence[str], out: Path | None) -> list[Path | None]:
 
 
 def _print(
-    records: list[dict[str, Any]], folders: Sequence[Path], written: Sequence[Path], *, several: bool, lengths: bool
+    records: list[dict[str, Any]],
+    folders: Sequence[Path],
+    written: Sequence[Path],
+    about: Metrics,
+    *,
+    several: bool,
+    lengths: bool,
 ) -> None:
     if several:
-        tables = matrix_tables(records)
+        tables = matrix_tables(records, about)
     else:
-        about = f"{records[0]['data']}, {records[0]['split']} split, {records[0]['num_images']} images"
-        tables = protocol_tables(escape(f"{folders[0]}: {about}; {units(records)}"), records)
+        what = f"{records[0]['data']}, {records[0]['split']} split, {records[0]['num_images']} images"
+        tables = protocol_tables(escape(f"{folders[0]}: {what}; {units(records, about)}"), records, about)
     for table in tables:
         out.print(table)
     for rules in dict.fromkeys(record["rules"] for record in records):
@@ -176,20 +167,40 @@ def _print(
             out.print(str(path), soft_wrap=True, markup=False)
 
 
-def _options(task: str, **given: Any) -> dict[str, Any]:
-    """Options that were given, checked to belong to the task."""
-    of = {
-        "discovery": (),
-        "semantic": ("rule",),
-        "properties": ("label", "epochs", "num_train_images"),
-        "reconstruction": ("steps", "cfg_scale", "perceptual"),
-        "removal": ("steps", "cfg_scale", "spare_below"),
-        "sets": ("by_objects",),
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if name not in of[task]:
-            owner = next(known for known, names in of.items() if name in names)
-            option = "train-images" if name == "num_train_images" else name.replace("_", "-")
-            raise UserError(f"--{option} belongs to --task {owner}; the task is {task}.")
+def _options_of(rows: Mapping[str, Mapping[str, Any]]) -> type:
+    """A dataclass with the options of all tasks; None, () or False is one that was not given."""
+    plain = {"int": int, "float": float, "str": str, "bool": bool}
+    owners: dict[str, list[str]] = {}
+    known = {}
+    for name, row in rows.items():
+        for one in row["options"]:
+            if one["flag"].replace("-", "_") in (*evaluate.__annotations__, "set", "out"):
+                raise UserError(f"The task {name} has an option --{one['flag']}, as the command has; rename it.")
+            owners.setdefault(one["flag"], []).append(name)
+            known.setdefault(one["flag"], one)
+    made = []
+    for flag, one in known.items():
+        kind: Any = Literal[tuple(one["type"])] if isinstance(one["type"], list) else plain[one["type"]]
+        help_text = f"of {' or '.join(owners[flag])}: {one['about']}."
+        default: Any = () if one["many"] else False if kind is bool else None
+        kind = tuple[kind, ...] if one["many"] else kind if kind is bool else kind | None
+        made.append((flag.replace("-", "_"), Annotated[kind, tyro.conf.arg(name=flag, help=help_text)], default))
+    return make_dataclass("Options", made, frozen=True, namespace={"rows": rows, "owners": owners})
+
+
+def _given(task: str, options: Any) -> dict[str, Any]:
+    """The options that were given, by the names that the task knows them by.
+
+    Raises:
+        UserError: for an option of another task.
+    """
+    names = {one["flag"]: one["name"] for one in options.rows[task]["options"]}
+    given = {}
+    for field in fields(options):
+        flag, value = field.name.replace("_", "-"), getattr(options, field.name)
+        if value is field.default or value == ():
+            continue
+        if flag not in names:
+            raise UserError(f"--{flag} belongs to --task {options.owners[flag][0]}; the task is {task}.")
+        given[names[flag]] = value
     return given

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from slotworks import tables
 from slotworks.cli.console import print_json
-from slotworks.errors import UserError
+from slotworks.errors import UserError, nearest
 
 HELP = """usage: slotworks recipes [WORD ...] [--json]
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         print_json(found)
         return 0
     if not found:
-        near = tables.nearest(words[0], (row["name"] for row in rows))
+        near = nearest(words[0], (row["name"] for row in rows))
         raise UserError(f"No recipe has all of these words: {', '.join(words)}. Names like the first: {near}.")
     for row in found:
         print(row["name"])

@@ -55,8 +55,8 @@ def segment(
         json: print what was written as JSON.
     """
     from slotworks import api
-    from slotworks.configs import import_file
     from slotworks.images import find_images
+    from slotworks.parts import import_file
 
     if module:
         import_file(module)

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from slotworks import parts
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.types import DataConfig, MethodConfig, UserError
 
 
 def find_data(name: str, root: Path | None = None) -> DataConfig:
     """The data set of this name as `slotworks data list` prints it, optionally below another folder, or drawn scenes.
+
+    See `slotworks.parts` for one of your own.
 
     Raises:
         UserError: if there is none, or drawn scenes are given a folder.
@@ -22,14 +25,13 @@ def find_data(name: str, root: Path | None = None) -> DataConfig:
         "sprite_scenes": scenes.SpriteScenes,
         "tetromino_scenes": scenes.TetrominoScenes,
     }
-    if name in drawn:
-        if root:
-            raise UserError(f"{name} are drawn and lie in no folder; leave --root out.")
-        return drawn[name]()
-    if name not in (known := [row.name for row in catalog.list_rows()]):
-        raise UserError(f"There is no data set {name!r}; the known ones are {', '.join([*known, *drawn])}.")
-    row = catalog.find_row(name)
-    return row.config(root=str(root)) if root else row.config()
+    if name in drawn and root:
+        raise UserError(f"{name} are drawn and lie in no folder; leave --root out.")
+    made = parts.find("data set", name, {row.name: row.config for row in catalog.list_rows()} | drawn, object)
+    found = made(**({"root": str(root)} if root else {})) if callable(made) else made
+    if not isinstance(found, DataConfig):
+        raise UserError(f"{name} is no data set; expected a slotworks.types.DataConfig.")
+    return found
 
 
 def find_all_data(names: Sequence[str], root: Path | None = None) -> list[DataConfig]:

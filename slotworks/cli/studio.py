@@ -44,7 +44,7 @@ def studio(
         module: Python file that defines the run's own classes.
     """
     from slotworks import api
-    from slotworks.configs import import_file
+    from slotworks.parts import import_file
     from slotworks.ranges import check_options
     from slotworks.studio.guard import is_local
 

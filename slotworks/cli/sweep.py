@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from slotworks import tables
-from slotworks.cli.console import err, percent, print_json, take_option
+from slotworks.cli.console import err, percent, print_json, take_all, take_option
 from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
@@ -67,10 +67,7 @@ def main(argv: Sequence[str]) -> int:
     name, *rest = argv
     if name.startswith("-"):
         raise UserError(f"The first word after `sweep` is {name}, expected a recipe; `slotworks recipes` lists them.")
-    values: list[str] = []
-    while any(word == "--set" or word.startswith("--set=") for word in rest):
-        rest, value = take_first(rest, "--set")
-        values.append(value)
+    rest, values = take_all(rest, "--set")
     rest, ablations = take_option(rest, "--ablation")
     rest, seeds = take_option(rest, "--seeds")
     rest, metrics = take_option(rest, "--metric")
@@ -99,16 +96,6 @@ def main(argv: Sequence[str]) -> int:
     if as_json:
         print_json(rows)
     return 1 if any(row["diverged"] for row in rows) else 0
-
-
-def take_first(words: Sequence[str], option: str) -> tuple[list[str], str]:
-    """Remove the first `option VALUE` or `option=VALUE`; gives the rest and the value."""
-    place = next(i for i, word in enumerate(words) if word == option or word.startswith(f"{option}="))
-    if words[place] != option:
-        return [*words[:place], *words[place + 1 :]], words[place].split("=", 1)[1]
-    if place + 1 == len(words):
-        raise UserError(f"{option} needs a value.")
-    return [*words[:place], *words[place + 2 :]], words[place + 1]
 
 
 def setting_words(setting: str) -> list[str]:
@@ -188,7 +175,8 @@ def sweep(
         UserError: if no variant can be, or the data are missing.
         Stopped: after Ctrl-C or SIGTERM, once the table is written.
     """
-    from slotworks.api import check_run, find_device
+    from slotworks.api import find_device
+    from slotworks.evaluation import validation
     from slotworks.files import check_writable
     from slotworks.progress import following
     from slotworks.reports.sweep import FILES, write_sweep
@@ -197,7 +185,7 @@ def sweep(
         find_device(device)
     runs, left_out = _runs(recipe, variants, overrides)
     for run in runs.values():
-        check_run(run)
+        validation.check(run.protocol, wandb=run.wandb)
         check_metrics(run, plotted or ())
     check_writable(out)
     Outputs(out).check_free(FILES)

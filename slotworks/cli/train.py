@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from slotworks import tables
-from slotworks.cli.console import err, out, percent, print_json, take_option
+from slotworks.cli.console import err, out, percent, print_json, take_all, take_option
 from slotworks.errors import Stopped, UserError
 from slotworks.outputs import Outputs, writing
 from slotworks.ranges import whole_number
@@ -44,6 +44,7 @@ OPTIONS = """\
   --dry-run      build everything and make a few steps in memory: parameters, memory, time, and where each setting
                  comes from; writes nothing
   --module FILE  Python file that defines the classes that a run.yaml names
+  --callback N   file.py:NAME or module:NAME, a slotworks.training.Callback of your own; may be given several times
   --json         print the result as JSON
   --keep-memory  keep freed memory: faster on a CPU under Linux, at the cost of some memory (docs/performance.md)
 """
@@ -65,9 +66,10 @@ def main(argv: Sequence[str]) -> int:
     rest, seeds = take_option(rest, "--seeds")
     rest, device = take_option(rest, "--device")
     rest, module = take_option(rest, "--module")
+    rest, callbacks = take_all(rest, "--callback")
     flags, rest = {*FLAGS} & {*rest}, [word for word in rest if word not in FLAGS]
     if module:
-        from slotworks.configs import import_file
+        from slotworks.parts import import_file
 
         import_file(Path(module))
     if "--keep-memory" in flags:
@@ -85,11 +87,11 @@ def main(argv: Sequence[str]) -> int:
         if is_file(name):
             err.print(f"Training as {name} says, into {base}.", soft_wrap=True, markup=False)
         if seeds is None:
-            answer = train_one(run, base, device=device)
+            answer = train_one(run, base, device=device, callbacks=callbacks)
         else:
             if not whole_number(seeds):
                 raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
-            answer = train_seeds(run, base, int(seeds), device=device)
+            answer = train_seeds(run, base, int(seeds), device=device, callbacks=callbacks)
     if "--json" in flags:
         print_json(answer)
     check_stopped(answer)
@@ -115,8 +117,12 @@ def build(name: str, overrides: Sequence[str]) -> "Run":
     """The recipe of this name, or the run of a run.yaml, with fields overridden from the command line."""
     run, about = _named(name)
     first, _, more = about.partition("\n")  # lines that are indented are shown as they are
-    about = f"{first}\n{indent(dedent(more), '  ')}\nOptions of the command itself:\n{OPTIONS}"
+    about = f"{first}\n{indent(dedent(more).rstrip(), '  ')}\n\nOptions of the command itself:\n{OPTIONS}"
     changed = override(run, overrides, prog=f"slotworks train {name}", about=about)
+    if changed.protocol != run.protocol and ":" in changed.protocol:  # who names it here may have it imported
+        from slotworks.protocols import get
+
+        get(changed.protocol)
     if run.steps and not changed.steps:
         raise UserError("steps is 0; it must be 1 or more, since this recipe is one to train.")
     return changed
@@ -211,11 +217,13 @@ def try_out(name: str, overrides: Sequence[str], device: str | None, *, quiet: b
     return answer
 
 
-def train_one(run: "Run", folder: Path, *, device: str | None = None) -> dict:
-    """Train and say what came out."""
+def train_one(run: "Run", folder: Path, *, device: str | None = None, callbacks: Sequence[str] = ()) -> dict:
+    """Train and say what came out; `callbacks` are names of one's own."""
     from slotworks.api import train
+    from slotworks.training.callbacks import find_callback
 
-    answer = train(run, folder, on_eval=_say, device=device)
+    told = [find_callback(name) for name in callbacks]
+    answer = train(run, folder, on_eval=_say, device=device, callbacks=told)
     if "metrics" in answer:
         protocol = escape(answer["protocol"])
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
@@ -225,7 +233,9 @@ def train_one(run: "Run", folder: Path, *, device: str | None = None) -> dict:
     return answer
 
 
-def train_seeds(run: "Run", base: Path, count: int, *, device: str | None = None) -> dict:
+def train_seeds(
+    run: "Run", base: Path, count: int, *, device: str | None = None, callbacks: Sequence[str] = ()
+) -> dict:
     """Train several seeds one after the other, each resuming by itself; report mean and spread, write summary.json.
 
     A seed that diverges is named and left out of the mean; the others go on.
@@ -240,7 +250,8 @@ def train_seeds(run: "Run", base: Path, count: int, *, device: str | None = None
         following.set((more, more * run.steps))
         err.print(f"[bold]seed {seed}[/bold]")
         try:
-            answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}", device=device)})
+            how = {"device": device, "callbacks": callbacks}
+            answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}", **how)})
         except Diverged as error:
             err.print(str(error), soft_wrap=True, markup=False)
             answers.append({"seed": seed, "diverged": str(error)})

@@ -8,6 +8,7 @@ released script, which counts the background); `oclf[attention]` is comparable w
 Settings are those of the paper's table 10 and supplement; docs/methods/glass.md lists what it leaves open.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -92,7 +93,7 @@ def _with_encoder(first: Recipe, encoder: ViTConfig, about: str, *published: Pub
     return first.but(about, *published, method={"encoder": encoder}, data={"encoder": encoder})
 
 
-def _phase2(first: Recipe, name: str) -> dict[str, Any]:
+def _phase2(first: Callable[[], Run], name: str) -> dict[str, Any]:
     """Changes: the last 100,000 steps of `glass.NAME`, lr 4e-5 for the U-Net, 1e-8 for what phase 1 trained."""
     method = first().method
     assert isinstance(method, GlassConfig)

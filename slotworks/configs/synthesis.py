@@ -14,9 +14,9 @@ are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
 import difflib
 from collections.abc import Callable
 
-from slotworks.configs import own_function
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
+from slotworks.parts import own_function
 from slotworks.synthesis import (
     CaptionedImages,
     LabelPrompts,
@@ -114,7 +114,7 @@ def find_synthesis(name: str) -> Callable[[], Synthesis]:
         UserError: if there is none; names the nearest.
     """
     if ":" in name:
-        return own_function(name, "Synthesis")
+        return own_function("synthesis", name, "Synthesis")
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
         raise UserError(f"There is nothing to synthesize under {name!r}. Nearest: {', '.join(near)}.")

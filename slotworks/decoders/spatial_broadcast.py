@@ -100,6 +100,9 @@ class SpatialBroadcastDecoder(nn.Module):
             texture, which soft full-size masks do early in training, whoever's pixel it is.
         mask_shuffle: the last layer renders `mask_shuffle x mask_shuffle` mask values at each position, of which the
             interpolation starts. Divides `shuffle`.
+        mask_pool: mask values are averaged over squares of this many positions before they are interpolated. Not in
+            the paper: on a ground that every slot can draw, coarser masks leave an object's shape to its colours, and
+            its dark edges to its slot.
         out_channels: of what is rendered: 3 colours, or the channels of another target.
         last_kernel_size: of the last layer; SAVi has 1.
         signed_position: positions as row and column from -1 to 1 (SAVi), not as four distances.
@@ -107,8 +110,8 @@ class SpatialBroadcastDecoder(nn.Module):
             repository, `deconv_norm_act` of its library nerv).
 
     Raises:
-        ValueError: if a kernel is even or one is missing, the grid does not grow to the size of the image, or
-            `mask_shuffle` does not divide `shuffle`.
+        ValueError: if a kernel is even or one is missing, the grid does not grow to the size of the image,
+            `mask_shuffle` does not divide `shuffle`, or `mask_pool` the map of mask values.
 
     >>> decoder = SpatialBroadcastDecoder(slot_dim=64, image_size=(35, 35), channels=32, strides=(1, 1, 1))
     >>> out = decoder(torch.randn(2, 4, 64))
@@ -127,6 +130,7 @@ class SpatialBroadcastDecoder(nn.Module):
         broadcast_size: tuple[int, int] | None = None,
         shuffle: int = 1,
         mask_shuffle: int = 1,
+        mask_pool: int = 1,
         out_channels: int = 3,
         last_kernel_size: int = 3,
         signed_position: bool = False,
@@ -152,6 +156,12 @@ class SpatialBroadcastDecoder(nn.Module):
             raise ValueError(f"mask_shuffle is {mask_shuffle} and shuffle {shuffle}; choose a divisor of shuffle.")
         self.image_size = image_size
         self.broadcast_size = broadcast_size or (-(-image_size[0] // factor), -(-image_size[1] // factor))
+        values = [size * factor // shuffle * mask_shuffle for size in self.broadcast_size]
+        if any(value % mask_pool for value in values):
+            raise ValueError(
+                f"mask_pool is {mask_pool} and masks have {values[0]} x {values[1]} values; choose a divisor of both."
+            )
+        self.mask_pool = mask_pool
         self.position = PositionEmbedding(slot_dim, signed=signed_position)
         layers: list[nn.Module] = []
         for i, (stride, kernel) in enumerate(zip(strides, kernels, strict=True)):
@@ -187,7 +197,10 @@ class SpatialBroadcastDecoder(nn.Module):
         colors, logits = x.split([x.shape[1] - fine**2, fine**2], dim=1)
         parts = self.shuffle(colors)[..., :height, :width].unflatten(0, (b, n))  # b n c h w
         logits = self.mask_shuffle(logits)
-        if scale > fine:
-            logits = nn.functional.interpolate(logits, scale_factor=scale // fine, mode="bilinear", align_corners=False)
+        grow = scale // fine * self.mask_pool
+        if self.mask_pool > 1:
+            logits = nn.functional.avg_pool2d(logits, self.mask_pool)
+        if grow > 1:
+            logits = nn.functional.interpolate(logits, scale_factor=grow, mode="bilinear", align_corners=False)
         masks = logits[:, 0, :height, :width].unflatten(0, (b, n)).softmax(dim=1)  # b n h w
         return DecoderOutput((parts * masks[:, :, None]).sum(dim=1), masks, parts)

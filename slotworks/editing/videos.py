@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slotworks.editing.pictures import CELL, numbered
+from slotworks.editing.pictures import CELL, edit_picture, numbered
 from slotworks.editing.render import Scene, slot_at
 from slotworks.editing.slots import Removal, remove
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
@@ -18,10 +18,33 @@ from slotworks.evaluation.samples import contact_sheet, to_pixels
 from slotworks.evaluation.segment_video import boxes_tensor, encode_frames, in_pieces, resized
 from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, UserError, VideoMethod, to_batch
-from slotworks.videos import VideoWriter, open_video
+from slotworks.videos import VIDEO_SUFFIXES, VideoWriter, open_video
 
 KINDS = ("_original.mp4", "_recon.mp4", "_edited.mp4", "_sheet.png")
 """Endings of what is written for a video."""
+
+
+def edit_file(
+    method: Method,
+    file: str | Path,
+    out: str | Path,
+    *,
+    noise_seeds: Sequence[int] = (0,),
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """`edit_picture`, or `edit_video` of a video file, out of which slots can only be taken.
+
+    Raises:
+        UserError: also for a change, or several noise seeds, that only pictures have.
+    """
+    if Path(file).suffix.lower() not in VIDEO_SUFFIXES:
+        return edit_picture(method, file, out, noise_seeds=noise_seeds, **options)
+    others = [options.pop(name, None) for name in ("add_slots", "replace_slots", "swap_slots", "move_slot")]
+    if any(others):
+        raise UserError("Slots can only be taken out of a video; for pictures there are also add, swap and move.")
+    if len(noise_seeds) != 1:
+        raise UserError(f"{len(noise_seeds)} noise seeds were given; a video is rendered once, give one.")
+    return [edit_video(method, file, out, noise_seed=noise_seeds[0], **options)]
 
 
 def edit_video(

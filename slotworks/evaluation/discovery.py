@@ -1,34 +1,56 @@
-"""Object discovery: run a method over a data set and score its masks under a named protocol.
+"""Object discovery: run a method over a data set and score its masks under named protocols.
 
-images  --method-->  soft masks  --protocol-->  one value per image and metric  -->  mean, standard error, record
+images  --method-->  soft masks  --largest-->  slot ids  --protocol-->  pixel counts  --metrics-->  values of each image
+
+What a protocol says, `slotworks.protocols`, is done here: which pixels count, what the background is, who owns shared
+pixels. The arithmetic is that of `slotworks.metrics`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float64, Integer
+from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
 from slotworks import protocols
 from slotworks.evaluation.masks import PIECE, decode, inspecting, pieces, soft_masks
 from slotworks.evaluation.records import make_record
+from slotworks.evaluation.task import Job, Needs, Summary, Task, batches, count_images, option, summarize
 from slotworks.metrics import segmentation
-from slotworks.protocols import MaskSource, Protocol, Score
-from slotworks.types import Batch, Dataset, Decodes, Method, UserError, to_batch
+from slotworks.metrics.ari import ari_of_table
+from slotworks.metrics.checks import check_ids, check_like
+from slotworks.metrics.contingency import check_numbers, contingency, objects_of
+from slotworks.metrics.coverage import KINDS, coverage_of_table
+from slotworks.metrics.metric import Counts, Metric
+from slotworks.metrics.overlap import FOUND, iou_of_table, match, mean_best, mean_matched
+from slotworks.protocols import MaskSource, Protocol
+from slotworks.types import Batch, DataConfig, Dataset, Decodes, Method, UserError, VideoMethod
 
 TRUTH = ("mask", "void", "overlap", "class_mask", "class_mask_highest", "crowd", "category")
-"""What protocols read of a batch, see `Protocol.score`: maps, and the class of each id."""
+"""What protocols read of a batch, see `score_masks`: maps, and the class of each id."""
+
+NEEDS = Needs(fields=("mask", "image"), hint="object discovery needs true masks", videos=True)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A mean over `n` images (or objects, if the protocol says so) and its standard error. NaN where undefined."""
+class DiscoveryOptions:
+    """Options of the task."""
 
-    mean: float
-    sem: float
-    n: int
+    protocols: tuple[str, ...] = option(
+        (), "names, or all; by default the run's own, oclf for several", flag="protocol"
+    )
+    lengths: tuple[int, ...] = option(
+        (),
+        "in videos: score the first so many frames of each video, one number after the other; also draws "
+        "RUN/eval/lengths-DATA-SPLIT.png, which the report shows",
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.protocols:  # before the weights are read
+            if list(self.protocols) != ["all"]:
+                protocols.get(name)
 
 
 @dataclass(frozen=True)
@@ -41,10 +63,44 @@ class DiscoveryResult:
     per_image: dict[str, Float64[Tensor, " i"]]
     metrics: dict[str, Summary]
 
+    @property
+    def rules(self) -> str:
+        """The protocol in one line."""
+        return self.protocol.describe()
+
     def record(self, *, data: str, split: str, checkpoint: str) -> dict:
         """What `write_eval` stores: these numbers and where they come from."""
-        names = {"protocol": self.protocol.name, "rules": self.protocol.describe()}
+        names = {"protocol": self.protocol.name, "rules": self.rules}
         return make_record(self, data=data, split=split, checkpoint=checkpoint, **names)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric for every image. The mean over a data set is `sum(weights * values) / sum(weights)`, without NaN."""
+
+    values: Float64[Tensor, " b"]  # NaN: the image does not count
+    weights: Float64[Tensor, " b"]  # 1, or 0 where the image does not count; or the number of objects behind the value
+
+
+def rules_of(job: Job) -> list[Protocol]:
+    """The protocols that a job asks for, by default the run's own."""
+    names = job.options.protocols or (job.protocol,)
+    if list(names) == ["all"]:  # what counts frames of videos says nothing new of images
+        videos = isinstance(job.method, VideoMethod)
+        names = [
+            rule.name
+            for rule in protocols.PROTOCOLS.values()
+            if videos or (rule.first_frame and rule.frames == "together")
+        ]
+    named_here = bool(job.options.protocols)  # a run folder never says what to import
+    chosen = [protocols.get(name, importing=named_here) for name in names]
+    lengths = sorted(set(job.options.lengths))
+    return [rule.with_length(length) for rule in chosen for length in lengths] if lengths else chosen
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[DiscoveryResult]:
+    how: dict[str, Any] = {"num_images": job.num_images, "batch_size": job.batch_size, "seed": job.seed}
+    return evaluate_under(rules_of(job), job.method, dataset, **how)
 
 
 def evaluate_discovery(
@@ -92,23 +148,14 @@ def evaluate_under(
 ) -> list[DiscoveryResult]:
     """`evaluate_discovery` under several protocols, from one pass of the method over the images."""
     chosen = [_with_available_masks(protocols.get(r) if isinstance(r, str) else r, None, method) for r in rules]
-    count = min(len(dataset), len(dataset) if num_images is None else num_images)
-    if count < 1:
-        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    count = count_images(dataset, num_images)
     scores: list[list[dict[str, Score]]] = [[] for _ in chosen]  # by protocol, then batch
     wanted: list[MaskSource] = list(dict.fromkeys(protocol.masks for protocol in chosen))
     first = dataset.__getitems__([0])
     if "video" in first:  # as many images at once, but of fewer videos
         batch_size = max(batch_size // min(PIECE, first["video"].shape[1]), 1)
     with inspecting(method, seed=seed) as device:
-        for start in range(0, count, batch_size):
-            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
-            if "mask" not in batch:
-                raise UserError(
-                    f"This data set has no masks, only {', '.join(batch)}; object discovery needs true masks."
-                )
-            if "image" not in batch and "video" not in batch:
-                raise UserError("This data set holds cached features, no images; give one with images to evaluate on.")
+        for _, batch in batches(dataset, count, batch_size, device, NEEDS):
             hard = _segment(method, batch, wanted)
             truth = {key: batch[key] for key in TRUTH if key in batch}
             for found, protocol in zip(scores, chosen, strict=True):
@@ -120,7 +167,7 @@ def evaluate_under(
                 else:
                     flat = {**truth, "pred": pred}
                     flat = {key: value.flatten(1, -2) if value.ndim > 3 else value for key, value in flat.items()}
-                found.append(protocol.score(flat.pop("pred"), flat, num_slots=num_slots))
+                found.append(score_masks(protocol, flat.pop("pred"), flat, num_slots=num_slots))
     return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
 
 
@@ -152,23 +199,6 @@ def _result(protocol: Protocol, batches: Sequence[dict[str, Score]], count: int,
     return DiscoveryResult(protocol, count, seed, per_image, summaries)
 
 
-def summarize(values: Float64[Tensor, " i"], weights: Float64[Tensor, " i"]) -> Summary:
-    """Weighted mean and its standard error over images; images of weight 0 do not count.
-
-    With weights of one this is the ordinary standard error, `std / sqrt(n)`; otherwise that of a ratio of sums.
-    """
-    values, weights = values[weights > 0], weights[weights > 0]
-    images = len(values)
-    if images == 0:
-        return Summary(math.nan, math.nan, 0)
-    mean = (weights * values).sum() / weights.sum()
-    sem = math.nan
-    if images > 1:
-        spread = (weights * (values - mean)).square().sum() * images / (images - 1)
-        sem = float(spread.sqrt() / weights.sum())
-    return Summary(float(mean), sem, round(float(weights.sum())))
-
-
 def available_masks(masks: MaskSource | None, method: Method) -> MaskSource:
     """The masks asked for; by default the decoder's, or the attention where there is no direct decoder.
 
@@ -185,3 +215,149 @@ def _with_available_masks(rules: Protocol, masks: MaskSource | None, method: Met
     if masks is None and rules.masks == "attention":
         return rules
     return rules.with_masks(available_masks(masks, method))
+
+
+# What a protocol says, done to masks.
+
+
+def score_masks(rules: Protocol, pred: Integer[Tensor, "b h w"], truth: Batch, *, num_slots: int) -> dict[str, Score]:
+    """Score hard masks under a protocol. Class metrics are left out where the data has no classes.
+
+    Args:
+        rules: of the metrics to compute.
+        pred: slot ids from 0; time of a video is merged with its height, see `Protocol.of_video`.
+        truth: in the shape of `pred`: `mask` object ids (the last object owns what several cover); optionally bool
+            `void` and `overlap`, `class_mask` (of the last object) and `class_mask_highest` (highest class id);
+            optionally `crowd`, ids of crowd regions that are background in all of these and are no id of `mask`, with
+            `category` `b m`, the class of each id.
+        num_slots: slots of the method, empty ones included: they can be matched.
+
+    Raises:
+        ValueError: if `pred` holds ids that are not below `num_slots`; if a map is none of ids or differs from `pred`
+            in shape; if objects overlap and `class_mask_highest`, which these rules need, is missing.
+    """
+    pred = check_ids(pred, "pred").long()
+    check_numbers(pred, "slot", num_slots)
+    truth = _checked(truth, pred)
+    if rules.crowds == "objects" and "crowd" in truth:
+        truth = _with_crowds(truth)
+    void = truth["void"].bool() if rules.ignore_void and "void" in truth else None
+    overlap = truth["overlap"].bool() if "overlap" in truth else None
+    counted: dict[tuple[str, bool], Counts] = {}
+    scores = {}
+    for metric in rules.metrics:
+        key = _truth_key(rules, metric, truth, overlap)
+        if key is None:
+            continue
+        keep_overlap = overlap is None or metric in rules.overlap_in
+        if (key, keep_overlap) not in counted:
+            removed = [pixels for pixels in (void, None if keep_overlap else overlap) if pixels is not None]
+            counted[key, keep_overlap] = _count(rules, pred, truth[key], removed, num_slots)
+        scores[metric] = _metric(rules, metric, counted[key, keep_overlap])
+    return scores
+
+
+def _checked(truth: Batch, pred: Int64[Tensor, "b h w"]) -> Batch:
+    """The maps of a batch that rules read, each known to be one of the pixels of `pred`."""
+    for name in ("mask", "class_mask", "class_mask_highest", "crowd"):
+        if name in truth:
+            truth = {**truth, name: check_ids(truth[name], name)}
+    for name in ("mask", "class_mask", "class_mask_highest", "crowd", "void", "overlap"):
+        if name in truth:
+            check_like(truth[name], name, pred, "pred")
+    return truth
+
+
+def _with_crowds(truth: Batch) -> Batch:
+    """Crowd regions as further objects; pixels that they share with others are overlap."""
+    mask, crowd = truth["mask"].long(), truth["crowd"].long()
+    shared = (crowd > 0) & (mask > 0)
+    truth = {**truth, "mask": crowd.where((crowd > 0) & ~shared, mask)}
+    truth["overlap"] = truth["overlap"].bool() | shared if "overlap" in truth else shared
+    if "category" in truth:
+        truth["class_mask"] = truth["category"].long().gather(1, truth["mask"].flatten(1)).view_as(mask)
+    return truth
+
+
+def _truth_key(rules: Protocol, metric: str, truth: Batch, overlap: Bool[Tensor, "b h w"] | None) -> str | None:
+    if not metric.endswith("_c"):
+        return "mask"
+    if "class_mask" not in truth or rules.class_owner == "last":
+        return "class_mask" if "class_mask" in truth else None
+    if "class_mask_highest" in truth:
+        return "class_mask_highest"
+    if metric in rules.overlap_in and overlap is not None and overlap.any():
+        raise ValueError(
+            f"{metric} under protocol {rules.name} gives overlap pixels to the highest class id, but the data has "
+            "no class_mask_highest; add it or use a protocol that drops overlap pixels, such as spot."
+        )
+    return "class_mask"
+
+
+def _count(
+    rules: Protocol,
+    pred: Int64[Tensor, "b h w"],
+    true: Integer[Tensor, "b h w"],
+    removed: Sequence[Tensor],
+    num_slots: int,
+) -> Counts:
+    """Pixels of each true id in each slot, and which ids are objects, the background among them."""
+    # Removed pixels go to a slot of their own first: rules differ in what becomes of them.
+    for pixels in removed:
+        pred = pred.masked_fill(pixels, num_slots)
+    table = contingency(pred, true, num_slots=num_slots + 1)
+    if rules.background_id == "lowest":  # ids renumbered 0, 1, 2, ... as met in the image: empty columns last
+        order = (table.sum(1) == 0).byte().argsort(dim=1, stable=True)
+        table = table.gather(2, order.unsqueeze(1).expand_as(table))
+    if rules.removed == "drop":
+        table = table[:, :num_slots]
+        return Counts(table, objects_of(table, count_background=True))
+    table[:, num_slots, 0] = table[:, num_slots].sum(1)
+    table[:, num_slots, 1:] = 0
+    # An object that lost all its pixels still counts, with IoU 0, if one with a higher id is left.
+    left = objects_of(table, count_background=True)
+    return Counts(table, left.flip(1).byte().cummax(1).values.flip(1).bool())
+
+
+def _metric(rules: Protocol, metric: str, counts: Counts) -> Score:
+    table, objects = counts.table, counts.objects.clone()
+    if metric in KINDS:
+        return _per_image(coverage_of_table(table, rule=rules.coverage, threshold=rules.coverage_threshold)[metric])
+    if metric not in rules.background_in:
+        objects[:, 0] = False
+    if own := [one for one in rules.own if one.name == metric]:
+        return _per_image(own[0].score(Counts(table, objects)).double())
+    if metric == "fg_ari":
+        return _per_image(ari_of_table(table[:, :, 1:]))
+    if metric.startswith("ari"):
+        return _per_image(ari_of_table(table))
+    iou = iou_of_table(table)
+    if metric in ("corloc", "recovery"):
+        recovery = mean_best((iou > FOUND).double(), objects)
+        return _per_image(recovery if metric == "recovery" else recovery.where(recovery.isnan(), recovery > 0))
+    if rules.matching == "iou":
+        return _per_image((mean_matched if metric.startswith("miou") else mean_best)(iou, objects))
+    cosine = table / (table.sum(2, keepdim=True) * table.sum(1, keepdim=True)).clamp(min=1).double().sqrt()
+    matched = match(cosine, objects)
+    values = mean_best((iou * matched) if metric.startswith("miou") else iou, matched.any(1))
+    num_objects = matched.sum((1, 2)).double()
+    return Score(values, num_objects if rules.mean_over == "objects" else num_objects.clamp(max=1))
+
+
+def _per_image(values: Float64[Tensor, " b"]) -> Score:
+    return Score(values, (~values.isnan()).double())
+
+
+TASK = Task(
+    name="discovery",
+    about="object discovery",
+    score=_score,
+    metrics=tuple(
+        Metric(name=name, label=label, better="lower" if name in KINDS[1:] else "higher")
+        for name, label in protocols.LABELS.items()
+    ),
+    needs=NEEDS,
+    options=DiscoveryOptions,
+    check=rules_of,
+    pictures=True,
+)

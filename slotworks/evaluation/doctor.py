@@ -160,6 +160,37 @@ def collapsed(findings: Sequence[Finding]) -> bool:
     return any(finding.severity == "problem" and finding.name in COLLAPSES for finding in findings)
 
 
+def examine(
+    run_folder: str | os.PathLike[str],
+    *,
+    method: Method | None,
+    dataset: Dataset | None,
+    num_images: int,
+    curves: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    split: str,
+    config: MethodConfig | None = None,
+    step: int | None = None,
+    replace: bool = True,
+) -> tuple[list[Finding], str]:
+    """Judge masks together with the curves and settings of a run: findings, and the verdict in a line.
+
+    Leaves `eval/doctor.json`, see `write`. Without a method, or of one image, which no other can be compared with, the
+    findings are of the curves alone.
+    """
+    stats: Stats = {}
+    if method is not None and dataset is not None and min(num_images, len(dataset)) > 1:
+        stats = stats_of(method, dataset, num_images=num_images)
+    findings = diagnose(stats, curves, settings, config)
+    of = {"split": split, "num_images": num_images, "step": step or 0}
+    try:
+        write(run_folder, stats, findings, step=step, looked_at=of, replace=replace)
+    except UserError as error:
+        said = " ".join(f"{finding.name.replace('_', ' ')}: {finding.evidence}" for finding in findings)
+        raise UserError(f"{error} What was found is not saved: {said}") from None
+    return findings, verdict(findings) + ("" if stats else " (by the losses alone: one image does not show more)")
+
+
 def verdict(findings: Sequence[Finding]) -> str:
     """One line: `healthy`, `collapsed: stripes`, `problems: merged objects` or `notes: background split`."""
     for severity, word in (("problem", "collapsed" if collapsed(findings) else "problems"), ("note", "notes")):

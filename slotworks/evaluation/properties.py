@@ -9,24 +9,25 @@ of `evaluate_properties`. Slots are extracted once, not in every epoch.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor, nn
 
-from slotworks.evaluation.discovery import Summary, available_masks, summarize
+from slotworks.evaluation.discovery import available_masks
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
-from slotworks.evaluation.records import make_record
+from slotworks.evaluation.task import Job, Needs, Result, Summary, Task, batches, count_images, option, summarize
 from slotworks.metrics import contingency, segmentation
 from slotworks.metrics.checks import check_floats, check_like
 from slotworks.metrics.contingency import objects_of
+from slotworks.metrics.metric import Metric
 from slotworks.metrics.overlap import iou_of_table, match
 from slotworks.protocols import MaskSource
-from slotworks.types import Batch, Dataset, Method, UserError, to_batch
+from slotworks.types import Batch, DataConfig, Dataset, Method, UserError
 
 Target = Literal["instance", "class"]
 
@@ -46,19 +47,32 @@ class MatchedSlots:
     target: Target  # what the slots were matched to
 
 
+NEEDS = Needs(fields=("image",))
+
+
 @dataclass(frozen=True)
-class PropertyResult:
-    """Scores of both probes. `metrics` are over the matched objects of all images unless their name says otherwise."""
+class PropertyOptions:
+    """What the paper says, or leaves open; the label is an integer field of the data with one row per object.
 
-    metrics: dict[str, Summary]
-    per_image: dict[str, Float64[Tensor, " i"]]  # NaN: no matched object
-    num_images: int
-    seed: int
-    rules: str
+    `class` is the most frequent id of `class_mask` below the object, or the field `classes`. The paper states neither
+    `probe_batch_size` nor `val_share`; of epochs it has 50 on VOC, 10 on COCO.
+    """
 
-    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
-        """What `write_eval` stores."""
-        return make_record(self, data=data, split=split, checkpoint=checkpoint, protocol="properties", rules=self.rules)
+    label: str = option("class", "class, or a field of the data such as shape")
+    epochs: int = option(50, "at most this many; 50 by default")
+    num_train_images: int | None = option(
+        None, "how many images the probes are trained on, from the first on; all by default", flag="train-images"
+    )
+    target: Target | None = option(
+        None,
+        "instance masks, or one mask per class of the image, are what slots are matched to; by default instances "
+        "where the data know them, as VOC's trainaug does not",
+    )
+    masks: MaskSource | None = option(None, "whose masks are matched; by default the decoder's where there is one")
+    lr: float = option(3e-4, "of AdamW, constant")
+    patience: int = option(5, "epochs without a better validation loss after which training stops; the best stay")
+    probe_batch_size: int = option(64, "objects per update of a probe")
+    val_share: float = option(0.1, "share of the training images that decide when to stop")
 
 
 def evaluate_properties(
@@ -66,42 +80,24 @@ def evaluate_properties(
     train: Dataset,
     test: Dataset,
     *,
-    target: Target | None = None,
-    label: str = "class",
     background_row: bool = False,
-    masks: MaskSource | None = None,
-    epochs: int = 50,
-    lr: float = 3e-4,
-    patience: int = 5,
-    probe_batch_size: int = 64,
-    val_share: float = 0.1,
-    num_train_images: int | None = None,
     num_images: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
-) -> PropertyResult:
+    **options: Any,
+) -> Result:
     """Train linear probes on the slots of one split and score them on another.
 
     Args:
         method: on any device; it is not changed.
         train: with `mask` or `class_mask`.
         test: likewise.
-        target: match slots to `instance` masks, or to one mask per `class` of the image. By default instances, and
-            classes in a split that knows no instances, such as VOC's trainaug.
-        label: `class`: most frequent id of `class_mask` below the object, or the field `classes`. Otherwise an integer
-            field of the data with one row per object, such as `shape`.
-        background_row: whether row 0 of such a field is the background, so that object `k` is in row `k`; otherwise it
-            is in row `k - 1`.
-        masks: `decoder` or `attention`; by default the decoder's where there is one.
-        epochs: at most; GLASS has 50 on VOC, 10 on COCO.
-        lr: constant, of AdamW.
-        patience: epochs without a better validation loss after which training stops; the best weights are kept.
-        probe_batch_size: objects per update (not stated in the paper).
-        val_share: share of the training images that decide when to stop (not stated in the paper).
-        num_train_images: how many training images, from the first on; all by default.
+        background_row: whether row 0 of a field is the background, so that object `k` is in row `k`; otherwise it is in
+            row `k - 1`.
         num_images: how many test images.
         batch_size: images per forward pass of the method.
         seed: of slots, validation images, initial weights and order.
+        options: fields of `PropertyOptions`, such as `label="shape"`.
 
     Returns:
         `top1` accuracy and `position_mse` (mean over x and y) with `top1_per_image`, the mean over images of the
@@ -112,17 +108,19 @@ def evaluate_properties(
     Raises:
         UserError: if there are too few images, no masks, no objects, or no such label.
     """
-    source = available_masks(masks, method)
-    how = {"label": label, "background_row": background_row, "masks": source, "batch_size": batch_size, "seed": seed}
-    known = matched_slots(method, train, target=target, num_images=num_train_images, **how)
-    asked = matched_slots(method, test, target=target, num_images=num_images, **how)
+    asks = PropertyOptions(**options)
+    source = available_masks(asks.masks, method)
+    how = {"background_row": background_row, "masks": source, "batch_size": batch_size, "seed": seed}
+    how |= {"label": asks.label, "target": asks.target}
+    known = matched_slots(method, train, num_images=asks.num_train_images, **how)
+    asked = matched_slots(method, test, num_images=num_images, **how)
     generator = torch.Generator().manual_seed(seed)
-    in_val = _validation(known, val_share, generator)
+    in_val = _validation(known, asks.val_share, generator)
 
     def probe(targets: Tensor, outputs: int, loss: Callable[..., Tensor], usable: Bool[Tensor, " o"]) -> nn.Linear:
         rows = [(known.slots[use].to(device), targets[use].to(device)) for use in (usable & ~in_val, usable & in_val)]
-        options = {"epochs": epochs, "lr": lr, "patience": patience, "batch_size": probe_batch_size}
-        return train_linear(*rows, outputs=outputs, loss=loss, generator=generator, **options)
+        limits = {"epochs": asks.epochs, "lr": asks.lr, "patience": asks.patience, "batch_size": asks.probe_batch_size}
+        return train_linear(*rows, outputs=outputs, loss=loss, generator=generator, **limits)
 
     errors: dict[str, Float64[Tensor, " o"]] = {}
     with inspecting(method, seed=seed) as device:  # the seed of the probes' first weights
@@ -142,14 +140,14 @@ def evaluate_properties(
             errors["top1_constant"] = (asked.labels == majority).double().where(scored, unknown)
     per_image, metrics = _summaries(errors, asked)
     rules = (
-        f"properties: linear probes on frozen slots, one for {label}, one for the centre of the bounding box divided "
-        f"by the image size; slots matched to {known.target} masks by IoU of hard {source} masks (scored: "
-        f"{asked.target} masks); AdamW, lr {lr:g}, at most {epochs} epochs, stopped after {patience} without a better "
-        f"validation loss ({val_share:.0%} of {len(known.num_objects)} training images), {probe_batch_size} objects "
-        "per update; top-1 accuracy and squared error (mean over x and y) pooled over matched objects; constant: most "
-        "frequent class, mean centre"
+        f"properties: linear probes on frozen slots, one for {asks.label}, one for the centre of the bounding box "
+        f"divided by the image size; slots matched to {known.target} masks by IoU of hard {source} masks (scored: "
+        f"{asked.target} masks); AdamW, lr {asks.lr:g}, at most {asks.epochs} epochs, stopped after {asks.patience} "
+        f"without a better validation loss ({asks.val_share:.0%} of {len(known.num_objects)} training images), "
+        f"{asks.probe_batch_size} objects per update; top-1 accuracy and squared error (mean over x and y) pooled over "
+        "matched objects; constant: most frequent class, mean centre"
     )
-    return PropertyResult(metrics, per_image, len(asked.num_objects), seed, rules)
+    return Result("properties", rules, len(asked.num_objects), seed, metrics, per_image)
 
 
 def matched_slots(
@@ -172,14 +170,10 @@ def matched_slots(
 
     Args and errors are those of `evaluate_properties`.
     """
-    count = min(len(dataset), len(dataset) if num_images is None else num_images)
-    if count < 1:
-        raise UserError(f"There is no image to probe: the split has {len(dataset)}, num_images is {num_images}.")
+    count = count_images(dataset, num_images, to="probe")
     found: list[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]] = []
     with inspecting(method, seed=seed) as device:
-        for start in range(0, count, batch_size):
-            raw = dataset.__getitems__(range(start, min(start + batch_size, count)))
-            batch = to_batch(raw, device)
+        for _, batch in batches(dataset, count, batch_size, device, NEEDS):
             target = target or ("instance" if "mask" in batch else "class")
             key = "mask" if target == "instance" else "class_mask"
             if key not in batch:
@@ -377,3 +371,32 @@ def _summaries(
     per_image["unmatched"] = missing / objects
     metrics["unmatched"] = summarize(per_image["unmatched"], objects)
     return per_image, metrics
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
+    known = {one.name for one in fields(source)}
+    labelled = {"train_masks": True, "crop": "center"}  # probes need labels, and pictures that batches would show whole
+    changes = {name: value for name, value in labelled.items() if name in known}
+    if changes.get("crop") and getattr(source, "crop", "") != "random":
+        del changes["crop"]
+    label = dataset.__getitems__([0]).get(job.options.label)
+    rows = 0 if label is None or label.ndim != 2 or source.max_objects is None else label.shape[1] - source.max_objects
+    train, _ = job.open(replace(source, **changes), "train")
+    return [evaluate_properties(job.method, train, dataset, background_row=rows > 0, **job.how)]
+
+
+TASK = Task(
+    name="properties",
+    about="properties of objects read from frozen slots",
+    score=_score,
+    metrics=(
+        Metric(name="top1", label="top-1"),
+        Metric(name="top1_per_image", label="top-1, mean over images"),
+        Metric(name="top1_constant", label="top-1 of a constant"),
+        Metric(name="position_mse", label="position MSE", unit="square", better="lower"),
+        Metric(name="position_mse_constant", label="position MSE of a constant", unit="square", better="lower"),
+        Metric(name="unmatched", better="lower"),
+    ),
+    needs=NEEDS,
+    options=PropertyOptions,
+)

@@ -4,47 +4,54 @@ images  --method-->  slots  --render-->  pictures  --squared error, PSNR, SSIM, 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from slotworks.evaluation.discovery import Summary, summarize
+from slotworks.errors import check_extra
 from slotworks.evaluation.masks import inspecting
-from slotworks.evaluation.records import make_record
-from slotworks.evaluation.rendering import Renderer, render, renderer_of, sampled_with, sampling_of
+from slotworks.evaluation.rendering import (
+    Renderer,
+    RenderingOptions,
+    check_rendering,
+    render,
+    renderer_of,
+    sampled_with,
+    sampling_of,
+)
+from slotworks.evaluation.task import Job, Needs, Result, Summary, Task, batches, count_images, option, summarize
 from slotworks.metrics.image import (
     FeatureMoments,
     Features,
     Perceptual,
     SsimConvention,
     frechet_distance,
+    inception_network,
+    lpips_network,
     psnr,
     ssim,
     sum_squared_error,
 )
-from slotworks.types import Dataset, Method, UserError, VideoMethod, to_batch
+from slotworks.metrics.metric import Metric
+from slotworks.types import DataConfig, Dataset, Method, VideoMethod
+
+NEEDS = Needs(fields=("image",), videos=True)
 
 
 @dataclass(frozen=True)
-class ReconstructionResult:
-    """Scores of one method on one data set. `per_image` is in data set order and does not hold `fid`, one for all.
+class ReconstructionOptions(RenderingOptions):
+    """Options of the task, see `evaluate_reconstruction`."""
 
-    Equal images have an infinite PSNR, and so has then their mean; a record, which is JSON, holds null for it.
-    """
+    ssim_convention: SsimConvention = option("scikit-image", "how SSIM treats the border")
+    perceptual: bool = option(False, "also LPIPS and FID (extra `perceptual`)")
 
-    num_images: int
-    seed: int
-    per_image: dict[str, Float64[Tensor, " i"]]
-    metrics: dict[str, Summary]
-    rules: str  # the protocol in one line
-
-    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
-        """What `write_eval` stores: these numbers and where they come from."""
-        names = {"protocol": "reconstruction", "rules": self.rules}
-        return make_record(self, data=data, split=split, checkpoint=checkpoint, **names)
+    def __post_init__(self) -> None:
+        if self.perceptual:
+            check_extra("perceptual", "torchmetrics.image.fid", "torch_fidelity")
 
 
 def evaluate_reconstruction(
@@ -62,7 +69,7 @@ def evaluate_reconstruction(
     perceptual_name: str = "given network",
     inception: Features | None = None,
     inception_name: str = "given network",
-) -> ReconstructionResult:
+) -> Result:
     """Reconstruct the first images of a data set from their slots and measure what was lost.
 
     Pictures are clamped to [0, 1]. A method that renders at another size than it looks at is compared with the images
@@ -87,8 +94,10 @@ def evaluate_reconstruction(
 
     Returns:
         `mse_sum` (squared error summed over an image), `psnr` in dB, `ssim` and, where asked for, `lpips` and `fid`
-        (without standard error). For videos also `flicker`: the same sum of the error of what changes from one frame to
-        the next, which is 0 for a reconstruction that is wrong in the same way in all frames.
+        (without standard error, and one for all images). Equal images have an infinite PSNR, and so has then its mean;
+        a record, which is JSON, holds null for it. For videos also `flicker`: the same sum
+        of the error of what changes from one frame to the next, which is 0 for a reconstruction that is wrong in the
+        same way in all frames.
 
     Raises:
         UserError: if the data set is empty or holds no images, or the method renders no pictures, or has no steps or
@@ -97,18 +106,13 @@ def evaluate_reconstruction(
     how = renderer_of(method, renderer)
     if how == "sample":
         steps, cfg_scale = sampling_of(method, steps, cfg_scale, (250, 1.3))
-    count = min(len(dataset), len(dataset) if num_images is None else num_images)
-    if count < 1:
-        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    count = count_images(dataset, num_images)
     found: dict[str, list[Tensor]] = {}
     real, fake = FeatureMoments(), FeatureMoments()
     size, own = (0, 0), (0, 0)
     with inspecting(method, seed=seed) as device:
-        for start in range(0, count, batch_size):
-            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
+        for _, batch in batches(dataset, count, batch_size, device, NEEDS):
             key = "video" if "video" in batch else "image"
-            if key not in batch:
-                raise UserError("This data set holds cached features, no images; give one with images to evaluate on.")
             output = method.encode_batch(batch) if isinstance(method, VideoMethod) else None
             true = batch[key].flatten(0, -4)  # frames of a video one by one
             output = method.encode(true) if output is None else output
@@ -153,8 +157,35 @@ def evaluate_reconstruction(
         rules.append(f"{sampled_with(steps, cfg_scale)}, noise from seed {seed} in every batch of {batch_size}")
     else:
         rules.append("rendered by the direct decoder")
-    return ReconstructionResult(count, seed, per_image, metrics, "; ".join([*rules, "mean over images"]))
+    return Result("reconstruction", "; ".join([*rules, "mean over images"]), count, seed, metrics, per_image)
 
 
 def _eight_bits(image: Tensor) -> Tensor:
     return (image * 255).round() / 255
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
+    how: dict[str, Any] = job.how
+    if how.pop("perceptual"):
+        device = next(job.method.parameters()).device
+        how |= {"perceptual": lpips_network("vgg", device), "perceptual_name": "VGG, torchmetrics"}
+        how |= {"inception": inception_network(device), "inception_name": "Inception v3, torch-fidelity"}
+    return [evaluate_reconstruction(job.method, dataset, **how)]
+
+
+TASK = Task(
+    name="reconstruction",
+    about="reconstruction of the images from their slots",
+    score=_score,
+    metrics=(
+        Metric(name="mse_sum", label="summed squared error", unit="square", better="lower"),
+        Metric(name="psnr", label="PSNR", unit="dB"),
+        Metric(name="ssim", label="SSIM", unit="index"),
+        Metric(name="flicker", unit="square", better="lower"),
+        Metric(name="lpips", label="LPIPS", unit="distance", better="lower"),
+        Metric(name="fid", label="FID", unit="distance", better="lower"),
+    ),
+    needs=NEEDS,
+    options=ReconstructionOptions,
+    check=check_rendering,
+)

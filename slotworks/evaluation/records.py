@@ -3,12 +3,12 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slotworks.errors import UserError
-from slotworks.files import finite, write_text
+from slotworks.files import check_writable, finite, write_text
 from slotworks.json_text import read_json
 
 KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "metrics", "per_image")
@@ -66,6 +66,55 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
         raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
     text = json.dumps(finite(record), allow_nan=False, indent=1)
     return write_text(_place(folder / "eval", name, json.loads(text)), text + "\n")
+
+
+def save_result(
+    run_folder: Path | str,
+    result: Any,
+    *,
+    data: str,
+    split: str,
+    checkpoint: str,
+    settings: Mapping[str, Any],
+    note: str = "",
+    changed: Sequence[str] = (),
+    must_save: bool = True,
+) -> dict[str, Any]:
+    """Write a result of a task (`slotworks.evaluation.task.Result`) and return the record.
+
+    `note` and settings of the method that differ from training, `changed`, stand behind the rules. With `must_save`
+    False a record that cannot be written says why under `unsaved`, and its numbers are not lost.
+
+    Raises:
+        UserError: as `write_eval`.
+    """
+    record = result.record(data=data, split=split, checkpoint=checkpoint)
+    record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
+    record["settings"] = dict(settings)
+    name = "-".join([data, split, record["protocol"], *changed])
+    try:
+        Path(run_folder).mkdir(parents=True, exist_ok=True)
+        write_eval(run_folder, name.replace("/", "-").replace(" ", "-"), record)
+    except (UserError, OSError) as error:
+        if must_save:
+            raise
+        return record | {"unsaved": str(error)}
+    return record
+
+
+def place_for_records(run_folder: Path, out: str | Path | None) -> Path:
+    """Where `eval/` is written to.
+
+    Raises:
+        UserError: if that cannot be; says that another place can be named.
+    """
+    place = run_folder if out is None else Path(out)
+    try:
+        check_writable(place / "eval")
+    except UserError as error:
+        hint = " With `out` (`--out` on the command line) the records go there." if out is None else ""
+        raise UserError(f"{error}{hint}") from None
+    return place
 
 
 def _place(folder: Path, name: str, record: Mapping[str, Any]) -> Path:

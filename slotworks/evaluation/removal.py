@@ -11,6 +11,7 @@ scenes: an object whose colour another object shares does not count. GLASS shows
 5) and gives no number; this measure is ours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,29 +20,37 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 
-from slotworks.evaluation.discovery import Summary, summarize
 from slotworks.evaluation.masks import SPARE_BELOW, decode, inspecting, owners, predicted_masks
-from slotworks.evaluation.records import make_record
-from slotworks.evaluation.rendering import EDITING, Renderer, render, renderer_of, sampled_with, sampling_of
-from slotworks.types import Dataset, Method, UserError, to_batch
+from slotworks.evaluation.rendering import (
+    EDITING,
+    Renderer,
+    RenderingOptions,
+    check_rendering,
+    render,
+    renderer_of,
+    sampled_with,
+    sampling_of,
+)
+from slotworks.evaluation.task import Job, Needs, Result, Task, batches, count_images, option, summarize
+from slotworks.metrics.metric import Metric
+from slotworks.types import DataConfig, Dataset, Method
 
 ALIKE = 0.15
 """Colours in [0, 1] that are nearer to each other than this cannot be told apart in a sampled picture."""
 
 
+NEEDS = Needs(fields=("image", "mask"), hint="this task needs images with true masks, such as shape_scenes")
+
+
 @dataclass(frozen=True)
-class RemovalResult:
-    """Shares of edits; in `per_image` NaN where there is nothing to count. One edit an image, in data set order."""
+class RemovalOptions(RenderingOptions):
+    """Options of the task, see `evaluate_removal`."""
 
-    num_images: int
-    seed: int
-    per_image: dict[str, Float64[Tensor, " i"]]
-    metrics: dict[str, Summary]
-    rules: str
-
-    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
-        """What `write_eval` stores: these numbers and where they come from."""
-        return make_record(self, data=data, split=split, checkpoint=checkpoint, protocol="removal", rules=self.rules)
+    spare_below: float = option(
+        SPARE_BELOW,
+        "a slot that owns less than this share of the image is spare, and is dropped with the slot whose area it looks "
+        f"at; {SPARE_BELOW} by default, 0: never",
+    )
 
 
 def evaluate_removal(
@@ -55,7 +64,7 @@ def evaluate_removal(
     batch_size: int = 64,
     renderer: Renderer | None = None,
     spare_below: float = SPARE_BELOW,
-) -> RemovalResult:
+) -> Result:
     """Take one object out of each image, by its slot, and look whether it is gone and the others are still there.
 
     The object is mask id `1 + i % m` of image `i` with `m` objects. Its slot is the one whose hard mask has the largest
@@ -84,15 +93,10 @@ def evaluate_removal(
     how = renderer_of(method, renderer)
     if how == "sample":
         steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
-    count = min(len(dataset), len(dataset) if num_images is None else num_images)
-    if count < 1:
-        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    count = count_images(dataset, num_images)
     found: dict[str, list[Tensor]] = {}
     with inspecting(method, seed=seed) as device:
-        for start in range(0, count, batch_size):
-            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
-            if "image" not in batch or "mask" not in batch:
-                raise UserError("This task needs images with true masks; take drawn scenes, such as shape_scenes.")
+        for start, batch in batches(dataset, count, batch_size, device, NEEDS):
             image, mask = batch["image"], batch["mask"]
             output = method.encode(image)
             size = (mask.shape[-2], mask.shape[-1])
@@ -113,14 +117,14 @@ def evaluate_removal(
             for name, values in scores.items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
-    metrics = {name: summarize(values, (~values.isnan()).double()) for name, values in per_image.items()}
+    metrics = {name: summarize(values) for name, values in per_image.items()}
     rules = (
         "removal: the slot of largest IoU with object 1 + i % m of image i is dropped"
         + (f", with slots that own less than {spare_below:g} of the image and look there most" if spare_below else "")
         + "; an object is shown if half of its area is nearest to its colour, and gone if half of that no longer is; "
     )
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
-    return RemovalResult(count, seed, per_image, metrics, f"{rules}; mean over images")
+    return Result("removal", f"{rules}; mean over images", count, seed, metrics, per_image)
 
 
 def slot_of(slot_masks: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, " b"]:
@@ -205,3 +209,18 @@ def _share(part: Bool[Tensor, "b m"], whole: Bool[Tensor, "b m"]) -> Float64[Ten
 def _median(image: Float[Tensor, "b 3 h w"], where: Bool[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
     """Of each channel over some pixels; NaN where there are none."""
     return image.masked_fill(~where[:, None], torch.nan).flatten(2).nanmedian(dim=2).values
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
+    return [evaluate_removal(job.method, dataset, **job.how)]
+
+
+TASK = Task(
+    name="removal",
+    about="removal of an object from each image by its slot",
+    score=_score,
+    metrics=tuple(Metric(name=name, label=name) for name in ("shown", "placed", "removed", "kept", "success")),
+    needs=NEEDS,
+    options=RemovalOptions,
+    check=check_rendering,
+)

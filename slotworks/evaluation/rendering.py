@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slotworks.evaluation.masks import check_finite, inspecting
+from slotworks.evaluation.task import Job, option
 from slotworks.types import Decodes, Method, Samples, UserError
 
 Renderer = Literal["sample", "decode"]
@@ -59,6 +60,25 @@ def sampling_of(
                 "out."
             )
     return own.get("steps") if steps is None else steps, own.get("cfg_scale") if cfg_scale is None else cfg_scale
+
+
+@dataclass(frozen=True)
+class RenderingOptions:
+    """Options of tasks that render."""
+
+    steps: int | None = option(None, "of a generator: denoising steps")
+    cfg_scale: float | None = option(None, "of a generator: guidance scale")
+    renderer: Renderer | None = option(None, "for a method that can do both; by default it samples")
+
+
+def check_rendering(job: Job) -> None:
+    """What a task that renders asks before the data are opened: that the method can, and has the settings given.
+
+    Raises:
+        UserError: as `renderer_of` and `sampling_of`.
+    """
+    renderer_of(job.method, job.options.renderer)
+    sampling_of(job.method, job.options.steps, job.options.cfg_scale, EDITING)
 
 
 def sampled_with(steps: int | None, cfg_scale: float | None) -> str:

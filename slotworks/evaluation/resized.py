@@ -1,11 +1,12 @@
 """Data at the size of a method: what a zero-shot test on another data set needs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import interpolate
 
-from slotworks.types import Dataset, RawBatch
+from slotworks.types import DataConfig, Dataset, RawBatch
 
 
 class Resized:
@@ -36,3 +37,29 @@ class Resized:
             flat = interpolate(flat, self.size, mode="bilinear", align_corners=False, antialias=True)
             batch[key] = flat.reshape(*pixels.shape[:-2], *self.size).movedim(-3, -1).numpy()
         return batch
+
+
+def images_for(own: DataConfig, source: DataConfig, split: str) -> DataConfig:
+    """Whose images a split shows to a method that was trained on `own`; one of images sees the frames of videos."""
+    source = source.shown(split)
+    if getattr(source, "frames", "") == "video" and getattr(own, "frames", "single") == "single":
+        whole = {"clip_length": None, "clip_stride": None}  # clips are of videos
+        return replace(source, frames="single", **whole)  # type: ignore[call-arg]
+    return source
+
+
+def at_size_of(own: DataConfig, source: DataConfig, split: str) -> tuple[Dataset, str]:
+    """A split with images of the size of `own`, and what was done for that, for the rules of a record."""
+    try:
+        wanted, size = own.size, source.size
+    except NotImplementedError:  # not every source knows before it is opened
+        return source.open(split), ""
+    if wanted == size:
+        return source.open(split), ""
+    if wanted[0] == wanted[1] and isinstance(getattr(source, "image_size", None), int):
+        try:
+            return replace(source, image_size=wanted[0]).open(split), ""  # type: ignore[call-arg]
+        except ValueError:  # larger than the official images, or too small to draw
+            pass
+    note = f"; images resized from {size[0]} x {size[1]} to {wanted[0]} x {wanted[1]} pixels"
+    return Resized(source.open(split), wanted), note

@@ -1,7 +1,7 @@
 """Own pictures in; masks, slot vectors and overlays out."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -58,45 +58,32 @@ def segment_images(
         UserError: if the method cannot change its number of slots, a picture cannot be read, or, before the first is
             looked at, if somebody else's file has the name of a result.
     """
+    height, width = image_size
     with writing(out, doing="writing results") as outputs:
         names = {file: outputs.name_for(file, KINDS) for file in files}
-        yield from _segment(method, names, outputs, image_size, num_slots, masks, seed, skip_damaged)
-
-
-def _segment(
-    method: Method,
-    names: Mapping[Path, str],
-    outputs: Outputs,
-    image_size: tuple[int, int],
-    num_slots: int | None,
-    masks: Literal["decoder", "attention"],
-    seed: int,
-    skip_damaged: bool,
-) -> Iterator[dict]:
-    height, width = image_size
-    for file, name in names.items():
-        try:
-            picture = read_image(file)
-        except UserError as error:
-            if not skip_damaged:
-                raise
-            yield {"file": str(file), "error": str(error)}
-            continue
-        small = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
-        with inspecting(method, seed=seed) as device:
-            batch = to_batch({"image": small[None]}, device)
+        for file, name in names.items():
             try:
-                options = {} if num_slots is None else {"num_slots": num_slots}
-                encoded = _encode(method, batch["image"], options)
-            except (TypeError, ValueError) as error:
-                if num_slots is None:
+                picture = read_image(file)
+            except UserError as error:
+                if not skip_damaged:
                     raise
-                raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
-            decoded = decode(method, encoded) if masks == "decoder" else None
-            soft, slots = soft_masks(encoded, decoded)[0].float().cpu(), encoded.slots[0].float().cpu()
-            if isinstance(method, VideoMethod):
-                soft, slots = soft[0], slots[0]
-        yield _write(outputs, name, file, picture, soft, slots)
+                yield {"file": str(file), "error": str(error)}
+                continue
+            small = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+            with inspecting(method, seed=seed) as device:
+                batch = to_batch({"image": small[None]}, device)
+                try:
+                    options = {} if num_slots is None else {"num_slots": num_slots}
+                    encoded = _encode(method, batch["image"], options)
+                except (TypeError, ValueError) as error:
+                    if num_slots is None:
+                        raise
+                    raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
+                decoded = decode(method, encoded) if masks == "decoder" else None
+                soft, slots = soft_masks(encoded, decoded)[0].float().cpu(), encoded.slots[0].float().cpu()
+                if isinstance(method, VideoMethod):
+                    soft, slots = soft[0], slots[0]
+            yield _write(outputs, name, file, picture, soft, slots)
 
 
 def _encode(method: Method, image: Tensor, options: dict) -> SlotOutput:

@@ -15,16 +15,56 @@ from torch import Tensor
 
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
-from slotworks.evaluation.segment import upsampled_argmax
+from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
+from slotworks.evaluation.segment import segment_images, upsampled_argmax
 from slotworks.files import folder_beside
 from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
-from slotworks.videos import VideoWriter, open_video
+from slotworks.videos import VIDEO_SUFFIXES, VideoWriter, open_video
 
 T = TypeVar("T")
 
 KINDS, FOLDERS = ("_overlay.mp4", "_tracks.jsonl", "_slots.npy"), ("_masks",)
 """Endings of what is written for a video."""
+
+
+def segment_files(
+    method: Method,
+    files: Sequence[Path],
+    outputs: Outputs,
+    *,
+    image_size: tuple[int, int],
+    skip_damaged: bool = False,
+    boxes: Sequence[Sequence[float]] | None = None,
+    **options: Any,
+) -> Iterator[dict]:
+    """`segment_images` of the pictures among some files and `segment_video` of the videos; options are theirs.
+
+    Results of earlier calls are not read as pictures. Whatever is in the way is said before the work starts.
+
+    Raises:
+        UserError: also if nothing but results is given.
+    """
+    if not (paths := [path for path in files if not outputs.made(path)]):
+        raise UserError(
+            f"All that was given are results in {outputs.folder}; give other pictures, or another folder for them."
+        )
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    pictures = [path for path in paths if path not in videos]
+    for path in pictures:
+        outputs.name_for(path, PICTURE_KINDS)
+    for path in videos:
+        outputs.name_for(path, KINDS, folders=FOLDERS)
+    if pictures:
+        how = {"image_size": image_size, "skip_damaged": skip_damaged, **options}
+        yield from segment_images(method, pictures, outputs, **how)
+    for path in videos:
+        try:
+            yield segment_video(method, path, outputs, image_size=image_size, boxes=boxes, **options)
+        except UserError as error:
+            if not skip_damaged or len(paths) == 1:
+                raise
+            yield {"file": str(path), "error": str(error)}
 
 
 def segment_video(
@@ -64,34 +104,18 @@ def segment_video(
         UserError: if the video cannot be read, has no frame or changes its size, the method cannot be given what was
             given, or somebody else's file has the name of a result.
     """
-    with writing(out, doing="writing results") as outputs:
-        return _segment_video(method, file, outputs, image_size, num_slots, boxes, masks, seed, frames)
-
-
-def _segment_video(
-    method: Method,
-    file: Path,
-    outputs: Outputs,
-    image_size: tuple[int, int],
-    num_slots: int | None,
-    boxes: Sequence[Sequence[float]] | None,
-    masks: Literal["decoder", "attention"],
-    seed: int,
-    frames: int,
-) -> dict:
-    video = open_video(file)
-    name = outputs.name_for(file, KINDS, folders=FOLDERS)
-    names = [f"{name}{kind}" for kind in (*FOLDERS, *KINDS)]
-    pictures = video.timed_frames(kept=frames)
-    begin, first = next(pictures)  # whatever is wrong with the file is said before anything is written
     options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
-    if boxes is not None:
-        options["boxes"] = boxes_tensor(boxes)
     count, owners, state, shape = 0, set(), None, (0, 0)
     with ExitStack() as stack:
+        outputs = stack.enter_context(writing(out, doing="writing results"))
+        video = open_video(file)
+        name = outputs.name_for(file, KINDS, folders=FOLDERS)
+        names = [f"{name}{kind}" for kind in (*FOLDERS, *KINDS)]
+        pictures = video.timed_frames(kept=frames)
+        begin, first = next(pictures)  # whatever is wrong with the file is said before anything is written
         device = stack.enter_context(inspecting(method, seed=seed))
         if boxes is not None:
-            options["boxes"] = options["boxes"].to(device)
+            options["boxes"] = boxes_tensor(boxes).to(device)
         numbered = stack.enter_context(folder_beside(outputs.folder / names[0]))
         overlay, tracks, vectors = (stack.enter_context(outputs.replacing(name)) for name in names[1:])
         writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))

@@ -8,8 +8,8 @@ set and then matches clusters to classes. It lets any method be compared that ha
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
+from slotworks.evaluation.task import Job, Needs, Result, Summary, Task, batches, class_names, count_images, option
 from slotworks.metrics import segmentation
+from slotworks.metrics.metric import Metric
 from slotworks.metrics.semantic import by_hungarian, by_image, by_label, class_iou, class_tables, pixel_accuracy
-from slotworks.types import Batch, Dataset, Decodes, Method, SlotOutput, UserError, to_batch
+from slotworks.types import Batch, DataConfig, Dataset, Decodes, Method, SlotOutput, UserError
 
 RULES: dict[str, str] = {
     "labels": "slot k is class k",
@@ -33,6 +35,17 @@ RULES: dict[str, str] = {
 RESTARTS = 8
 """Runs of k-means over the slot vectors; the one with the smallest error is kept."""
 
+NEEDS = Needs(fields=("class_mask",), hint="semantic scores need class_mask", class_names=True)
+
+
+@dataclass(frozen=True)
+class SemanticOptions:
+    """Options of the task, see `evaluate_semantic`."""
+
+    rule: str | None = option(None, f"{', '.join(RULES)}: which class a slot stands for")
+    num_clusters: int | None = option(None, "of the rule clusters; by default one for each class")
+    count_background: Literal[True, False] = option(True, "False: true background pixels and that class are left out")
+
 
 @runtime_checkable
 class Describes(Protocol):
@@ -44,47 +57,20 @@ class Describes(Protocol):
 
 
 @dataclass(frozen=True)
-class SemanticResult:
-    """Scores of one method on one data set under one rule."""
+class SemanticResult(Result):
+    """A result without values per image: IoU is computed once, over all of them."""
 
-    rule: str
-    masks: str  # decoder or attention
-    count_background: bool  # whether true background pixels and the class count
-    num_images: int
-    seed: int
-    class_names: tuple[str, ...]  # background first
-    iou: Float64[Tensor, " m"]  # by class, in [0, 1]; NaN for a class that is neither predicted nor there
-    pixel_accuracy: float
-
-    @property
-    def protocol(self) -> str:
-        """The name under which the record is stored."""
-        return f"semantic-{self.rule}" + ("" if self.count_background else "-foreground")
+    iou: Float64[Tensor, " m"] = field(kw_only=True)  # by class, background first; NaN: neither predicted nor there
 
     @property
     def miou(self) -> float:
         """Mean over the classes that are predicted or there; the background is one of them if it counts."""
-        return self.iou.nanmean().item()
+        return self.metrics["semantic_miou"].mean
 
-    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
-        """What `write_eval` stores. There is no value per image: IoU is computed once, over all of them."""
-        counted = int((~self.iou.isnan()).sum())
-        values = {"semantic_miou": (self.miou, counted), "pixel_accuracy": (self.pixel_accuracy, self.num_images)}
-        classes = zip(self.class_names, self.iou.tolist(), strict=True)
-        values |= {f"iou_{name}": (iou, 1) for name, iou in classes if name}
-        background = "with the background" if self.count_background else "over foreground pixels"
-        return {
-            "data": data,
-            "split": split,
-            "protocol": self.protocol,
-            "rules": f"{self.protocol}: {RULES[self.rule]}; pixels counted over all images; mean over classes "
-            f"{background}; void pixels dropped; {self.masks} masks at the truth's size",
-            "num_images": self.num_images,
-            "checkpoint": checkpoint,
-            "seed": self.seed,
-            "metrics": {name: {"mean": mean, "sem": math.nan, "n": n} for name, (mean, n) in values.items()},
-            "per_image": {},
-        }
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that count whose class is right."""
+        return self.metrics["pixel_accuracy"].mean
 
 
 def evaluate_semantic(
@@ -123,18 +109,11 @@ def evaluate_semantic(
     rule = rule or getattr(method, "semantic_rule", "clusters")
     if rule not in RULES:
         raise UserError(f"There is no rule {rule!r} for semantic scores. Known: {', '.join(RULES)}.")
-    count = min(len(dataset), len(dataset) if num_images is None else num_images)
-    if count < 1:
-        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    count = count_images(dataset, num_images)
     num_classes = len(class_names) + 1
     tables, vectors = [], []
     with inspecting(method, seed=seed) as device:
-        for start in range(0, count, batch_size):
-            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
-            if "class_mask" not in batch:
-                raise UserError(
-                    f"This data set has no classes, only {', '.join(batch)}; semantic scores need class_mask."
-                )
+        for _, batch in batches(dataset, count, batch_size, device, NEEDS):
             output = method.encode_batch(batch)
             tables.append(_tables(soft_masks(output, decode(method, output)), batch, num_classes).cpu())
             if not count_background:
@@ -153,11 +132,22 @@ def evaluate_semantic(
         named = sum(bool(name) for name in class_names) + 1
         clusters = cluster_slots(torch.cat(vectors), counted.sum(2) > 0, named, num_clusters, seed=seed)
         table = by_hungarian(_gather(counted, clusters))
-    masks = "decoder" if isinstance(method, Decodes) else "attention"
-    names, iou = ("background", *class_names), class_iou(table)
+    iou = class_iou(table)
     if not count_background:
         iou[0] = torch.nan
-    return SemanticResult(rule, masks, count_background, count, seed, names, iou, pixel_accuracy(table))
+    metrics = {
+        "semantic_miou": Summary(iou.nanmean().item(), math.nan, int((~iou.isnan()).sum())),
+        "pixel_accuracy": Summary(pixel_accuracy(table), math.nan, count),
+    }
+    classes = zip(("background", *class_names), iou.tolist(), strict=True)
+    metrics |= {f"iou_{name}": Summary(value, math.nan, 1) for name, value in classes if name}
+    name = f"semantic-{rule}" + ("" if count_background else "-foreground")
+    rules = (
+        f"{name}: {RULES[rule]}; pixels counted over all images; mean over classes "
+        f"{'with the background' if count_background else 'over foreground pixels'}; void pixels dropped; "
+        f"{'decoder' if isinstance(method, Decodes) else 'attention'} masks at the truth's size"
+    )
+    return SemanticResult(name, rules, count, seed, metrics, iou=iou)
 
 
 def cluster_slots(
@@ -214,3 +204,21 @@ def _gather(tables: Int64[Tensor, "i n m"], clusters: Int64[Tensor, "i n"]) -> I
     """Rows of slots to rows of clusters, summed over the images."""
     rows = torch.zeros(int(clusters.max()) + 1, tables.shape[2], dtype=torch.int64)
     return rows.index_add_(0, clusters.flatten(), tables.flatten(0, 1)).unsqueeze(0)
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[SemanticResult]:
+    return [evaluate_semantic(job.method, dataset, class_names=class_names(job.method, source), **job.how)]
+
+
+TASK = Task(
+    name="semantic",
+    about="semantic segmentation over all images at once",
+    score=_score,
+    metrics=(
+        Metric(name="semantic_miou", label="mIoU over classes"),
+        Metric(name="pixel_accuracy"),
+        Metric(name="iou_*", label="IoU *"),
+    ),
+    needs=NEEDS,
+    options=SemanticOptions,
+)

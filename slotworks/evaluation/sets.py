@@ -8,35 +8,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
-from slotworks.evaluation.discovery import Summary
 from slotworks.evaluation.masks import check_finite, inspecting
-from slotworks.evaluation.records import make_record
+from slotworks.evaluation.task import Job, Needs, Result, Summary, Task, batches, count_images, option
+from slotworks.metrics.metric import Metric
 from slotworks.metrics.sets import EXTENT, THRESHOLDS, average_precisions, recall
-from slotworks.types import Dataset, Method, PredictsSets, UserError, to_batch
+from slotworks.types import DataConfig, Dataset, Method, PredictsSets, UserError
+
+NEEDS = Needs(
+    method=PredictsSets,
+    lacking="predicts no sets of objects; give a run of set_prediction, slot_mlp or dspn",
+    slots=False,
+    fields=("objects",),
+    hint="give clevr_v1 or set_scenes",
+)
 
 
 @dataclass(frozen=True)
-class SetResult:
-    """Average precision of one method on one data set, or on its images with one number of objects.
+class SetOptions:
+    """Options of the task, see `evaluate_sets`."""
 
-    It is a number of all images together, so it has no standard error. `per_image` holds the share of each image's
-    objects that were found within a distance, whatever their confidence.
-    """
-
-    num_images: int
-    seed: int
-    per_image: dict[str, Float64[Tensor, " i"]]
-    metrics: dict[str, Summary]
-    protocol: str  # `sets`, or `sets, 7 objects`
-    rules: str  # the protocol in one line
-
-    def record(self, *, data: str, split: str, checkpoint: str) -> dict:
-        """What `write_eval` stores: these numbers and where they come from."""
-        names = {"protocol": self.protocol, "rules": self.rules}
-        return make_record(self, data=data, split=split, checkpoint=checkpoint, **names)
+    by_objects: bool = option(False, "also for each number of objects apart")
+    thresholds: tuple[float, ...] = option(THRESHOLDS, "distances of which the image, or CLEVR's floor, is 6 wide")
 
 
 def evaluate_sets(
@@ -48,7 +43,7 @@ def evaluate_sets(
     num_images: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
-) -> list[SetResult]:
+) -> list[Result]:
     """Score predicted sets of objects by average precision (`slotworks.metrics.sets`).
 
     Args:
@@ -62,18 +57,14 @@ def evaluate_sets(
 
     Returns:
         The result over all images and, if asked for, one for each number of objects, fewest first. Metrics are
-        `ap_inf`, `ap_1`, `ap_0.5`, ...
+        `ap_inf`, `ap_1`, `ap_0.5`, ..., numbers of all images together and so without a standard error. `per_image` has
+        the share of each image's objects that were found within a distance, whatever their confidence.
 
     Raises:
         UserError: if the data set is empty or has no objects, or the method predicts no sets or other properties.
     """
-    if not isinstance(method, PredictsSets):
-        raise UserError(
-            f"{type(method).__name__} predicts no sets of objects; give a run of set_prediction, slot_mlp or dspn."
-        )
-    count = min(len(dataset), len(dataset) if num_images is None else num_images)
-    if count < 1:
-        raise UserError(f"There is no image to evaluate: the split has {len(dataset)}, num_images is {num_images}.")
+    NEEDS.check_method(method, "sets")
+    count = count_images(dataset, num_images)
     categories = tuple(method.config.categories)
     pred, true = _predictions(method, dataset, categories, count, batch_size, seed)
     numbers = (true[..., -1] > 0.5).sum(1)
@@ -91,7 +82,7 @@ def evaluate_sets(
             "the whole width) to the nearest such object, unless it is taken"
         )
         results.append(
-            SetResult(
+            Result(
                 num_images=images,
                 seed=seed,
                 per_image=found,
@@ -109,10 +100,7 @@ def _predictions(
     pred, true = [], []
     width = 3 + sum(categories) + 1
     with inspecting(method, seed=seed) as device:
-        for start in range(0, count, batch_size):
-            batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
-            if "objects" not in batch:
-                raise UserError(f"This data set has no objects, only {', '.join(batch)}; give clevr_v1 or set_scenes.")
+        for _, batch in batches(dataset, count, batch_size, device, NEEDS):
             if batch["objects"].shape[-1] != width:
                 raise UserError(
                     f"Objects of this data set have {batch['objects'].shape[-1]} numbers, but the method predicts "
@@ -125,3 +113,17 @@ def _predictions(
             check_finite(pred[-1], "predicted sets")
             true.append(batch["objects"].float().cpu())
     return torch.cat(pred), torch.cat(true)
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
+    return evaluate_sets(job.method, dataset, **job.how)
+
+
+TASK = Task(
+    name="sets",
+    about="sets of objects that the method itself predicts",
+    score=_score,
+    metrics=(Metric(name="ap_*", label="AP *"), Metric(name="recall_*", label="recall *")),
+    needs=NEEDS,
+    options=SetOptions,
+)

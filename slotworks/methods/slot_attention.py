@@ -46,6 +46,7 @@ class SlotAttentionConfig(SlotAttentionOptions):
     decoder_kernel_size: int | tuple[int, ...] = 5  # of all its layers but the last, or of each
     decoder_shuffle: int = 1  # the last layer renders this many pixels squared at each position
     decoder_mask_shuffle: int = 1  # and this many mask values squared, interpolated to the pixels
+    decoder_mask_pool: int = 1  # mask values averaged over this many positions squared before that
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
@@ -86,6 +87,7 @@ class SlotAttentionAutoencoder(Method):
             kernel_size=config.decoder_kernel_size,
             shuffle=config.decoder_shuffle,
             mask_shuffle=config.decoder_mask_shuffle,
+            mask_pool=config.decoder_mask_pool,
             last_kernel_size=1 if other else 3,
             make="torch" if other else "keras",
         )

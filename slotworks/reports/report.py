@@ -25,6 +25,7 @@ from slotworks.reports import curves
 from slotworks.reports.curves import Chart, chart, finite_number, number
 from slotworks.reports.labels import label
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
+from slotworks.tables import metric
 from slotworks.yaml_text import read_yaml
 
 WHOLE = {
@@ -34,7 +35,6 @@ WHOLE = {
     "recon": "rendered",
     "sample": "from its slots",
 }
-LOWER_IS_BETTER = ("mse", "lpips", "fid", "fvd", "position_mse", "unmatched", "po", "go", "bg")
 MARK = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # in every page that was written here
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
 MAX_SHEETS = 6  # earlier samples shown
@@ -218,7 +218,7 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
         "spread_of": name,
         "bars": _histogram([score for score, _ in scored]),
-        "worst": sorted(scored, reverse=name in LOWER_IS_BETTER)[:WORST],
+        "worst": sorted(scored, reverse=metric(name)["better"] == "lower")[:WORST],
     }
 
 
@@ -261,7 +261,7 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     names = [name for row in shown for name, value in row["scores"].items() if value is not None]
     first = "fg_ari" if "fg_ari" in names else next(iter(names), None)
     if first is not None:
-        sign = -1 if first in LOWER_IS_BETTER else 1
+        sign = -1 if metric(first)["better"] == "lower" else 1
         shown.sort(key=lambda row: sign * (math.inf if (v := row["scores"].get(first)) is None else v))
     generated = any("sample" in row["whole"] for row in shown)
     return {"step": finite_number(index.get("step")), "rows": shown, "sorted_by": first, "generated": generated}

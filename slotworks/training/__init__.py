@@ -2,6 +2,7 @@
 
 run.py          Run and Adam: what a training run is; the learning-rate schedule
 loop.py         train(run, folder): the loop
+callbacks.py    what is told of steps, evaluations and checkpoints
 order.py        which samples each step sees
 ema.py          the moving average of the weights
 checkpoint.py   one safetensors file: weights, average, optimiser
@@ -14,12 +15,14 @@ interrupt.py    Ctrl-C and SIGTERM
 allocator.py    the opt-in that keeps freed memory
 bench.py        time and memory of a recipe
 folder.py       the run folder: run.yaml, env.json, one writer at a time
+reopen.py       a run folder opened again: settings and trained method
 logs.py         metrics.jsonl, TensorBoard, W&B, the progress bar
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
+from slotworks.training.callbacks import Callback
 from slotworks.training.checkpoint import load_method, load_weights
 from slotworks.training.run import Adam, Run, schedule
 from slotworks.training.serialize import load_run, save_run
@@ -32,6 +35,7 @@ _HOMES = {"Diverged": "loop", "Result": "loop", "train": "loop", "open_fabric": 
 
 __all__ = [
     "Adam",
+    "Callback",
     "Diverged",
     "Result",
     "Run",

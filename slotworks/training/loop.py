@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from slotworks.files import locked, remove_partial, same_file, write_text
 from slotworks.nn.noise import shared_noise
+from slotworks.training.callbacks import Callback, Result
 from slotworks.training.checkpoint import (
     LAST,
     Checkpoint,
@@ -48,18 +48,6 @@ Evaluator = Callable[[Method, int], dict[str, float]]
 
 class Diverged(UserError):
     """The loss or its gradient is no longer finite."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Where a session ended."""
-
-    folder: Path
-    step: int  # finished updates
-    finished: bool  # all of `run.steps`; False after Ctrl-C, SIGTERM or `stop_after`
-    seconds: float  # of training, all sessions, without evaluation and saving
-    metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation, `eval/...`
-    signal: int = 0  # what asked it to stop before all steps were done: the number of Ctrl-C or SIGTERM
 
 
 class TrainStep(nn.Module):
@@ -100,6 +88,7 @@ def train(
     folder: Path | str,
     *,
     evaluators: Evaluator | Sequence[Evaluator] = (),
+    callbacks: Sequence[Callback] = (),
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     on_eval: Callable[[int, dict[str, float]], None] | None = None,
     fabric: Fabric | None = None,
@@ -113,6 +102,7 @@ def train(
         folder: the run folder; made if missing.
         evaluators: called every `run.eval_every` steps and at the end, in the first process only, without gradients,
             with the averaged weights if the run keeps an average.
+        callbacks: told of every step, evaluation and checkpoint and of the end, in the first process only.
         on_log: called with the step and the numbers of each line of metrics.jsonl about training.
         on_eval: called with the step and the numbers of each evaluation.
         fabric: where to train, already launched; by default one device, or what `torchrun` started.
@@ -142,13 +132,14 @@ def train(
             "equally; choose a multiple."
         )
     with _held(folder, fabric):
-        return _train(run, folder, evaluators, on_log, on_eval, fabric, stop_after)
+        return _train(run, folder, evaluators, callbacks, on_log, on_eval, fabric, stop_after)
 
 
 def _train(
     run: Run,
     folder: Path,
     evaluators: Sequence[Evaluator],
+    callbacks: Sequence[Callback],
     on_log: Callable[[int, dict[str, float]], None] | None,
     on_eval: Callable[[int, dict[str, float]], None] | None,
     fabric: Fabric,
@@ -156,6 +147,7 @@ def _train(
 ) -> Result:
     """`train` in a folder that no other command uses meanwhile."""
     first, world = fabric.is_global_zero, fabric.world_size
+    callbacks = callbacks if first else ()
     checkpoint = read_folder(run, folder)  # every process reads and checks before the first one writes
     start = checkpoint.step if checkpoint else 0
     if fabric.broadcast(start) != start:
@@ -212,12 +204,15 @@ def _train(
                     optimizer=optimizer_state(method, optimizer.optimizer),
                     scaler=fabric.strategy.precision.state_dict(),
                 )
+                path = folder / LAST
                 if run.keep_every and done % run.keep_every == 0:
-                    kept = folder / LAST.parent / f"step_{done:07d}.safetensors"
-                    save_checkpoint(state, kept)  # first: who goes on from an older `last` comes by here again
-                    same_file(kept, folder / LAST)
+                    path = folder / LAST.parent / f"step_{done:07d}.safetensors"
+                    save_checkpoint(state, path)  # first: who goes on from an older `last` comes by here again
+                    same_file(path, folder / LAST)
                 else:
-                    save_checkpoint(state, folder / LAST)
+                    save_checkpoint(state, path)
+                for callback in callbacks:
+                    callback.on_checkpoint(done, path)
 
         def evaluate() -> None:
             nonlocal metrics
@@ -228,6 +223,8 @@ def _train(
                 display.evaluation(done, values)
                 if on_eval:
                     on_eval(done, values)
+                for callback in callbacks:
+                    callback.on_evaluation(done, dict(values))
                 metrics = {"step": done, **values}
             metrics = fabric.broadcast(metrics)  # the other processes wait here
 
@@ -279,13 +276,15 @@ def _train(
             # ---- log, save, evaluate -------------------------------------------------------------------------------
             display.advance(done, seconds)
             stop, stopped_by = (done, interrupt.asked or signal.SIGINT) if asked else (stop, 0)
+            now = {f"loss/{name}": value for name, value in losses.items()}
+            now |= {"total": total_loss, "lr": lr, "grad_norm": grad_norm}
+            for callback in callbacks:
+                callback.on_step(done, dict(now))
             if log and (done % run.log_every == 0 or done in (1, run.steps)):
                 speed = (done - mark_step) / max(seconds - mark_seconds, 1e-9)
                 mark_step, mark_seconds = done, seconds
-                values = {f"loss/{name}": value for name, value in losses.items()}
-                values |= {f"weighted/{name}": _weight(run, name) * value for name, value in losses.items()}
-                values |= {"total": total_loss, "lr": lr, "grad_norm": grad_norm}
-                values |= {"images_per_second": speed * run.batch_size}
+                weighted = {f"weighted/{name}": _weight(run, name) * value for name, value in losses.items()}
+                values = {**now, **weighted, "images_per_second": speed * run.batch_size}
                 log.write(done, seconds, values)
                 display.losses(done, total_loss, speed)
                 if on_log:
@@ -300,7 +299,10 @@ def _train(
             display.say(f"Stopped at step {done} of {run.steps}; the same command goes on from there.")
     fabric.barrier()  # when any process returns, the folder is complete
     metrics = {name: value for name, value in metrics.items() if name != "step"}
-    return Result(folder, done, done == run.steps, seconds, metrics, int(stopped_by) if done < run.steps else 0)
+    result = Result(folder, done, done == run.steps, seconds, metrics, int(stopped_by) if done < run.steps else 0)
+    for callback in callbacks:
+        callback.on_end(result)
+    return result
 
 
 @torch.no_grad()

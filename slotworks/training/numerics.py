@@ -18,6 +18,7 @@ import torch
 from slotworks.machine import Precision
 from slotworks.training.checkpoint import Checkpoint
 from slotworks.training.run import Run
+from slotworks.types import UserError
 
 if TYPE_CHECKING:  # it takes seconds to import
     from lightning.fabric import Fabric
@@ -98,6 +99,22 @@ def unsettled(settled: Run, asked: Run) -> Run:
     names = ("precision", "channels_last")
     changes: dict[str, Any] = {name: "auto" for name in names if getattr(asked, name) == "auto"}
     return replace(settled, **changes)
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """The device of this name; by default the first CUDA device, under `torchrun` that of this process, or the CPU.
+
+    Raises:
+        UserError: if there is no such device here.
+    """
+    name = name or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"device is {name!r}, which cannot be used here ({reason}); give cpu, or leave it out."
+        ) from None
 
 
 def device_kind(device: torch.device) -> str:

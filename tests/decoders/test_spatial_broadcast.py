@@ -82,6 +82,8 @@ def test_each_layer_may_have_a_kernel_of_its_own():
         ({"strides": (1,), "shuffle": 2}, (35, 34), (18, 17)),
         ({"strides": (1,), "shuffle": 4, "mask_shuffle": 2}, (35, 34), (9, 9)),
         ({"strides": (2, 2), "broadcast_size": (3, 4)}, (12, 16), (3, 4)),
+        ({"strides": (1,), "shuffle": 2, "mask_pool": 2}, (35, 39), (18, 20)),
+        ({"strides": (2,), "shuffle": 2, "mask_shuffle": 2, "mask_pool": 3}, (23, 24), (6, 6)),
     ],
 )
 def test_shapes(options, image_size, broadcast_size):
@@ -98,6 +100,7 @@ VARIANTS = {
     "table 5": {"strides": (2, 2, 1)},
     "shuffled": {"strides": (1,), "shuffle": 2},
     "shuffled masks": {"strides": (1,), "shuffle": 4, "mask_shuffle": 2},
+    "pooled masks": {"strides": (1,), "shuffle": 2, "mask_pool": 2},
 }
 every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -186,6 +189,21 @@ def test_masks_may_be_finer_than_the_map_and_coarser_than_the_pixels():
     torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 1, 2])
 
 
+def test_pooled_masks_are_means_of_four_values_four_pixels_apart():
+    torch.manual_seed(0)
+    decoder, seen = SpatialBroadcastDecoder(8, (8, 12), channels=4, strides=(1,), shuffle=2, mask_pool=2), []
+    decoder.last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    out = decoder(torch.randn(1, 2, 8))
+    fine = seen[0][0, -1] - seen[0][1, -1]  # 4 x 6: log odds of the two slots
+    coarse = fine.unflatten(0, (2, 2)).unflatten(2, (3, 2)).mean((1, 3))  # 2 x 3, centres at 1.5, 5.5, 9.5
+    odds = (out.masks[0, 0] / out.masks[0, 1]).log()
+    torch.testing.assert_close(odds[0, 0], coarse[0, 0], atol=1e-5, rtol=1e-4)
+    expected = (coarse[0, 1] * 49 + coarse[1, 1] * 7 + coarse[0, 2] * 7 + coarse[1, 2]) / 64  # an eighth of the way
+    torch.testing.assert_close(odds[2, 6], expected, atol=1e-5, rtol=1e-4)
+    colour = seen[0][0, :12].unflatten(0, (3, 2, 2))
+    torch.testing.assert_close(out.parts[0, 0, :, 5, 8], colour[:, 1, 0, 2, 4])
+
+
 @every_variant
 def test_initial_weights_are_those_of_keras(options):
     decoder = SpatialBroadcastDecoder(32, (8, 12), channels=32, **options)
@@ -204,5 +222,7 @@ def test_sizes_that_cannot_work_are_refused():
         SpatialBroadcastDecoder(8, (35, 35), strides=(1, 1), kernel_size=(3, 2))
     with pytest.raises(ValueError, match="mask_shuffle is 2 and shuffle 3; choose a divisor"):
         SpatialBroadcastDecoder(8, (9, 9), strides=(1,), shuffle=3, mask_shuffle=2)
+    with pytest.raises(ValueError, match="mask_pool is 2 and masks have 9 x 10 values; choose a divisor"):
+        SpatialBroadcastDecoder(8, (18, 20), strides=(1,), shuffle=2, mask_pool=2)
     with pytest.raises(ValueError, match="kernel_size is 4; an odd one"):
         SpatialBroadcastDecoder(8, (35, 35), strides=(1,), kernel_size=4)

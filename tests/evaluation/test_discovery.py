@@ -9,7 +9,7 @@ from golden_cases import cases
 from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
-from slotworks.evaluation.discovery import evaluate_discovery, evaluate_under, summarize
+from slotworks.evaluation.discovery import evaluate_discovery, evaluate_under, score_masks, summarize
 from slotworks.metrics import fg_ari, segmentation
 from slotworks.protocols import PROTOCOLS
 from slotworks.types import DecoderOutput, Method, SlotOutput, UserError
@@ -82,7 +82,7 @@ def nearest_reader(dataset):
     """What the exact 4 x 4 masks score when they are resized bilinearly, from the protocol itself."""
     ids = torch.from_numpy(dataset.shown[..., ::4, ::4])
     soft = interpolate(one_hot(ids, NUM_SLOTS).movedim(-1, 1).float(), (SIZE, SIZE), mode="bilinear")
-    return PROTOCOLS["oclf"].score(soft.argmax(1), {"mask": torch.from_numpy(dataset.true)}, num_slots=NUM_SLOTS)
+    return score_masks(PROTOCOLS["oclf"], soft.argmax(1), {"mask": torch.from_numpy(dataset.true)}, num_slots=NUM_SLOTS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -107,7 +107,7 @@ def test_decoder_masks_or_attention():
     assert decoder.protocol.name == "oclf"
     assert attention.protocol.name == "oclf[attention]"
     shown = torch.from_numpy(data.shown + 1) % NUM_SLOTS
-    exact = PROTOCOLS["oclf"].score(shown, {"mask": torch.from_numpy(data.true)}, num_slots=NUM_SLOTS)
+    exact = score_masks(PROTOCOLS["oclf"], shown, {"mask": torch.from_numpy(data.true)}, num_slots=NUM_SLOTS)
     torch.testing.assert_close(decoder.per_image["miou_i"], exact["miou_i"].values, rtol=0, atol=0, equal_nan=True)
     blurred = nearest_reader(data)["miou_i"].values
     torch.testing.assert_close(attention.per_image["miou_i"], blurred, rtol=0, atol=0, equal_nan=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from slotworks.evaluation.discovery import score_masks
 from slotworks.metrics import (
     ari,
     binding,
@@ -75,8 +76,8 @@ def test_ids_in_any_integers(dtype):
     narrow = [torch.from_numpy(x.numpy().astype(str(dtype).removeprefix("torch."))) for x in (IDS, IDS.flip(0))]
     assert narrow[0].dtype == dtype
     assert torch.equal(contingency(*narrow, valid=IDS > 0), expected)
-    scores = PROTOCOLS["oclf"].score(narrow[0], {"mask": narrow[1], "class_mask": narrow[1]}, num_slots=4)
-    wanted = PROTOCOLS["oclf"].score(IDS, {"mask": IDS.flip(0), "class_mask": IDS.flip(0)}, num_slots=4)
+    scores = score_masks(PROTOCOLS["oclf"], narrow[0], {"mask": narrow[1], "class_mask": narrow[1]}, num_slots=4)
+    wanted = score_masks(PROTOCOLS["oclf"], IDS, {"mask": IDS.flip(0), "class_mask": IDS.flip(0)}, num_slots=4)
     for name, score in wanted.items():
         assert torch.equal(scores[name].values, score.values), name
     assert torch.equal(class_tables(*narrow, num_slots=4, num_classes=4), contingency(IDS, IDS.flip(0)))
@@ -94,9 +95,9 @@ def test_a_protocol_checks_every_map():
         ({"mask": IDS / 2}, "mask is float32"),
     ):
         with pytest.raises(ValueError, match=words):
-            rules.score(IDS, truth, num_slots=4)
+            score_masks(rules, IDS, truth, num_slots=4)
     with pytest.raises(ValueError, match="num_slots is 0; expected one slot or more"):
-        rules.score(IDS, {"mask": IDS}, num_slots=0)
+        score_masks(rules, IDS, {"mask": IDS}, num_slots=0)
 
 
 @pytest.mark.usefixtures("unchecked")

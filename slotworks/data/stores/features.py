@@ -144,6 +144,10 @@ class CachedFeatures(DataConfig):
         """The images behind the features, of all splits."""
         return self.images
 
+    def shown(self, split: str) -> DataConfig:
+        """The images behind the features."""
+        return self.source_images.shown(split)
+
     @property
     def kept(self) -> tuple[str, ...]:
         """Maps of the images that are stored with the features."""

@@ -98,6 +98,10 @@ class Generated(PreparedData):
         classes = store.index["source"].get("masks") == "classes"
         return ClassStore(store.path, store.rows) if classes else store
 
+    def shown(self, split: str) -> DataConfig:
+        """Real images, where there are any, to look at."""
+        return self if self.real is None or split == "train" else self.real.shown(split)
+
     def split_rows(self, store: Store, split: str) -> np.ndarray:
         """The last `held_out` rows are for validation and test, unless `real` images are."""
         held_out = 0 if self.real is not None else self.held_out

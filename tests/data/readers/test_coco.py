@@ -14,6 +14,7 @@ from wire import FIXTURES
 from slotworks import protocols
 from slotworks.data import COCO, Objects365
 from slotworks.data.readers.coco import _run_lengths, unpack
+from slotworks.evaluation.discovery import score_masks
 from slotworks.types import UserError, to_batch
 
 TRUTH = json.loads((FIXTURES / "photos_truth.json").read_text())["coco"]["images"]
@@ -112,15 +113,17 @@ def test_the_rule_of_spot_reaches_crowds(coco):
     batch = to_batch(data.__getitems__([1]))
     truth = {k: batch[k] for k in ("mask", "overlap", "class_mask", "class_mask_highest", "crowd", "category")}
     both = torch.where(truth["mask"] > 0, 1, torch.where(truth["crowd"] > 0, 2, 0))
-    spot = protocols.get("spot").score(both, truth, num_slots=3)
-    oclf = protocols.get("oclf").score(both, truth, num_slots=3)
+    spot = score_masks(protocols.get("spot"), both, truth, num_slots=3)
+    oclf = score_masks(protocols.get("oclf"), both, truth, num_slots=3)
     assert spot["mbo_i"].values.item() == 1.0
     assert spot["fg_ari"].values.item() == 1.0
     assert oclf["mbo_i"].values.item() == 1.0  # the person alone
     merged = torch.where(both > 0, 1, 0)
-    assert protocols.get("spot").score(merged, truth, num_slots=2)["mbo_c"].values.item() == 1.0  # both are persons
-    assert protocols.get("spot").score(merged, truth, num_slots=2)["mbo_i"].values.item() < 1
-    assert protocols.get("oclf").score(merged, truth, num_slots=2)["mbo_c"].values.item() < 1
+    assert (
+        score_masks(protocols.get("spot"), merged, truth, num_slots=2)["mbo_c"].values.item() == 1.0
+    )  # both are persons
+    assert score_masks(protocols.get("spot"), merged, truth, num_slots=2)["mbo_i"].values.item() < 1
+    assert score_masks(protocols.get("oclf"), merged, truth, num_slots=2)["mbo_c"].values.item() < 1
 
 
 @pytest.mark.parametrize("folder", ["val2017", "images/val2017"])
@@ -165,14 +168,14 @@ def test_training_masks(coco):
 def test_images_without_objects_do_not_count(coco):
     batch = to_batch(COCO(root=str(coco), image_size=24, mask_size=32).open("val").__getitems__([2]))
     truth = {k: batch[k] for k in ("mask", "overlap", "class_mask", "class_mask_highest")}
-    scores = protocols.get("oclf").score(torch.zeros_like(truth["mask"]), truth, num_slots=7)
+    scores = score_masks(protocols.get("oclf"), torch.zeros_like(truth["mask"]), truth, num_slots=7)
     assert scores["mbo_i"].weights.item() == 0
 
 
 def test_more_objects_than_slots(coco):
     batch = to_batch(COCO(root=str(coco), image_size=24, mask_size=48).open("val").__getitems__([3]))
     truth = {k: batch[k] for k in ("mask", "overlap", "class_mask", "class_mask_highest")}
-    one = protocols.get("oclf").score(torch.zeros_like(truth["mask"]), truth, num_slots=1)
+    one = score_masks(protocols.get("oclf"), torch.zeros_like(truth["mask"]), truth, num_slots=1)
     areas = [int((truth["mask"] == k).sum()) for k in truth["mask"].unique() if k]
     assert one["mbo_i"].values.item() == pytest.approx(np.mean(areas) / 48**2)
     assert one["miou_i"].values.item() == pytest.approx(max(areas) / len(areas) / 48**2)

@@ -10,6 +10,7 @@ from scipy.io import savemat
 from wire import FIXTURES
 
 from slotworks.data import VOC
+from slotworks.evaluation.discovery import score_masks
 from slotworks.types import UserError, to_batch
 
 TRUTH = json.loads((FIXTURES / "photos_truth.json").read_text())["voc"]
@@ -102,7 +103,7 @@ def test_masks_can_be_scored(voc):
 
     batch = to_batch(VOC(root=str(voc), image_size=32, mask_size=48).open("val").__getitems__([0, 1]))
     truth = {k: batch[k] for k in ("mask", "void", "class_mask")}
-    scores = protocols.get("oclf").score(truth["mask"], truth, num_slots=4)
+    scores = score_masks(protocols.get("oclf"), truth["mask"], truth, num_slots=4)
     assert scores["fg_ari"].values.tolist() == [1.0, 1.0]
     assert scores["mbo_i"].values.tolist() == [1.0, 1.0]
 
