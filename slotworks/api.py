@@ -183,7 +183,7 @@ def evaluate(
             write_lengths(place)
         if task.pictures and run.steps == 0:  # nothing else writes pictures for the report
             of = {"data": sources[0].name, "split": split, "num_images": num_images, "seed": seed}
-            validation.show(method, *shown, place, step=0, looked_at=of)
+            validation.show(method, shown[0], shown[1], place, step=0, looked_at=of)
     except (UserError, OSError) as error:
         records[-1].setdefault("unsaved", str(error))
     return records
