@@ -100,7 +100,7 @@ def _slot_diffusion(data: DataConfig, *, num_slots: int, epochs: int, images: in
     return changed(run, protocol="slot-diffusion[decoder]")
 
 
-@recipe(takes="about 5 minutes of training on two CPU cores without bfloat16 instructions")
+@recipe(takes="about 7 minutes of training on two CPU cores without bfloat16 instructions")
 def tetrominoes_mini() -> Run:
     """Tetrominoes drawn on the fly, at a reduced cost: the recipe of `slotworks demo`.
 
@@ -108,9 +108,9 @@ def tetrominoes_mini() -> Run:
     to its slot sooner, and noise on the initial slots that does not come to its end: without it a spare slot learns to
     draw parts of objects.
     """
-    method = {"decoder_mask_pool": 2, "init_noise_steps": 5_000}
+    method = {"decoder_mask_pool": 2, "init_noise_steps": 6_000}
     optimizer = {"decay_start": 0.6}
-    return changed(tetrominoes_long_mini(), method=method, optimizer=optimizer, steps=2_500, eval_every=500)
+    return changed(tetrominoes_long_mini(), method=method, optimizer=optimizer, steps=3_400, eval_every=850)
 
 
 @recipe(
