@@ -122,16 +122,17 @@ def own_function(kind: str, name: str, returns: str) -> "Callable[[], Any]":
         UserError: if there is no such function, or the file cannot be imported; when called, if it fails or gives
             something else.
     """
-    function, place = _own(kind, name, importing=True), name.rpartition(":")[0]
+    place, _, wanted = name.rpartition(":")
+    function = _own(kind, name, importing=True)
     if not callable(function):
-        raise UserError(f"{name} is {type(function).__name__}, no function; a {kind} is one that returns a {returns}.")
+        raise UserError(f"{place} has no function {wanted!r} that returns a {returns}.")
 
     @wraps(function)
     def call() -> Any:
         with _explaining(Path(place)):
             found = function()
         if returns not in (base.__name__ for base in type(found).__mro__):
-            raise UserError(f"{name} returns a value of the type {type(found).__name__}, not a {returns}.")
+            raise UserError(f"{wanted} of {place} returns a value of the type {type(found).__name__}, not a {returns}.")
         return found
 
     return call

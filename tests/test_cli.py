@@ -242,11 +242,11 @@ PICTURES = {
 
 def test_scores_that_cannot_be_saved_are_printed(run_folder, tmp_path, capsys, monkeypatch):
     """The place is lost during the work, as where a disk fills up: from then on the machine refuses."""
-    from slotworks import api
+    from slotworks.evaluation import records
 
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
-    real = api.check_writable
+    real = records.check_writable
 
     def lost_afterwards(place):
         if not place.is_file():
@@ -254,7 +254,7 @@ def test_scores_that_cannot_be_saved_are_printed(run_folder, tmp_path, capsys, m
             shutil.rmtree(place)
             place.touch()
 
-    monkeypatch.setattr(api, "check_writable", lost_afterwards)
+    monkeypatch.setattr(records, "check_writable", lost_afterwards)
     assert main(["evaluate", str(folder), "--images", "4"]) == 2
     printed = capsys.readouterr()
     assert "fg_ari" in printed.out

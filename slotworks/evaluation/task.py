@@ -143,6 +143,7 @@ class Task:
             if name not in known:
                 near = f"nearest: {nearest(name, known)}" if known else "it has none"
                 raise UserError(f"{name} is no option of the task {self.name}; {near}.")
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         try:
             return self.options(**given) if self.options else None
         except (TypeError, ValueError) as error:

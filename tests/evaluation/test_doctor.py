@@ -383,13 +383,13 @@ def test_what_is_of_something_else_stays(tmp_path):
     """A training replaces its own; who looks at other images later does not."""
     of = {"split": "test", "num_images": 320, "step": 9}
     for step in (4, 9):
-        doctor.write(tmp_path, {"spare": step}, [], step=step, looked_at=of | {"step": step})
+        doctor.write(tmp_path, {"spare": float(step)}, [], step=step, looked_at=of | {"step": step})
     assert doctor.read(tmp_path)[0] == {"spare": 9}
     for number in range(2):
-        path = doctor.write(tmp_path, {"spare": number}, [], looked_at=of | {"num_images": 8}, replace=False)
+        path = doctor.write(tmp_path, {"spare": float(number)}, [], looked_at=of | {"num_images": 8}, replace=False)
         assert path == tmp_path / "eval" / "doctor-test-8-images-step-9.json"
     assert doctor.read(tmp_path)[0] == {"spare": 9}
-    assert doctor.write(tmp_path, {"spare": 5}, [], looked_at=of, replace=False).name == "doctor.json"
+    assert doctor.write(tmp_path, {"spare": 5.0}, [], looked_at=of, replace=False).name == "doctor.json"
     place = tmp_path / "eval" / "doctor.json"
     for before, name in (('{"stats": {}, "findings": []}', "doctor-test-320-images-step-9.json"), ("{", place.name)):
         place.write_text(before)  # of an older version; damaged

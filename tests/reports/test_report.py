@@ -187,10 +187,10 @@ def test_samples_are_sorted_worst_first(run):
 def test_high_error_is_worst(run):
     index = json.loads((run / "samples" / "index.json").read_text())
     for row, mse in zip(index["rows"], (7.0, 2.0), strict=True):
-        row["scores"] = {"mse": mse}
+        row["scores"] = {"mse_sum": mse}
     (run / "samples" / "index.json").write_text(json.dumps(index))
     text = words(page(run))
-    assert text.index("Image 4 MSE 7.000") < text.index("Image 11 MSE 2.000")
+    assert text.index("Image 4 summed squared error 7.000") < text.index("Image 11 summed squared error 2.000")
 
 
 def test_all_pictures_are_inside(run):

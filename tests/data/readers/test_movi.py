@@ -257,7 +257,7 @@ def test_nine_frames_of_each_video(root, whole):
 
 def test_frames_are_chosen_evenly(root):
     """Of 4000 videos every frame is chosen 1500 times, give or take four standard deviations (30.6 each)."""
-    counts = np.bincount(movi(root, frames="single", frames_per_video=9)._samples(4000))
+    counts = np.bincount(movi(root, frames="single", frames_per_video=9)._samples(4000, 24))
     assert counts.sum() == 36_000
     assert np.abs(counts - 1500).max() < 4 * (4000 * 9 / 24 * 15 / 24) ** 0.5
 
