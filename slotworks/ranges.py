@@ -47,8 +47,8 @@ NOT_NEGATIVES = """
     train_size trained_blocks val_size
 """
 SHARES = """
-    appearing both_share classes_share dropout empty_share mask_ratio predictor_dropout spare_below test_fraction top_p
-    val_fraction word_dropout
+    appearing both_share classes_share drawn_share dropout empty_share light mask_ratio predictor_dropout shadow
+    spare_below test_fraction top_p val_fraction word_dropout
 """
 RANGES: dict[str, Range] = {
     "num_slots": (1, MAX_SLOTS),

@@ -64,10 +64,10 @@ DATA_ROOMS: dict[str, tuple[str, ...]] = {
     "random": (),
     "sets": (),
     "stores": (),
-    "scenes": ("random", "sets"),
+    "scenes": ("random", "sets", "stores"),  # stores: collages are made of files
     "readers": ("random", "sets", "stores"),
     "catalog": ("readers", "stores"),
-    "__init__": ("readers", "stores"),
+    "__init__": ("readers", "scenes", "stores"),
 }
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")

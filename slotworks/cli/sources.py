@@ -20,12 +20,13 @@ def find_data(name: str, root: Path | None = None) -> DataConfig:
     from slotworks.data import catalog, scenes
 
     drawn = {
+        "collages": lambda **given: scenes.CollageScenes(**({"cutouts": given["root"]} if given else {})),
         "scenes": scenes.ShapeScenes,
         "set_scenes": scenes.SetScenes,
         "sprite_scenes": scenes.SpriteScenes,
         "tetromino_scenes": scenes.TetrominoScenes,
     }
-    if name in drawn and root:
+    if name in drawn and name != "collages" and root:
         raise UserError(f"{name} are drawn and lie in no folder; leave --root out.")
     made = parts.find("data set", name, {row.name: row.config for row in catalog.list_rows()} | drawn, object)
     found = made(**({"root": str(root)} if root else {})) if callable(made) else made

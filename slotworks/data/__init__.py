@@ -15,6 +15,7 @@ from slotworks.data.readers.shapes3d import Shapes3D
 from slotworks.data.readers.shapestacks import ShapeStacks
 from slotworks.data.readers.tetrominoes import Tetrominoes
 from slotworks.data.readers.voc import VOC
+from slotworks.data.scenes.collages import CollageScenes
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.data.stores.generated import Generated
 from slotworks.data.stores.latents import CachedLatents
@@ -31,6 +32,7 @@ __all__ = [
     "CachedFeatures",
     "CachedLatents",
     "CelebA",
+    "CollageScenes",
     "Generated",
     "MOVi",
     "MultiDSprites",

@@ -292,15 +292,18 @@ class ShapeDataset(SceneDataset):
             for color, shape, present in zip(layout.color[0], layout.shape[0], layout.present[0], strict=True)
             if present
         ]
-        phrases = [_phrase(color, shape, number) for (color, shape), number in Counter(names).items()] or ["nothing"]
+        phrases = [phrase(f"{color} {shape}", number) for (color, shape), number in Counter(names).items()] or [
+            "nothing"
+        ]
         what = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
         first, second = (_BACKGROUND_NAMES[i] for i in layout.background[0])
         where = {"plain": first, "gradient": f"{first} fading to {second}", "textured": f"patterned {first}"}
         return f"{what} on {where[self.config.background]}"
 
 
-def _phrase(color: str, shape: str, number: int) -> str:
+def phrase(name: str, number: int) -> str:
+    """So many of these, in words: "a red square", "two crosses"."""
     if number == 1:
-        return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {shape}"
-    plural = f"{shape}es" if shape.endswith("s") else f"{shape}s"
-    return f"{_NUMBERS[number] if number < len(_NUMBERS) else number} {color} {plural}"
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    plural = f"{name}es" if name.endswith("s") else f"{name}s"
+    return f"{_NUMBERS[number] if number < len(_NUMBERS) else number} {plural}"

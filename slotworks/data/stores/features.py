@@ -31,6 +31,8 @@ from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, RawBatch, 
 VERSION = 1  # part of the key: raised when the same settings give other features
 PROBES = 32  # images whose pixels enter the key
 
+_FOLDERS = ("root", "cutouts", "backgrounds")  # settings that say where files lie, and not what is in them
+
 
 @dataclass(frozen=True)
 class CachedFeatures(DataConfig):
@@ -218,11 +220,11 @@ class CachedFeatures(DataConfig):
 def fingerprint(images: DataConfig, dataset: Dataset, kept: Sequence[str] = ()) -> dict[str, Any]:
     """What tells two training sets apart: settings, length, and content of the images and of the maps that are kept.
 
-    Of a prepared store its checksums, which cover every pixel, and the selected rows; `root` does not count, so that
-    the data may move. Of any data set the pixels of 32 images spread over it: a drawn scene that is drawn differently
-    by another version of this package is another image.
+    Of a prepared store its checksums, which cover every pixel, and the selected rows; folders do not count, so that
+    the data may move. Of collages names and lengths of the files. Of any data set the pixels of 32 images spread over
+    it: a drawn scene that is drawn differently by another version of this package is another image.
     """
-    settings = {name: value for name, value in asdict(images).items() if name != "root"}
+    settings = {name: value for name, value in asdict(images).items() if name not in _FOLDERS}
     probes = np.unique(np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(np.int64))
     found: dict[str, Any] = {
         "kind": type(images).__name__,
@@ -233,6 +235,8 @@ def fingerprint(images: DataConfig, dataset: Dataset, kept: Sequence[str] = ()) 
     if isinstance(dataset, Store):
         found |= {"source": dataset.index["source"], "prepared": dataset.index.get("settings")}
         found |= {"crc32c": dataset.index["fields"]["image"]["crc32c"], "crc32c_of_rows": _crc(dataset.rows)}
+    elif source := getattr(dataset, "source", None):  # of what is made on the fly from files
+        found["source"] = source
     for name in kept:
         found[name] = {"crc32c_of_probes": _crc(dataset.__getitems__(probes.tolist())[name]) if len(probes) else 0}
         if isinstance(dataset, Store) and name in dataset.index["fields"]:
