@@ -56,7 +56,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("image_size", "mask_size"), (1, 2**15)),  # pixels
     **dict.fromkeys(("seed", "noise_seed", "noise_seeds", "frame_seed"), (0, 2**63 - 1)),
     **dict.fromkeys(("layer", "modulated_layer"), (-(2**15), 2**15)),  # below 0: counted from the last
-    **dict.fromkeys(("eps", "tau_start", "tau_end", "inner_lr"), ABOVE_ZERO),
+    **dict.fromkeys(("eps", "tau_start", "tau_end", "inner_lr", "mask_posterior"), ABOVE_ZERO),
     **dict.fromkeys(COUNTS.split(), COUNT),
     **dict.fromkeys(NOT_NEGATIVES.split(), NOT_NEGATIVE),
     **dict.fromkeys(SHARES.split(), SHARE),

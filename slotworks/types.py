@@ -90,8 +90,9 @@ class SlotOutput:
 
     `attn` sums to one over the slots at every position: the map to show as a mask. `attn_steps` holds the same for
     every iteration, first to last. `grid` is the height and width behind `p`; None means a square. `features` is what
-    the slots looked at, where a decoder needs it again: `decode(slots, features)`. `state` belongs to videos: where the
-    slots of the next frame start, `encode(video, state=out.state)` goes on from there.
+    the slots looked at, where a decoder needs it again: `decode(slots, features)`. `image` is the input of a method
+    whose masks ask it: `decode(slots, image)`. `state` belongs to videos: where the slots of the next frame start,
+    `encode(video, state=out.state)` goes on from there.
     """
 
     slots: Float[Tensor, "*b n d"]
@@ -99,12 +100,14 @@ class SlotOutput:
     attn_steps: tuple[Tensor, ...] = ()
     grid: tuple[int, int] | None = None
     features: Float[Tensor, "*b p c"] | None = None
+    image: Float[Tensor, "*b 3 h w"] | None = None
     state: Float[Tensor, "b n d"] | None = None
 
     @property
     def decoder_inputs(self) -> tuple[Tensor, ...]:
-        """What `method.decode` takes: the slots, and the features where the decoder needs them again."""
-        return (self.slots,) if self.features is None else (self.slots, self.features)
+        """What `method.decode` takes: the slots, and the features or the image where it needs them again."""
+        more = self.features if self.image is None else self.image
+        return (self.slots,) if more is None else (self.slots, more)
 
     @property
     def attn_maps(self) -> Float[Tensor, "*b n h w"]:

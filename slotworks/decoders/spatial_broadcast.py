@@ -204,3 +204,22 @@ class SpatialBroadcastDecoder(nn.Module):
             logits = nn.functional.interpolate(logits, scale_factor=grow, mode="bilinear", align_corners=False)
         masks = logits[:, 0, :height, :width].unflatten(0, (b, n)).softmax(dim=1)  # b n h w
         return DecoderOutput((parts * masks[:, :, None]).sum(dim=1), masks, parts)
+
+
+def posterior_masks(
+    masks: Float[Tensor, "b n h w"], parts: Float[Tensor, "b n c h w"], image: Float[Tensor, "b c h w"], std: float
+) -> Float[Tensor, "b n h w"]:
+    """Which slot a pixel belongs to, given its colour: Bayes' rule with the decoder's masks as what is known before.
+
+    The mixture by which IODINE explains a picture (Greff et al. 2019, arXiv 1903.00450), and its "mask posterior": slot
+    k shows a pixel with probability `masks[k]`, and then its colour is normal around `parts[k]`. A mask that knows a
+    shape roughly gives an object's edge to the ground; the posterior gives it to the slot that has its colour there.
+
+    Args:
+        masks: sum to one over slots.
+        parts: what each slot shows alone, on the scale of the image.
+        image: what was seen.
+        std: standard deviation of a colour, above 0, on the same scale; the larger, the closer to `masks`.
+    """
+    distance = (parts - image[:, None]).square().sum(dim=2) / (2 * std**2)
+    return (masks.clamp_min(torch.finfo(masks.dtype).tiny).log() - distance).softmax(dim=1)

@@ -128,8 +128,10 @@ def pieces(method: Method, batch: Batch, *, frames: int = PIECE) -> Iterator[tup
             b, t = piece["video"].shape[:2]
             flat = method.encode(piece["video"].flatten(0, 1))
             slots, attn = flat.slots.unflatten(0, (b, t)), flat.attn.unflatten(0, (b, t))
-            features = None if flat.features is None else flat.features.unflatten(0, (b, t))
-            output = SlotOutput(slots, attn, grid=flat.grid, features=features)
+            features, image = (
+                None if value is None else value.unflatten(0, (b, t)) for value in (flat.features, flat.image)
+            )
+            output = SlotOutput(slots, attn, grid=flat.grid, features=features, image=image)
         yield slice(start, stop), output
 
 

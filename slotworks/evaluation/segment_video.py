@@ -181,8 +181,8 @@ def encode_frames(
             raise
         given = " and ".join(name.replace("num_slots", f"{options[name]} slots") for name in options)
         raise UserError(f"{type(method).__name__} cannot be given {given}: {error}") from None
-    features = None if found.features is None else found.features[None]
-    return SlotOutput(found.slots[None], found.attn[None], grid=found.grid, features=features)
+    features, image = (None if value is None else value[None] for value in (found.features, found.image))
+    return SlotOutput(found.slots[None], found.attn[None], grid=found.grid, features=features, image=image)
 
 
 def boxes_tensor(boxes: Sequence[Sequence[float]]) -> Float[Tensor, "1 m 4"]:

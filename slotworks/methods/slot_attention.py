@@ -4,7 +4,8 @@ Locatello et al. 2020, "Object-Centric Learning with Slot Attention", arXiv 2006
 supplement, section 5. The defaults are the model for Tetrominoes and multi-dSprites (tables 4 and 6);
 `configs/slot_attention.py` has CLEVR6 (tables 3 and 5). Differences from the paper: none with the defaults.
 The original's LayerNorms are Keras', with an epsilon of 1e-3: `norm_eps`, which the recipes of the paper set.
-`encoder_strides` and `decoder_shuffle` make the reduced-cost variant that the `_mini` recipes use.
+`encoder_strides` and `decoder_shuffle` make the reduced-cost variant that the `_mini` recipes use; `mask_posterior` has
+them ask the image which slot a pixel belongs to.
 
 `parts="slot_diffusion"` is the Slot Attention of SlotDiffusion's tables (Wu et al. 2023, appendix D.3; released code,
 `img_based/models/slot_attention.py`): a ResNet-18 before the slots, a decoder that ends in 1x1 kernels, torch's initial
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.decoders import SpatialBroadcastDecoder
+from slotworks.decoders.spatial_broadcast import posterior_masks
 from slotworks.encoders import CNNEncoder
 from slotworks.encoders.savi import PositionedEncoder
 from slotworks.nn.init import torch_
@@ -50,6 +52,7 @@ class SlotAttentionConfig(SlotAttentionOptions):
     initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
+    mask_posterior: float | None = None  # spread of a slot's colours in [0, 1] by which masks ask the image; None: not
     position_gain: float = 1.0  # factor on the initial weights of both position embeddings (not in the paper)
 
     def build(self) -> "SlotAttentionAutoencoder":
@@ -111,12 +114,19 @@ class SlotAttentionAutoencoder(Method):
         features = self.encoder(image if self.config.parts == "slot_diffusion" else 2 * image - 1)
         slots = self.initializer(len(image), num_slots)
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
-        return replace(out, grid=self.encoder.grid(*image.shape[-2:]))
+        asked = None if self.config.mask_posterior is None else image
+        return replace(out, grid=self.encoder.grid(*image.shape[-2:]), image=asked)
 
-    def decode(self, slots: Float[Tensor, "b n d"]) -> DecoderOutput:
-        """Slots to images in about [0, 1]."""
+    def decode(self, slots: Float[Tensor, "b n d"], image: Float[Tensor, "b 3 h w"] | None = None) -> DecoderOutput:
+        """Slots to images in about [0, 1].
+
+        Given the `image` and with `mask_posterior`, the masks are `posterior_masks`; `recon` and `parts` stay.
+        """
         out = self.decoder(slots)
-        return DecoderOutput((out.recon + 1) / 2, out.masks, (out.parts + 1) / 2)
+        masks, parts = out.masks, (out.parts + 1) / 2
+        if image is not None and self.config.mask_posterior is not None:
+            masks = posterior_masks(masks, parts, image, self.config.mask_posterior)
+        return DecoderOutput((out.recon + 1) / 2, masks, parts)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over all values in [-1, 1], four times the error in [0, 1]."""

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from slotworks.decoders import SpatialBroadcastDecoder
-from slotworks.decoders.spatial_broadcast import BroadcastConv, SameConvTranspose
+from slotworks.decoders.spatial_broadcast import BroadcastConv, SameConvTranspose, posterior_masks
 
 
 @pytest.mark.parametrize(
@@ -226,3 +226,25 @@ def test_sizes_that_cannot_work_are_refused():
         SpatialBroadcastDecoder(8, (18, 20), strides=(1,), shuffle=2, mask_pool=2)
     with pytest.raises(ValueError, match="kernel_size is 4; an odd one"):
         SpatialBroadcastDecoder(8, (35, 35), strides=(1,), kernel_size=4)
+
+
+def test_posterior_masks_are_bayes_rule():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64).softmax(dim=1)
+    parts, image = (
+        torch.rand(*shape, generator=generator, dtype=torch.float64) for shape in ((2, 3, 3, 4, 5), (2, 3, 4, 5))
+    )
+    seen = torch.distributions.Normal(parts, 0.2).log_prob(image[:, None]).sum(dim=2).exp()  # b n h w
+    torch.testing.assert_close(posterior_masks(masks, parts, image, 0.2), masks * seen / (masks * seen).sum(1, True))
+    torch.testing.assert_close(posterior_masks(masks, parts, image, 1e6), masks)
+
+
+def test_posterior_masks_give_an_edge_to_the_slot_of_its_colour():
+    masks = torch.tensor([0.3, 0.7, 0.0]).view(1, 3, 1, 1)  # an object, the ground that its mask would give it to, none
+    parts = torch.tensor([[0.8, 0, 0], [0, 0, 0], [0.8, 0, 0]]).view(1, 3, 3, 1, 1)
+    edge = torch.tensor([0.6, 0.0, 0.0]).view(1, 3, 1, 1)
+    found = posterior_masks(masks, parts, edge, 0.25).flatten()
+    assert found.argmax() == 0
+    assert found[2] < 1e-30
+    # 0.3 exp(-0.04 / 0.125) against 0.7 exp(-0.36 / 0.125)
+    torch.testing.assert_close(found[0] / found[1], torch.tensor(0.3 / 0.7 * 2.718281828 ** (0.32 / 0.125)))

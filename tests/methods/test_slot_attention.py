@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slotworks.decoders.spatial_broadcast import posterior_masks
+from slotworks.evaluation.masks import decode, pieces
 from slotworks.methods import SlotAttentionConfig
 from slotworks.types import Decodes
 
@@ -162,3 +164,30 @@ def test_it_learns_four_images():
         optimizer.step()
     one_colour = 4 * (image - image.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
     assert loss < 0.8 * one_colour
+
+
+def test_masks_that_ask_the_image():
+    plain, asking = build(), build(mask_posterior=0.25)
+    asking.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 10, 14)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        before = decode(plain, plain.encode(image))
+        torch.manual_seed(1)
+        out = asking.encode(image)
+        after = decode(asking, out)
+    assert before is not None
+    assert after is not None
+    assert before.parts is not None
+    torch.testing.assert_close(after.recon, before.recon)
+    torch.testing.assert_close(after.masks, posterior_masks(before.masks, before.parts, image, 0.25))
+    torch.testing.assert_close(asking.decode(out.slots).masks, before.masks)  # an edit has no image to ask
+
+
+def test_masks_that_ask_the_frames_of_a_video():
+    method, video = build(mask_posterior=0.25, initializer="learned").eval(), torch.rand(1, 3, 3, 10, 14)
+    with torch.no_grad():
+        frames = [decode(method, out) for _, out in pieces(method, {"video": video}, frames=2)]
+        alone = [decode(method, method.encode(video[:, t])) for t in range(3)]
+    found = torch.cat([found.masks for found in frames if found is not None], dim=1)
+    torch.testing.assert_close(found[0], torch.cat([one.masks for one in alone if one is not None]))
