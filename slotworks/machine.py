@@ -3,12 +3,15 @@
 import math
 import os
 import platform
-from collections.abc import MutableMapping
+import time
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 Precision = Literal["auto", "32", "bf16", "16"]
 """`auto` is what the device computes fast, decided when work starts: `slotworks.training.numerics`."""
+
+_OURS = "SLOTWORKS_THREADS"  # what we set OMP_NUM_THREADS to, so that a user's can be told from it
 
 
 def prepare_threads(environment: MutableMapping[str, str] = os.environ, root: Path = Path("/")) -> None:
@@ -24,7 +27,42 @@ def prepare_threads(environment: MutableMapping[str, str] = os.environ, root: Pa
         environment["GOMP_SPINCOUNT"] = "3000"
     allowed = cgroup_cpus(root)
     if allowed is not None and allowed < usable_cores() and "OMP_NUM_THREADS" not in environment:
-        environment["OMP_NUM_THREADS"] = str(math.ceil(allowed))
+        environment["OMP_NUM_THREADS"] = environment[_OURS] = str(math.ceil(allowed))
+
+
+def threads_given(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user, or whoever started this process, said how many threads there shall be."""
+    return "OMP_NUM_THREADS" in environment and environment.get(_OURS) != environment["OMP_NUM_THREADS"]
+
+
+def busy_elsewhere(seconds: float = 0.3, root: Path = Path("/")) -> float:
+    """How many of the usable cores other processes keep busy, measured for a moment; 0 where that cannot be told.
+
+    Only Linux says so (`/proc/stat`). Processes that gave way of themselves (`nice`) do not count. This process should
+    rest meanwhile.
+    """
+    before = _ticks(root)
+    time.sleep(seconds)
+    after = _ticks(root)
+    found = 0.0
+    for core, (busy, total) in after.items():
+        was_busy, was_total = before.get(core, (0, 0))
+        if total > was_total:
+            found += (busy - was_busy) / (total - was_total)
+    return found
+
+
+def _ticks(root: Path) -> dict[int, tuple[int, int]]:
+    """For every usable core the ticks since the start in which it worked, and all of them."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    found = {}
+    for line in _read(root / "proc/stat").splitlines():
+        name, *values = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and (usable is None or int(name[3:]) in usable):
+            user, _, system, _, _, irq, softirq, stolen = map(int, (values + ["0"] * 8)[:8])
+            busy = user + system + irq + softirq + stolen
+            found[int(name[3:])] = busy, sum(map(int, values[:8]))
+    return found
 
 
 def usable_cores() -> int:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from slotworks.machine import cgroup_cpus, prepare_threads, processor, usable_cores
+from slotworks.machine import (
+    busy_elsewhere,
+    cgroup_cpus,
+    prepare_threads,
+    processor,
+    threads_given,
+    usable_cores,
+)
 
 
 def system(root: Path, files: dict[str, str]) -> Path:
@@ -68,7 +75,7 @@ def test_threads_follow_the_limit_and_what_is_set_stays(tmp_path, monkeypatch):
         prepare_threads(environment, root)
         return environment
 
-    assert prepared() == {"GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "2"}
+    assert prepared() == {"GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "2", "SLOTWORKS_THREADS": "2"}
     assert prepared(OMP_NUM_THREADS="3")["OMP_NUM_THREADS"] == "3"
     assert prepared(GOMP_SPINCOUNT="1000")["GOMP_SPINCOUNT"] == "1000"
     assert "GOMP_SPINCOUNT" not in prepared(OMP_WAIT_POLICY="active")
@@ -97,3 +104,29 @@ def test_the_processor_is_named_with_its_instructions(tmp_path):
     root = system(tmp_path, {"proc/cpuinfo": cores + cores.replace("EPYC", "other")})
     assert processor(root) == "AMD EPYC, avx2, avx512f, avx512_bf16"
     assert processor(tmp_path / "none") != ""
+
+
+def stat(*cores: tuple[int, ...]) -> dict[str, str]:
+    lines = ["cpu  1 2 3 4", *(f"cpu{i} {' '.join(map(str, ticks))} 0 0" for i, ticks in enumerate(cores)), "intr 5 6"]
+    return {"proc/stat": "\n".join(lines) + "\n"}
+
+
+def test_what_other_programs_take(tmp_path, monkeypatch):
+    """Of ten ticks core 0 worked nine, core 1 five that gave way and two that did not, core 2 is not ours."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    root = system(tmp_path, stat((100, 0, 50, 800, 5, 0, 0, 0), (7, 0, 3, 990, 0, 0, 0, 0), (0,) * 8))
+
+    def later(seconds):
+        assert seconds == 0.25
+        system(root, stat((105, 0, 52, 801, 5, 1, 0, 1), (8, 5, 4, 993, 0, 0, 0, 0), (10, 0, 0, 0, 0, 0, 0, 0)))
+
+    monkeypatch.setattr("slotworks.machine.time.sleep", later)
+    assert busy_elsewhere(0.25, root) == pytest.approx(0.9 + 0.2)
+    assert busy_elsewhere(0.25, tmp_path / "nothing") == 0
+
+
+def test_threads_that_the_user_chose():
+    assert not threads_given({})
+    assert threads_given({"OMP_NUM_THREADS": "2"})
+    assert not threads_given({"OMP_NUM_THREADS": "2", "SLOTWORKS_THREADS": "2"})
+    assert threads_given({"OMP_NUM_THREADS": "1", "SLOTWORKS_THREADS": "2"})

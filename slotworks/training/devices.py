@@ -3,12 +3,17 @@
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
+from slotworks.machine import busy_elsewhere, threads_given, usable_cores
+from slotworks.training.folder import last_threads
 from slotworks.training.numerics import settle, weakest_kind
 from slotworks.training.run import Run
 
@@ -42,6 +47,33 @@ def open_fabric(run: Run, *, device: str | None = None, accelerator: str = "auto
         fabric = Fabric(**options, precision="bf16-mixed" if run.precision == "bf16" else "32-true")
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def shared_processor(fabric: Fabric, folder: Path) -> Iterator[str | None]:
+    """Train with as many threads as cores are free; says so in a sentence where these are fewer than torch would take.
+
+    Threads wait for one another a hundred times a step, so one that has to share its core holds all of them up. What
+    `OMP_NUM_THREADS` says stays; a run goes on with the threads it had, since sums depend on their number.
+    """
+    usual = torch.get_num_threads()
+    if fabric.device.type != "cpu" or fabric.world_size > 1 or usual == 1 or threads_given():
+        yield None
+        return
+    before = last_threads(folder)
+    threads, note = min(before or usual, usual), None
+    if before is None:
+        threads = max(1, min(usual, usable_cores() - math.floor(busy_elsewhere() + 0.3)))  # 0.7 of a core is one
+        if threads < usual:
+            note = (
+                f"Other programs keep this processor busy, so this trains with {threads} of {usual} threads; start it "
+                f"with OMP_NUM_THREADS={usual} to take all."
+            )
+    try:
+        torch.set_num_threads(threads)
+        yield note
+    finally:
+        torch.set_num_threads(usual)
 
 
 def clip(fabric: Fabric, model: Any, optimizer: Any, run: Run) -> float:

@@ -93,11 +93,21 @@ def write_folder(run: Run, folder: Path, *, device: str, world_size: int, step: 
         "device": device,
         "processes": world_size,
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "data": run.data.name,
         "earlier": earlier,
     }
     write_text(path, json.dumps(env, indent=1) + "\n")
+
+
+def last_threads(folder: Path) -> int | None:
+    """How many threads the last session in a run folder had; None if none is noted."""
+    try:
+        found = read_json((folder / "env.json").read_text(encoding="utf-8"))["threads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def device_name(device: torch.device) -> str:

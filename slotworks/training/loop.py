@@ -30,7 +30,7 @@ from slotworks.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from slotworks.training.devices import clip, open_fabric, scale_adapts
+from slotworks.training.devices import clip, open_fabric, scale_adapts, shared_processor
 from slotworks.training.ema import EMA
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.interrupt import Interrupt
@@ -131,8 +131,9 @@ def train(
             f"batch_size is {run.batch_size} in {run.accumulate} micro-batches, which {world} processes cannot share "
             "equally; choose a multiple."
         )
-    with _held(folder, fabric):
-        return _train(run, folder, evaluators, callbacks, on_log, on_eval, fabric, stop_after)
+    with _held(folder, fabric), shared_processor(fabric, folder) as note:
+        notes = [note] if note else []
+        return _train(run, folder, evaluators, callbacks, on_log, on_eval, fabric, stop_after, notes)
 
 
 def _train(
@@ -144,6 +145,7 @@ def _train(
     on_eval: Callable[[int, dict[str, float]], None] | None,
     fabric: Fabric,
     stop_after: int | None,
+    notes: Sequence[str],
 ) -> Result:
     """`train` in a folder that no other command uses meanwhile."""
     first, world = fabric.is_global_zero, fabric.world_size
@@ -184,7 +186,7 @@ def _train(
         metrics = fabric.broadcast(metrics)
         interrupt = stack.enter_context(Interrupt())
         display = stack.enter_context(Display(run, folder, step=start, device=fabric.device, quiet=not first))
-        for note in numerics_notes(run, checkpoint, fabric.device):
+        for note in (*notes, *numerics_notes(run, checkpoint, fabric.device)):
             display.say(note)
 
         def save() -> None:
