@@ -20,6 +20,7 @@
 | `editing/` | remove, add, swap and move slots; render |
 | `reports/` | a run folder to one HTML page |
 | `configs/` | recipes: one function per row of a table |
+| `hub.py` | trained runs as folders that travel, on the Hugging Face hub or anywhere |
 | `api.py`, `cli/` | whole jobs in three lines of Python, or one command |
 """
 
@@ -31,12 +32,27 @@ from slotworks.version import __version__
 
 if TYPE_CHECKING:
     from slotworks.api import edit, evaluate, load, segment, synthesize, train
+    from slotworks.hub import from_pretrained, push_to_hub, save_pretrained
 
 prepare_threads()  # before anything imports torch
 
-_HOMES = dict.fromkeys(("edit", "evaluate", "load", "segment", "synthesize", "train"), "slotworks.api")
+_HOMES = {
+    **dict.fromkeys(("edit", "evaluate", "load", "segment", "synthesize", "train"), "slotworks.api"),
+    **dict.fromkeys(("from_pretrained", "push_to_hub", "save_pretrained"), "slotworks.hub"),
+}
 
-__all__ = ["__version__", "edit", "evaluate", "load", "segment", "synthesize", "train"]
+__all__ = [
+    "__version__",
+    "edit",
+    "evaluate",
+    "from_pretrained",
+    "load",
+    "push_to_hub",
+    "save_pretrained",
+    "segment",
+    "synthesize",
+    "train",
+]
 
 
 def __getattr__(name: str):

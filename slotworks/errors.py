@@ -108,3 +108,14 @@ def needs_extra(extra: str) -> Iterator[None]:
             f"An optional library is missing or does not work here ({reason}); install it with "
             f"`pip install 'slotworks[{extra}]'`{hint}."
         ) from error
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises for connections that fail; it changed the library that it asks by twice."""
+    try:
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        return (OSError,)
+    base = HfHubHTTPError.__bases__[0]  # of requests, httpx or httpx2
+    library = importlib.import_module(base.__module__.partition(".")[0])
+    return (OSError, base, *([library.InvalidURL] if hasattr(library, "InvalidURL") else []))

@@ -50,6 +50,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "configs": ("types", "encoders", "decoders", "methods", "data", "training", "synthesis"),
     "tables": ("configs", "data", "evaluation"),  # written down so that the command line need not import them
     "reports": ("tables",),  # units and directions of metrics
+    "hub": ("types", "methods", "data", "training", "reports"),  # reports: the card
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api",),
 }

@@ -21,6 +21,7 @@ VERBS = {
     "doctor": ("doctor", "what went wrong in a run, and the likely fix"),
     "data": ("data", "list, prepare and check data sets"),
     "convert": ("convert", "published checkpoints to run folders, and a trained U-Net to a folder of diffusers"),
+    "publish": ("publish", "a trained run with a card, to a folder or to the Hugging Face hub"),
     "bench": ("bench", "time and memory of each method on this machine; our forms against the plain ones"),
 }
 

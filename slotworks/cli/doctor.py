@@ -9,6 +9,7 @@ import tyro
 from rich.markup import escape
 
 from slotworks.cli.console import out, parse, print_json
+from slotworks.cli.runs import run_of
 
 COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -47,7 +48,7 @@ def doctor(
 
     if module:
         import_file(module)
-    findings = api.examine(run, split=split, num_images=images, out=out_folder)
+    findings = api.examine(run_of(run), split=split, num_images=images, out=out_folder)
     if json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from slotworks.cli.console import out, parse, print_json
+from slotworks.cli.runs import run_of
 from slotworks.errors import UserError
 from slotworks.machine import Precision
 
@@ -103,7 +104,7 @@ def edit(
     if module:
         import_file(module)
     answers = api.edit(
-        run,
+        run_of(run),
         image,
         out=out_folder,
         remove_slots=remove,

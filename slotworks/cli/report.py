@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from slotworks.cli.console import out, parse, print_json
+from slotworks.cli.runs import run_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +30,7 @@ def report(run: Annotated[Path, tyro.conf.Positional], /, open: bool = False, js
     """
     from slotworks.reports import write_report
 
-    path = write_report(run)
+    path = write_report(run_of(run))
     print_json({"report": str(path)}) if json else out.print(str(path), soft_wrap=True, markup=False)
     if open:
         webbrowser.open(path.resolve().as_uri())

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from slotworks.cli.console import err, out, parse, print_json
+from slotworks.cli.runs import run_of
 from slotworks.errors import UserError
 from slotworks.progress import progress
 
@@ -66,7 +67,7 @@ def segment(
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
-    found = api.segment(run, files, out=out_folder, **options)
+    found = api.segment(run_of(run), files, out=out_folder, **options)
     results = []
     with progress("segmenting", len(files), unit="files") as advance:
         for result in found:

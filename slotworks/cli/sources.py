@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from slotworks import parts
+from slotworks.cli.runs import run_of
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.types import DataConfig, MethodConfig, UserError
 
@@ -80,7 +81,7 @@ def find_run(name: str, *, settings: Sequence[str] = (), out: Path | None = None
     words: list[str] = []
     for setting in settings:
         words += setting_words(setting)
-    folder = Path(name)
+    folder = run_of(Path(name))
     if folder.exists() or not is_recipe(name):
         if not words:
             return folder, None

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from slotworks.cli.console import err, out, parse
+from slotworks.cli.runs import run_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def studio(
     if module:
         import_file(module)
     check_options(port=port)
-    page = api.studio(run, device=device, host=host, port=port)
+    page = api.studio(run_of(run), device=device, host=host, port=port)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too
         if not is_local(host):

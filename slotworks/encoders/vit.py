@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.errors import needs_extra, quote
+from slotworks.errors import needs_extra, quote, transport_errors
 from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
@@ -289,11 +289,7 @@ def loading_errors() -> tuple[type[Exception], ...]:
 
     files = (OSError, EOFError, UnpicklingError, BadZipFile, SafetensorError, ImportError, MemoryError)
     contents = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ArithmeticError)
-    try:
-        import httpx  # the transport of newer clients; that of older ones raises OSError
-    except ImportError:
-        return (*files, *contents)
-    return (*files, *contents, httpx.HTTPError, httpx.InvalidURL)
+    return (*files, *contents, *transport_errors())
 
 
 def _download(model: str) -> list[Path]:

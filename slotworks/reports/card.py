@@ -1,0 +1,104 @@
+"""The card of a run that travels: what it is, its numbers and whose rules they follow, how it was trained, its use."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from slotworks.json_text import read_json
+from slotworks.reports.curves import finite_number
+from slotworks.reports.labels import label
+from slotworks.tables import metric
+
+UNKNOWN = "other"  # how the hub calls a licence that it has no name for
+
+
+def card(
+    run_folder: Path,
+    config: Mapping[str, Any],
+    *,
+    name: str = "OWNER/NAME",
+    license: str | None = None,
+    picture: str | None = None,
+    left_out: Sequence[str] = (),
+) -> str:
+    """Markdown with the head that the hub reads.
+
+    Args:
+        run_folder: its `eval/*.json` and `env.json`; what is missing or damaged is left out.
+        config: of the folder that the card describes, with `run` as plain settings.
+        name: under which it can be had.
+        license: by its name on the hub.
+        picture: file beside the card.
+        left_out: settings that held paths of one machine.
+    """
+    run = config["run"]
+    kind = run["method"]["kind"].removesuffix("Config")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.get_template("card.md.j2").render(
+        kind=kind,
+        name=name,
+        config=config,
+        run=run,
+        data=_name(run["data"]),
+        method=[(name, _short(value)) for name, value in run["method"].items() if name != "kind"],
+        records=_records(run_folder),
+        env=_read(run_folder / "env.json"),
+        license=license,
+        head_license=license or UNKNOWN,
+        picture=picture,
+        left_out=list(left_out),
+    )
+
+
+def picture_for_card(run_folder: Path) -> Path | None:
+    """The last sheet of pictures with masks that a run wrote; None if there is none."""
+    sheets = sorted((run_folder / "samples").glob("step_*.png"))
+    return sheets[-1] if sheets else None
+
+
+def _records(run_folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run as rows: where they were made, by whose rules, and what came out."""
+    rows = []
+    for path in sorted((run_folder / "eval").glob("*.json")):
+        record = _read(path)
+        if not isinstance(record.get("metrics"), Mapping) or "protocol" not in record:
+            continue  # findings of the doctor, or a damaged file
+        named = [
+            (label(name), _number(name, value.get("mean"), value.get("sem")))
+            for name, value in record["metrics"].items()
+            if isinstance(value, Mapping) and finite_number(value.get("mean")) is not None
+        ]
+        numbers = [f"{name} {text}" for name, text in named]
+        keys = {key: record.get(key) for key in ("data", "split", "protocol", "num_images", "seed")}
+        rows.append(keys | {"numbers": ", ".join(numbers)})
+    return rows
+
+
+def _number(name: str, mean: Any, sem: Any) -> str:
+    scale, digits = (100, 1) if metric(name)["unit"] == "share" else (1, 3)
+    spread = "" if finite_number(sem) is None else f" ± {scale * sem:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{spread}"
+
+
+def _name(data: Mapping[str, Any]) -> str:
+    """The class of the data, and of what it wraps, such as features of pictures."""
+    inner = [value["kind"] for value in data.values() if isinstance(value, Mapping) and "kind" in value]
+    return " of ".join([data["kind"], *inner])
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
