@@ -31,6 +31,11 @@ from slotworks.types import Batch, DataConfig, Dataset, Decodes, Method, UserErr
 TRUTH = ("mask", "void", "overlap", "class_mask", "class_mask_highest", "crowd", "category")
 """What protocols read of a batch, see `score_masks`: maps, and the class of each id."""
 
+FEWEST, PERSON = "_fewest", "_person"
+"""Behind the name of a metric where several people marked the images: by whom."""
+
+SEVERAL_PEOPLE = "several people's masks: mean over people, then images; *_fewest: by the one with the fewest segments"
+
 NEEDS = Needs(fields=("mask", "image"), hint="object discovery needs true masks", videos=True)
 
 
@@ -61,12 +66,13 @@ class DiscoveryResult:
     num_images: int
     seed: int
     per_image: dict[str, Float64[Tensor, " i"]]
-    metrics: dict[str, Summary]
+    metrics: dict[str, Summary]  # where several people marked the images also those of `FEWEST`
 
     @property
     def rules(self) -> str:
         """The protocol in one line."""
-        return self.protocol.describe()
+        several = any(name.endswith(FEWEST) for name in self.metrics)
+        return self.protocol.describe() + (f"; {SEVERAL_PEOPLE}" if several else "")
 
     def record(self, *, data: str, split: str, checkpoint: str) -> dict:
         """What `write_eval` stores: these numbers and where they come from."""
@@ -167,7 +173,10 @@ def evaluate_under(
                 else:
                     flat = {**truth, "pred": pred}
                     flat = {key: value.flatten(1, -2) if value.ndim > 3 else value for key, value in flat.items()}
-                found.append(score_masks(protocol, flat.pop("pred"), flat, num_slots=num_slots))
+                scored = score_masks(protocol, flat["pred"], flat, num_slots=num_slots)
+                if "annotators" in batch:
+                    scored = by_people(protocol, flat["pred"], batch["annotators"], scored, num_slots=num_slots)
+                found.append(scored)
     return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
 
 
@@ -195,6 +204,8 @@ def _result(protocol: Protocol, batches: Sequence[dict[str, Score]], count: int,
     per_image, summaries = {}, {}
     for name in batches[0]:
         per_image[name] = torch.cat([scores[name].values.cpu() for scores in batches])
+        if PERSON in name:  # who is third in one image is somebody else in the next
+            continue
         summaries[name] = summarize(per_image[name], torch.cat([scores[name].weights.cpu() for scores in batches]))
     return DiscoveryResult(protocol, count, seed, per_image, summaries)
 
@@ -255,6 +266,41 @@ def score_masks(rules: Protocol, pred: Integer[Tensor, "b h w"], truth: Batch, *
             counted[key, keep_overlap] = _count(rules, pred, truth[key], removed, num_slots)
         scores[metric] = _metric(rules, metric, counted[key, keep_overlap])
     return scores
+
+
+def by_people(
+    rules: Protocol,
+    pred: Integer[Tensor, "b h w"],
+    annotators: Integer[Tensor, "b a h w"],
+    fewest: dict[str, Score],
+    *,
+    num_slots: int,
+) -> dict[str, Score]:
+    """Scores by each of several people's masks: under a metric's own name the mean over people, and each one's.
+
+    Args:
+        rules: as in `score_masks`.
+        pred: slot ids from 0.
+        annotators: each person's ids; zeros everywhere where there are fewer people.
+        fewest: scores by the person with the fewest segments, which become `NAME_fewest`.
+        num_slots: of the method.
+    """
+    everyone: dict[str, list[Score]] = {}
+    for own in annotators.unbind(1):
+        there = (own > 0).flatten(1).any(1)
+        for name, score in score_masks(rules, pred, {"mask": own}, num_slots=num_slots).items():
+            known = Score(score.values.masked_fill(~there, torch.nan), score.weights.masked_fill(~there, 0))
+            everyone.setdefault(name, []).append(known)
+    found: dict[str, Score] = {}
+    for name, scores in everyone.items():
+        values, weights = (torch.stack([getattr(one, part) for one in scores]) for part in ("values", "weights"))
+        counted = weights > 0
+        mean = (weights * values.nan_to_num()).sum(0) / weights.sum(0)  # NaN where nobody counts
+        found[name] = Score(mean, weights.sum(0) / counted.sum(0).clamp(min=1))
+    found |= {f"{name}{FEWEST}": score for name, score in fewest.items() if name in found}
+    for name, scores in everyone.items():
+        found |= {f"{name}{PERSON}{number}": score for number, score in enumerate(scores)}
+    return found
 
 
 def _checked(truth: Batch, pred: Int64[Tensor, "b h w"]) -> Batch:
@@ -353,7 +399,8 @@ TASK = Task(
     about="object discovery",
     score=_score,
     metrics=tuple(
-        Metric(name=name, label=label, better="lower" if name in KINDS[1:] else "higher")
+        Metric(name=name + tail, label=label + said, better="lower" if name in KINDS[1:] else "higher")
+        for tail, said in (("", ""), (FEWEST, ", fewest"))
         for name, label in protocols.LABELS.items()
     ),
     needs=NEEDS,
