@@ -9,7 +9,7 @@ from PIL import Image
 
 from slotworks.cli import main
 from slotworks.cli.evaluate import main as evaluate
-from slotworks.cli.sources import own_pictures
+from slotworks.cli.pictures import own_pictures
 from slotworks.cli.train import build
 from slotworks.configs import dinosaur, savi, slot_attention
 from slotworks.data import CachedFeatures, Pictures
@@ -80,3 +80,19 @@ def test_mistakes(tmp_path):
         own_pictures(savi.scenes_mini().data, tmp_path)
     with pytest.raises(UserError, match=r"--pictures names the data; leave --data and --root out\."):
         evaluate(["run", "--pictures", str(tmp_path), "--data", "scenes"])
+
+
+def test_another_encoder_is_one_option(tmp_path):
+    """Its patch and width follow, and cached features are those of the same encoder."""
+    words = "--method.encoder.image-size 224 --data.images.image-size 224 --method.encoder.model".split()
+    run = build("dinosaur.scenes_mini", [*words, "dinov2-small"])
+    encoder = run.method.encoder
+    assert (encoder.model, encoder.patch_size, encoder.feature_dim) == ("facebook/dinov2-small", 14, 384)
+    assert run.data.encoder == encoder
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "patch_size": 16, "hidden_size": 40}))
+    run = build("dinosaur.scenes_mini", [*words, str(folder), "--method.encoder.feature-dim", "48"])
+    assert (run.method.encoder.patch_size, run.data.encoder.feature_dim) == (16, 48)
+    with pytest.raises(UserError, match="image_size is 64 and patch_size 14; the image must be a positive multiple"):
+        build("dinosaur.scenes_mini", ["--method.encoder.model", "dinov2-small"])

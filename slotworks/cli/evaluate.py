@@ -90,7 +90,8 @@ def evaluate(
         json: print the records as JSON.
     """
     from slotworks import api
-    from slotworks.cli.sources import find_all_data, find_run, own_pictures, with_root
+    from slotworks.cli.pictures import own_pictures
+    from slotworks.cli.sources import find_all_data, find_run, with_root
     from slotworks.parts import import_file
     from slotworks.protocols import DEFAULT
     from slotworks.training import load_run

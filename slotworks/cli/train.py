@@ -120,12 +120,13 @@ def build(name: str, overrides: Sequence[str]) -> "Run":
     run, about = _named(name)
     overrides, pictures = take_option(list(overrides), "--pictures")
     if pictures:
-        from slotworks.cli.sources import own_pictures
+        from slotworks.cli.pictures import own_pictures
 
         run = replace(run, data=own_pictures(run.data, pictures))
     first, _, more = about.partition("\n")  # lines that are indented are shown as they are
     about = f"{first}\n{indent(dedent(more).rstrip(), '  ')}\n\nOptions of the command itself:\n{OPTIONS}"
     changed = override(run, overrides, prog=f"slotworks train {name}", about=about)
+    changed = with_fitting_encoder(run, changed, overrides)
     if changed.protocol != run.protocol and ":" in changed.protocol:  # who names it here may have it imported
         from slotworks.protocols import get
 
@@ -151,6 +152,26 @@ def _named(name: str) -> "tuple[Run, str]":
     facts = {"Command": "command", "Takes": "takes", "Published": "published", "Our own": "measured"}
     lines = "\n".join(f"{label + ':':<11}{row[field]}" for label, field in facts.items())
     return recipe(), "\n\n".join(filter(None, [row["about"], getattr(recipe, "notes", ""), lines]))
+
+
+def with_fitting_encoder(before: "Run", run: "Run", words: Sequence[str]) -> "Run":
+    """Where another network was named, its patch and width, unless these were named, too; also for cached features."""
+    from slotworks.data import CachedFeatures
+    from slotworks.encoders.vit import ViTConfig, fitted
+
+    old, new = getattr(before.method, "encoder", None), getattr(run.method, "encoder", None)
+    if not isinstance(old, ViTConfig) or not isinstance(new, ViTConfig) or old == new:
+        return run
+    given = {word.partition("=")[0].replace("-", "_") for word in words}
+    fields = ("patch_size", "feature_dim", "position_offset")
+    if old.model != new.model:
+        new = fitted(new, keep=[name for name in fields if f"__method.encoder.{name}" in given])
+    same = isinstance(run.data, CachedFeatures) and run.data.encoder == old
+    try:
+        data = replace(run.data, encoder=new) if same else run.data  # type: ignore[call-arg]
+        return replace(run, method=replace(run.method, encoder=new), data=data)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None = None) -> "Run":
