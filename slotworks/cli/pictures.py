@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from slotworks.data import CachedFeatures, Pictures
 from slotworks.types import DataConfig, UserError
@@ -27,6 +28,6 @@ def own_pictures(data: DataConfig, folder: Path | str, *, score: bool = False) -
         raise UserError(f"{images.name} are videos; --pictures gives a folder of pictures to recipes of images.")
     if not Path(folder).is_dir():
         raise UserError(f"{folder} is not a folder; give one with pictures.")
-    whole = {"val_fraction": 0.0, "test_fraction": 1.0} if score else {}
+    whole: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 1.0} if score else {}
     own = Pictures(root=str(folder), image_size=images.size[0], flip=not (cached or score), **whole)
     return replace(data, images=own) if cached and not score else own  # type: ignore[call-arg]
