@@ -208,7 +208,7 @@ class SpotStudent(Spot):
         """
         folder, by_attention = self.config.teacher, self.config.teacher_masks == "attention"
         teacher = load(folder)
-        if not (isinstance(teacher, FeatureSlots) if by_attention else type(teacher) is Spot):
+        if not isinstance(teacher, FeatureSlots) or not (by_attention or type(teacher) is Spot):
             wanted = "a run of SPOT or DINOSAUR" if by_attention else "a first stage of SPOT"
             raise UserError(f"method.teacher is {folder}, a run of {type(teacher).__name__}; give {wanted}.")
         check_same_features(self, teacher, folder)

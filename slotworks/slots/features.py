@@ -28,7 +28,7 @@ class FeatureSlotOptions(MethodConfig):
     feature_components: int | None = None  # principal components in place of the features, here and as the target
     value_coordinates: bool = False  # add a patch's place to what slots gather there, not to where they look
     tied_queries: bool = False  # queries of Slot Attention start as copies of its keys
-    kmeans_restarts: int = 1  # of initializer kmeans
+    kmeans_restarts: int = 8  # runs of k-means behind initializer kmeans outside of training; training makes one
     hidden_inputs: float = 0.0  # share of true features hidden from the Transformer decoder; 1: it sees slots alone
 
 
@@ -39,6 +39,7 @@ class FeatureSlots(Method):
     feature_mlp: nn.Sequential
     initializer: nn.Module
     slot_attention: SlotAttention
+    components: PrincipalComponents | None
     waves: Tensor
 
     @staticmethod
@@ -61,14 +62,15 @@ class FeatureSlots(Method):
             self.coordinates = nn.Linear(10, projected_dim, bias=False)
             self.register_buffer("waves", wave_coordinates(*config.encoder.grid), persistent=False)
         if config.tied_queries:
-            keys, queries = self.slot_attention.to_k, self.slot_attention.to_q
+            keys: Any = self.slot_attention.to_k
+            queries: Any = self.slot_attention.to_q
             if keys.weight.shape != queries.weight.shape:
                 raise ValueError(
                     f"method.tied_queries needs keys and queries of one shape, but features come {projected_dim} wide "
                     f"to slots of {config.slot_dim}; make them equal."
                 )
             with torch.no_grad():
-                queries.weight.copy_(keys.weight)  # pyright: ignore[reportCallIssue]
+                queries.weight.copy_(keys.weight)
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Take the principal components of the training features, if the method has them."""

@@ -106,12 +106,12 @@ class KMeansInit(nn.Module):
         num_slots: clusters.
         projected_dim: width of the projected features.
         slot_dim: width of a slot; a linear layer joins the two where they differ.
-        restarts: runs of k-means, of which the best is kept.
+        restarts: runs of k-means outside of training, of which the best is kept; a step of training makes one.
         max_iterations: of each run.
     """
 
     def __init__(
-        self, num_slots: int, projected_dim: int, slot_dim: int, *, restarts: int = 1, max_iterations: int = 15
+        self, num_slots: int, projected_dim: int, slot_dim: int, *, restarts: int = 8, max_iterations: int = 15
     ):
         super().__init__()
         self.num_slots, self.restarts, self.max_iterations = num_slots, restarts, max_iterations
@@ -121,10 +121,11 @@ class KMeansInit(nn.Module):
     def cluster(self, features: Float[Tensor, "b p c"], num_slots: int | None = None) -> Int64[Tensor, "b p"]:
         """The cluster of every position, from 0; random numbers are those of the batch."""
         points = nn.functional.normalize(features.detach().float(), dim=2)
-        return kmeans(points, num_slots or self.num_slots, restarts=self.restarts, max_iterations=self.max_iterations)
+        restarts = 1 if self.training else self.restarts
+        return kmeans(points, num_slots or self.num_slots, restarts=restarts, max_iterations=self.max_iterations)
 
     def forward(
-        self, labels: Int64[Tensor, "b p"], projected: Float[Tensor, "b p d"], num_slots: int | None = None
+        self, labels: Int64[Tensor, "b p"], projected: Float[Tensor, "b p c"], num_slots: int | None = None
     ) -> Float[Tensor, "b n d"]:
         """Slots from the clusters that `cluster` gave."""
         members = nn.functional.one_hot(labels, num_slots or self.num_slots).to(projected.dtype)
