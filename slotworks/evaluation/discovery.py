@@ -46,6 +46,9 @@ class DiscoveryOptions:
     protocols: tuple[str, ...] = option(
         (), "names, or all; by default the run's own, oclf for several", flag="protocol"
     )
+    merge: float | None = option(
+        None, "join slots of an image whose cosine is above this before scoring, for too many slots; such as 0.9"
+    )
     lengths: tuple[int, ...] = option(
         (),
         "in videos: score the first so many frames of each video, one number after the other; also draws "
@@ -100,6 +103,8 @@ def rules_of(job: Job) -> list[Protocol]:
         ]
     named_here = bool(job.options.protocols)  # a run folder never says what to import
     chosen = [protocols.get(name, importing=named_here) for name in names]
+    if job.options.merge is not None:
+        chosen = [rule.with_merging(job.options.merge) for rule in chosen]
     lengths = sorted(set(job.options.lengths))
     return [rule.with_length(length) for rule in chosen for length in lengths] if lengths else chosen
 
@@ -156,7 +161,7 @@ def evaluate_under(
     chosen = [_with_available_masks(protocols.get(r) if isinstance(r, str) else r, None, method) for r in rules]
     count = count_images(dataset, num_images)
     scores: list[list[dict[str, Score]]] = [[] for _ in chosen]  # by protocol, then batch
-    wanted: list[MaskSource] = list(dict.fromkeys(protocol.masks for protocol in chosen))
+    wanted = list(dict.fromkeys((protocol.masks, protocol.merge) for protocol in chosen))
     first = dataset.__getitems__([0])
     if "video" in first:  # as many images at once, but of fewer videos
         batch_size = max(batch_size // min(PIECE, first["video"].shape[1]), 1)
@@ -165,7 +170,7 @@ def evaluate_under(
             hard = _segment(method, batch, wanted)
             truth = {key: batch[key] for key in TRUTH if key in batch}
             for found, protocol in zip(scores, chosen, strict=True):
-                pred, num_slots = hard[protocol.masks]
+                pred, num_slots = hard[protocol.masks, protocol.merge]
                 if "video" in batch:
                     flat = protocol.of_video({**truth, "pred": pred})
                 elif protocol.length is not None:
@@ -180,23 +185,27 @@ def evaluate_under(
     return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
 
 
+Wanted = tuple[MaskSource, float | None]
+"""Which soft masks, and the cosine above which slots are joined."""
+
+
 def _segment(
-    method: Method, batch: Batch, wanted: Sequence[MaskSource]
-) -> dict[MaskSource, tuple[Integer[Tensor, "b *t h w"], int]]:
+    method: Method, batch: Batch, wanted: Sequence[Wanted]
+) -> dict[Wanted, tuple[Integer[Tensor, "b *t h w"], int]]:
     """Slot ids at the size of the truth from each kind of soft masks, and how many slots there are."""
     size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
     outputs = (output for _, output in pieces(method, batch)) if "video" in batch else [method.encode_batch(batch)]
-    found: dict[MaskSource, list[Tensor]] = {source: [] for source in wanted}
-    counts: dict[MaskSource, int] = {}
+    found: dict[Wanted, list[Tensor]] = {kind: [] for kind in wanted}
+    counts: dict[Wanted, int] = {}
     for output in outputs:
-        for source in wanted:
-            soft = soft_masks(output, decode(method, output) if source == "decoder" else None)
+        decoded = decode(method, output) if any(source == "decoder" for source, _ in wanted) else None
+        for source, merge in wanted:
+            soft = soft_masks(output, decoded if source == "decoder" else None, merge=merge)
             hard = segmentation(soft, size)
-            found[source].append(hard.short() if "video" in batch else hard)  # of a long video they are many
-            counts[source] = soft.shape[-3]
+            found[source, merge].append(hard.short() if "video" in batch else hard)  # of a long video they are many
+            counts[source, merge] = soft.shape[-3]
     return {
-        source: (torch.cat(hard, dim=1) if "video" in batch else hard[0], counts[source])
-        for source, hard in found.items()
+        kind: (torch.cat(hard, dim=1) if "video" in batch else hard[0], counts[kind]) for kind, hard in found.items()
     }
 
 

@@ -318,14 +318,6 @@ def _train(
 
 
 @torch.no_grad()
-def _some_batches(run: Run, dataset: Dataset, device: torch.device) -> Iterator[Batch]:
-    """Training samples spread over the whole data set, as a step sees them, for `Method.fit`."""
-    rows = [int(row) for row in np.linspace(0, len(dataset) - 1, min(FITTED, len(dataset)))]
-    size = run.batch_size // run.accumulate
-    for start in range(0, len(rows), size):
-        yield run.data.augment(to_batch(dataset.__getitems__(rows[start : start + size]), device))
-
-
 def run_evaluators(method: Method, ema: EMA | None, evaluators: Sequence[Evaluator], step: int) -> dict[str, float]:
     """Metrics of all evaluators under `eval/...`, with the averaged weights if there are any, in float32."""
     values: dict[str, float] = {}
@@ -336,6 +328,14 @@ def run_evaluators(method: Method, ema: EMA | None, evaluators: Sequence[Evaluat
             values |= {name if name.startswith("eval/") else f"eval/{name}": float(value) for name, value in found}
     method.train()
     return values
+
+
+def _some_batches(run: Run, dataset: Dataset, device: torch.device) -> Iterator[Batch]:
+    """Training samples spread over the whole data set, as a step sees them, for `Method.fit`."""
+    rows = [int(row) for row in np.linspace(0, len(dataset) - 1, min(FITTED, len(dataset)))]
+    size = run.batch_size // run.accumulate
+    for start in range(0, len(rows), size):
+        yield run.data.augment(to_batch(dataset.__getitems__(rows[start : start + size]), device))
 
 
 @contextmanager
