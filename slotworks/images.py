@@ -5,7 +5,7 @@ import struct
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
@@ -53,12 +53,13 @@ _RESULTS = {"run.yaml": ("samples", "eval", "pictures"), "synthesis.yaml": ("she
 """What belongs to the program in a folder with this file: pictures of a run, and of generated images."""
 
 
-def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def find_images(paths: Sequence[Path], *, used: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
     """Files as given, and every picture below the folders given, in order of name; and what was left out there.
 
     Folders behind symbolic links are searched as well, each once. Left out are files of other endings, HEIF pictures
     where `pillow-heif` is not installed, the `._` files that macOS leaves beside pictures, and this program's results,
-    also the pictures in run folders.
+    also the pictures in run folders. Files below the folders that are `used` for something else, such as masks, are
+    neither found nor counted.
 
     Returns:
         The files, and for each folder in which something was left out a sentence that counts and names it.
@@ -70,7 +71,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside, left_out = _look_through(path)
+            inside, left_out = _look_through(path, used)
             found += without_own(inside)
             if left_out:
                 named = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common(6))
@@ -88,9 +89,15 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return found, notes
 
 
-def _look_through(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Pictures below a folder in order of name, and how many files of which kind are none."""
-    found, left_out, seen = [], Counter(), set()
+def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of some endings, in the folders where `find_images` looks, by name; without hidden ones."""
+    found = [folder / name for folder, names in _walk(root) for name in names if name.lower().endswith(suffixes)]
+    return sorted(file for file in found if not file.name.startswith(".") and file.is_file())
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders that may hold a user's files, each once, and the names of the files in them."""
+    seen = set()
     for folder, inside, names in os.walk(root, followlinks=True):
         if (place := os.path.realpath(folder)) in seen:  # a link to a folder above
             inside.clear()
@@ -103,10 +110,18 @@ def _look_through(root: Path) -> tuple[list[Path], Counter[str]]:
                 inside[:] = [name for name in inside if name not in results]
                 names = [name for name in names if name not in results]
         inside[:] = [name for name in inside if not name.startswith(PARTIAL)]  # what a kill left half written
-        names = [name for name in names if not name.startswith(PARTIAL)]
+        yield Path(folder), [name for name in names if not name.startswith(PARTIAL)]
+
+
+def _look_through(root: Path, used: Collection[Path]) -> tuple[list[Path], Counter[str]]:
+    """Pictures below a folder in order of name, and how many files of which kind are none."""
+    found, left_out = [], Counter()
+    for folder, names in _walk(root):
         for name in names:
-            file = Path(folder) / name
+            file = folder / name
             suffix = file.suffix.lower()
+            if file in used:
+                continue
             if name.startswith("._"):
                 left_out["._ files of macOS"] += 1
             elif suffix in HEIF_SUFFIXES and not _reads_heif():

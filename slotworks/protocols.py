@@ -61,6 +61,7 @@ class Protocol:
     length: int | None = None  # frames of a video that count, from its first one on; None: all
     coverage: CoverageRule = "iou"  # behind SO, PO and GO; see slotworks.metrics.coverage
     coverage_threshold: float = 0.5  # on the IoU, in (0, 1]
+    merge: float | None = None  # slots of images whose cosine is above it are joined first; None: none are
     own: tuple[MaskMetric, ...] = ()  # metrics that the package does not have
 
     def __post_init__(self) -> None:
@@ -84,8 +85,8 @@ class Protocol:
         """The same rules for other masks; the name says so, as in `oclf[attention]`."""
         if masks == self.masks:
             return self
-        base, at, length = self.name.partition("@")
-        return replace(self, masks=masks, name=f"{base.split('[')[0]}[{masks}]{at}{length}")
+        base, end = re.fullmatch(r"(.*?)(?:\[\w+\])?((?:~[-\d.]+)?(?:@\d+)?)", self.name).groups()  # pyright: ignore
+        return replace(self, masks=masks, name=f"{base}[{masks}]{end}")
 
     def with_metrics(self, names: Sequence[str], *, importing: bool = True) -> "Protocol":
         """The same rules with more metrics: of `LABELS`, or of one's own; the name says so, as in `oclf+dice`.
@@ -99,6 +100,14 @@ class Protocol:
         more = [found[name].name if name in found else name for name in names]
         own, metrics = (*self.own, *found.values()), tuple(dict.fromkeys((*self.metrics, *more)))
         return replace(self, metrics=metrics, own=own, name="+".join([self.name, *more]))
+
+    def with_merging(self, merge: float) -> "Protocol":
+        """The same rules after similar slots were joined; the name says so, as in `oclf~0.9`."""
+        if not -1 <= merge <= 1:
+            raise UserError(f"merge is {merge:g}; it is a cosine, from -1 to 1, above which slots are joined.")
+        base, at, length = self.name.partition("@")
+        kept = re.sub(r"~[-\d.]+$", "", base)
+        return replace(self, merge=merge, name=f"{kept}~{merge:g}{at}{length}")
 
     def with_length(self, length: int) -> "Protocol":
         """The same rules for the first frames of a video; the name says so, as in `savi@12`."""
@@ -144,6 +153,8 @@ class Protocol:
             parts.append("matched by mask cosine, unmatched objects dropped")
         size = f" (VOC and COCO tables: {self.published_size} px)" if self.published_size else ""
         parts.append(f"{self.masks} masks at the truth's size{size}")
+        if self.merge is not None:
+            parts.append(f"slots with a cosine above {self.merge:g} joined first")
         if not self.first_frame or self.length:
             begin = "first" if self.first_frame else "second"
             end = f" to number {self.length}" if self.length else ""
@@ -283,7 +294,8 @@ DEFAULT = "oclf"
 
 
 _NAME = re.compile(
-    r"(?P<base>[^+@\[\]]+)(?P<metrics>(\+[^+@\[\]]+)*)(\[(?P<masks>attention|decoder)\])?(@(?P<length>\d{1,9}))?",
+    r"(?P<base>[^+@\[\]]+?)(?P<metrics>(\+[^+@\[\]]+?)*)(\[(?P<masks>attention|decoder)\])?"
+    r"(~(?P<merge>-?[01](\.\d{1,4})?))?(@(?P<length>\d{1,9}))?",
     re.ASCII,
 )
 
@@ -292,10 +304,11 @@ def get(name: str, *, importing: bool = True) -> Protocol:
     """The protocol of this name; one of your own is named as `slotworks.parts` says, such as `my_rules.py:MINE`.
 
     `oclf[attention]` is `oclf` scored on attention masks instead of its own, `savi@12` is `savi` on the first 12 frames
-    of each video, `oclf+ari_c` is `oclf` with one more metric, which may be your own, too.
+    of each video, `oclf~0.9` is `oclf` after slots whose cosine is above 0.9 were joined, `oclf+ari_c` is `oclf`
+    with one more metric, which may be your own, too.
 
     Args:
-        name: base, metrics, masks and length, in this order: `oclf+ari_c[attention]@12`.
+        name: base, metrics, masks, merging and length, in this order: `oclf+ari_c[attention]~0.9@12`.
         importing: False for a name that a file gives, such as that of a run folder.
 
     Raises:
@@ -305,11 +318,14 @@ def get(name: str, *, importing: bool = True) -> Protocol:
     if found is None:
         raise UserError(
             f"There is no protocol {name!r}. Known: {', '.join(PROTOCOLS)}; behind the name may stand +NAME for one "
-            "more metric, [attention] or [decoder] for other masks than its own, @12 for 12 frames of a video."
+            "more metric, [attention] or [decoder] for other masks than its own, ~0.9 to join slots whose cosine is "
+            "above 0.9, @12 for 12 frames of a video."
         )
     protocol = find("protocol", found["base"], PROTOCOLS, Protocol, importing=importing)
     if found["metrics"]:
         protocol = protocol.with_metrics(found["metrics"][1:].split("+"), importing=importing)
     if found["masks"]:
         protocol = protocol.with_masks("decoder" if found["masks"] == "decoder" else "attention")
+    if found["merge"]:
+        protocol = protocol.with_merging(float(found["merge"]))
     return protocol.with_length(int(found["length"])) if found["length"] else protocol

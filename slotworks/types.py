@@ -12,7 +12,7 @@ Videos have a time axis after the batch: `video` float32 `b t 3 h w` takes the p
 boxes `b t m 4`, slots `b t n d`; an object keeps its id, and a slot its place, through time. See `VideoMethod`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -210,6 +210,11 @@ class Method(nn.Module):
 
     def prepare(self, load: Callable[[str], "Method"]) -> None:
         """Called once before training. A method that builds on an earlier run loads it here: `load(run_folder)`."""
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Called once before the first step with batches of the training data, without gradients: here a method takes
+        from them what it does not learn, such as a mean, and keeps it in buffers. They are read as they are asked for.
+        """
 
     def export(self, folder: Path) -> None:
         """Called once after training, with the averaged weights: write into the run folder what other programs read."""

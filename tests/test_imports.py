@@ -64,7 +64,7 @@ ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everyt
 DATA_ROOMS: dict[str, tuple[str, ...]] = {
     "random": (),
     "sets": (),
-    "stores": (),
+    "stores": ("random",),
     "scenes": ("random", "sets", "stores"),  # stores: collages are made of files
     "readers": ("random", "sets", "stores"),
     "catalog": ("readers", "stores"),

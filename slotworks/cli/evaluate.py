@@ -42,6 +42,7 @@ def evaluate(
     tasks: Any,
     data: tuple[str, ...] = (),
     root: Path | None = None,
+    pictures: Path | None = None,
     task: str = "discovery",
     split: Literal["train", "val", "test"] | None = None,
     images: int | None = None,
@@ -63,6 +64,7 @@ def evaluate(
       slotworks evaluate RUN --protocol all                          how far the numbers move
       slotworks evaluate RUN --protocol savi --lengths 1 6 12 24     how tracking gets harder with time
       slotworks evaluate RUN --data clevrtex --root DIR              another data set than the run's own
+      slotworks evaluate RUN --pictures holiday                      your own pictures with masks
       slotworks evaluate RUN_A RUN_B --data clevrtex objects365      zero-shot matrix
       slotworks evaluate RUN --task properties                       class and place, read from frozen slots
       slotworks evaluate RUN --task sets --set method.num-iterations=5   predicted objects, with more iterations
@@ -72,6 +74,8 @@ def evaluate(
         runs: run folders, or recipes that need no training.
         data: data sets by name (`slotworks data list`, or scenes) instead of the run's own.
         root: folder of the data set; with several, the folder that holds theirs.
+        pictures: folder of your own pictures with masks. Of the one that the run was trained on its split test, of
+            another all, or its folder test or val.
         task: discovery of objects, semantic segmentation, properties read from frozen slots, reconstruction of images,
             removal of an object by its slot, or sets that the method predicts; or one of your own, as module:NAME.
         split: train, val or test; by default that of the recipe for its own data (eval_split), test for other data.
@@ -86,6 +90,7 @@ def evaluate(
         json: print the records as JSON.
     """
     from slotworks import api
+    from slotworks.cli.pictures import own_pictures
     from slotworks.cli.sources import find_all_data, find_run, with_root
     from slotworks.parts import import_file
     from slotworks.protocols import DEFAULT
@@ -95,6 +100,8 @@ def evaluate(
         import_file(module)
     if not runs:
         raise UserError("Name a run folder, or a recipe that needs no training.")
+    if pictures and (data or root):
+        raise UserError("--pictures names the data; leave --data and --root out.")
     given = _given(task, tasks)
     sources = find_all_data(data, root)
     places = _places(runs, out_folder)
@@ -104,10 +111,14 @@ def evaluate(
         given.setdefault("protocols", (DEFAULT,))
     records = []
     for (folder, config), place in zip(found, places, strict=True):
+        chosen: Any = sources or (with_root(load_run(folder).data, root) if root else None)
+        if pictures:
+            chosen = own_pictures(load_run(folder).data, pictures, score=True)
+            err.print(f"{pictures}: {chosen.marked.describe()}", soft_wrap=True, markup=False, highlight=False)
         records += api.evaluate(
             folder,
-            data=sources or (with_root(load_run(folder).data, root) if root else None),
-            split=split,
+            data=chosen,
+            split=split or ("test" if pictures else None),
             task=task,
             num_images=images,
             batch_size=batch_size,

@@ -24,6 +24,7 @@ def segment(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("segments"),
     num_slots: int | None = None,
     masks: Literal["decoder", "attention"] = "decoder",
+    merge: float | None = None,
     boxes: tuple[str, ...] = (),
     seed: int = 0,
     device: str | None = None,
@@ -49,6 +50,7 @@ def segment(
         out_folder: folder for the results.
         num_slots: another number of slots than in training, where the method allows it.
         masks: what the decoder mixes with, or the attention of the slots.
+        merge: of pictures: join slots whose cosine is above this, for too many slots; such as 0.9.
         boxes: of videos: x0,y0,x1,y1 from 0 to 1 of each object in the first frame, for a run that is told them.
         seed: of the initial slots; `slotworks edit` means the same slots with the same seed.
         device: for example cuda:0 or cpu; the first GPU if there is one.
@@ -65,6 +67,8 @@ def segment(
     for note in notes:
         err.print(note, soft_wrap=True, markup=False)
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
+    if merge is not None:
+        options["merge"] = merge
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
     found = api.segment(run_of(run), files, out=out_folder, **options)

@@ -31,6 +31,7 @@ Train a recipe. A run that was stopped goes on where it stopped when the same co
   slotworks train slot_attention.tetrominoes_mini --seeds 3        three seeds, mean and spread
   slotworks train runs/mine/run.yaml                               a run once more, into runs/mine_again
   slotworks train my_runs.py:ablation_3                            a recipe in a file of your own
+  slotworks train dinosaur.scenes_mini --pictures holiday          on a folder of your own pictures
   torchrun --nproc-per-node 8 -m slotworks train slot_attention.clevr6
 
 %s
@@ -41,6 +42,7 @@ OPTIONS = """\
   --out DIR      run folder; default runs/CONFIG (with --seeds: runs/CONFIG/seed0, ...)
   --seeds N      train N seeds, from the recipe's own seed on, and report mean and spread; default 1
   --device D     cpu, cuda, cuda:1 or mps; default: the first GPU, or the CPU
+  --pictures DIR a folder of your own pictures in place of the recipe's data, with or without masks (docs/data.md)
   --dry-run      build everything and make a few steps in memory: parameters, memory, time, and where each setting
                  comes from; writes nothing
   --module FILE  Python file that defines the classes that a run.yaml names
@@ -116,9 +118,15 @@ def folder_of(name: str) -> Path:
 def build(name: str, overrides: Sequence[str]) -> "Run":
     """The recipe of this name, or the run of a run.yaml, with fields overridden from the command line."""
     run, about = _named(name)
+    overrides, pictures = take_option(list(overrides), "--pictures")
+    if pictures:
+        from slotworks.cli.pictures import own_pictures
+
+        run = replace(run, data=own_pictures(run.data, pictures))
     first, _, more = about.partition("\n")  # lines that are indented are shown as they are
     about = f"{first}\n{indent(dedent(more).rstrip(), '  ')}\n\nOptions of the command itself:\n{OPTIONS}"
     changed = override(run, overrides, prog=f"slotworks train {name}", about=about)
+    changed = with_fitting_encoder(run, changed, overrides)
     if changed.protocol != run.protocol and ":" in changed.protocol:  # who names it here may have it imported
         from slotworks.protocols import get
 
@@ -144,6 +152,26 @@ def _named(name: str) -> "tuple[Run, str]":
     facts = {"Command": "command", "Takes": "takes", "Published": "published", "Our own": "measured"}
     lines = "\n".join(f"{label + ':':<11}{row[field]}" for label, field in facts.items())
     return recipe(), "\n\n".join(filter(None, [row["about"], getattr(recipe, "notes", ""), lines]))
+
+
+def with_fitting_encoder(before: "Run", run: "Run", words: Sequence[str]) -> "Run":
+    """Where another network was named, its patch and width, unless these were named, too; also for cached features."""
+    from slotworks.data import CachedFeatures
+    from slotworks.encoders.vit import ViTConfig, fitted
+
+    old, new = getattr(before.method, "encoder", None), getattr(run.method, "encoder", None)
+    if not isinstance(old, ViTConfig) or not isinstance(new, ViTConfig) or old == new:
+        return run
+    given = {word.partition("=")[0].replace("-", "_") for word in words}
+    fields = ("patch_size", "feature_dim", "position_offset")
+    if old.model != new.model:
+        new = fitted(new, keep=[name for name in fields if f"__method.encoder.{name}" in given])
+    same = isinstance(run.data, CachedFeatures) and run.data.encoder == old
+    try:
+        data = replace(run.data, encoder=new) if same else run.data  # type: ignore[call-arg]
+        return replace(run, method=replace(run.method, encoder=new), data=data)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def override(run: "Run", words: Sequence[str], *, prog: str, about: str | None = None) -> "Run":

@@ -5,7 +5,8 @@ from slotworks.configs.dinosaur import SCENES
 from slotworks.configs.recipe import recipe
 from slotworks.configs.shared import SCENES_VIT, untrained
 from slotworks.data import COCO, VOC
-from slotworks.encoders.vit import DINO_B16
+from slotworks.data.readers.pictures import Pictures
+from slotworks.encoders.vit import DINO_B16, DINOV2_S14_NORMED
 from slotworks.methods import FeatureKMeansConfig
 from slotworks.training import Run
 
@@ -29,3 +30,14 @@ def scenes_mini() -> Run:
     `normalize` and `position_weight` were chosen on validation images by mBO_i.
     """
     return untrained(FeatureKMeansConfig(encoder=SCENES_VIT, num_slots=3, normalize=False), SCENES)
+
+
+@recipe(takes=NOTHING)
+def photos() -> Run:
+    """Own photographs, DINOv2 ViT-S/14 behind its last norm, six clusters: what dinosaur.photos_mlp has to beat.
+
+    `--set method.smooth=3` averages the masks over three by three patches, which is a fairer baseline.
+    """
+    return untrained(
+        FeatureKMeansConfig(encoder=DINOV2_S14_NORMED, num_slots=6), Pictures(flip=False), "oclf[attention]"
+    )

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from slotworks.data import readers
+from slotworks.data.readers.pictures import Pictures
 from slotworks.data.stores.prepared import SPLITS, CatalogRow, PreparedData
 from slotworks.data.stores.store import Store
 from slotworks.files import check_writable
+from slotworks.images import IMAGE_SUFFIXES, files_below
 from slotworks.types import UserError
 
 ORDER = (
@@ -87,6 +89,8 @@ def check(root: str | Path, name: str | None = None) -> list[Finding]:
     end unless a whole store made from them lies beside. `root` may be the folder of one data set or the folder above
     with the default names (`data`). Without `name`, a data set of which there is no trace is not mentioned.
 
+    A folder in which nothing is recognised but that holds pictures is looked at as `Pictures`, with all masks.
+
     Raises:
         UserError: the name is unknown, or there is no folder `root`, or nothing known in it.
     """
@@ -100,6 +104,12 @@ def check(root: str | Path, name: str | None = None) -> list[Finding]:
             for part in row.config(root=str(own)).parts():
                 for finding in _check_part(row.name, part):
                     findings.setdefault((finding.path, finding.message), finding)
+    if not findings and name is None and files_below(root, IMAGE_SUFFIXES):
+        own = Pictures(root=str(root), train_masks=True)
+        findings[root, ""] = Finding(own.name, root, "ok", f"{root}: {own.marked.describe()}")
+        for part in own.parts():
+            for finding in _check_part(own.name, part):
+                findings.setdefault((finding.path, finding.message), finding)
     if not findings:
         folders = ", ".join(sorted({row.folder for row in list_rows()}))
         raise UserError(f"{root} holds no data set that is known here; expected are folders called {folders}.")

@@ -2,7 +2,7 @@
 
 from slotworks.decoders.autoregressive import AutoregressiveDecoder
 from slotworks.decoders.latent_diffusion import DenoiserConfig, LatentDiffusionDecoder, VQConfig
-from slotworks.decoders.mlp import PatchMLPDecoder
+from slotworks.decoders.mlp import FlatPatchDecoder, PatchMLPDecoder
 from slotworks.decoders.set_head import SetHead
 from slotworks.decoders.spatial_broadcast import SpatialBroadcastDecoder
 from slotworks.decoders.stable_diffusion import StableDiffusionConfig, StableDiffusionDecoder
@@ -11,6 +11,7 @@ from slotworks.decoders.tokens import TokenDecoder
 __all__ = [
     "AutoregressiveDecoder",
     "DenoiserConfig",
+    "FlatPatchDecoder",
     "LatentDiffusionDecoder",
     "PatchMLPDecoder",
     "SetHead",

@@ -1,11 +1,11 @@
-"""DINOSAUR's MLP decoder: every slot predicts features and a mask at every patch; the masks mix the features."""
+"""MLP decoders of patch features: DINOSAUR's, and one whose slots have one feature each. Masks mix the features."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from slotworks.nn.position import sine_grid
@@ -48,9 +48,7 @@ class PatchMLPDecoder(nn.Module):
         if not hidden_dims:
             raise ValueError("hidden_dims is empty; give the width of at least one hidden layer.")
         self.grid = grid
-        sine = position_init == "sine"
-        start = sine_grid(*grid, slot_dim) if sine else position_std * torch.randn(grid[0] * grid[1], slot_dim)
-        self.position = nn.Parameter(start)
+        self.position = nn.Parameter(_positions(grid, slot_dim, position_init, position_std))
         self.hidden = nn.ModuleList(nn.Linear(*widths) for widths in pairwise((slot_dim, *hidden_dims)))
         self.to_features = nn.Linear(hidden_dims[-1], feature_dim)
         self.to_mask = nn.Linear(hidden_dims[-1], 1)
@@ -59,13 +57,92 @@ class PatchMLPDecoder(nn.Module):
 
     def forward(self, slots: Float[Tensor, "b n d"], *, parts: bool = False) -> DecoderOutput:
         """Predict features `b c h w` on the grid of patches; `parts` also returns what each slot predicts alone."""
-        x = slots[:, :, None] + self.position  # b n p d
+        recon, masks, x = self._decode(slots, self.position)
+        alone = self.to_features(x).transpose(-1, -2).unflatten(-1, self.grid) if parts else None
+        return DecoderOutput(recon.transpose(-1, -2).unflatten(-1, self.grid), masks.unflatten(-1, self.grid), alone)
+
+    def some(
+        self, slots: Float[Tensor, "b n d"], patches: Int64[Tensor, " q"]
+    ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b n q"]]:
+        """Features and masks of `forward` at some patches, numbered row by row, at the cost of those alone."""
+        return self._decode(slots, self.position[patches])[:2]
+
+    def _decode(self, slots: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = slots[:, :, None] + position  # b n p d
         for layer in self.hidden:
             x = layer(x).relu()
         logits = self.to_mask(x)[..., 0]
         masks = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=1)  # b n p
         mixed = torch.einsum("bnp,bnpc->bpc", masks.to(x.dtype), x)
         recon = self.to_features(mixed)
-        alone = self.to_features(x).transpose(-1, -2).unflatten(-1, self.grid) if parts else None
-        recon = recon if recon.dtype == torch.float64 else recon.float()
-        return DecoderOutput(recon.transpose(-1, -2).unflatten(-1, self.grid), masks.unflatten(-1, self.grid), alone)
+        return (recon if recon.dtype == torch.float64 else recon.float()), masks, x
+
+
+class FlatPatchDecoder(nn.Module):
+    """Every slot predicts one feature for all its patches, and where they are: the mask head alone sees the place.
+
+    Not the decoder of a paper. In `PatchMLPDecoder` a slot's feature may change from patch to patch, so that one slot
+    can paint a whole image; here another feature takes another slot, so that masks have to follow what differs.
+
+    Args:
+        slot_dim: width of a slot.
+        feature_dim: width of the features to predict.
+        grid: rows and columns of patches.
+        hidden_dims: widths of the hidden layers of the mask head.
+        feature_mlp_dim: width of the hidden layer of the feature head.
+        position_init: of the mask head's learned positions, as in `PatchMLPDecoder`.
+
+    >>> decoder = FlatPatchDecoder(slot_dim=64, feature_dim=128, grid=(16, 16))
+    >>> out = decoder(torch.randn(2, 4, 64))
+    >>> out.recon.shape, out.masks.shape
+    (torch.Size([2, 128, 16, 16]), torch.Size([2, 4, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        feature_dim: int,
+        grid: tuple[int, int],
+        *,
+        hidden_dims: Sequence[int] = (128, 128),
+        feature_mlp_dim: int = 256,
+        position_init: Literal["normal", "sine"] = "sine",
+    ):
+        super().__init__()
+        if not hidden_dims:
+            raise ValueError("hidden_dims is empty; give the width of at least one hidden layer.")
+        self.grid = grid
+        self.position = nn.Parameter(_positions(grid, slot_dim, position_init))
+        self.hidden = nn.ModuleList(nn.Linear(*widths) for widths in pairwise((slot_dim, *hidden_dims)))
+        self.to_mask = nn.Linear(hidden_dims[-1], 1)
+        self.to_features = nn.Sequential(
+            nn.Linear(slot_dim, feature_mlp_dim), nn.ReLU(), nn.Linear(feature_mlp_dim, feature_dim)
+        )
+        for layer in (*self.hidden, self.to_mask, self.to_features[0], self.to_features[2]):
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]  (ModuleList has no element type)
+
+    def forward(self, slots: Float[Tensor, "b n d"], *, parts: bool = False) -> DecoderOutput:
+        """Predict features `b c h w` on the grid of patches; `parts` also returns what each slot predicts alone."""
+        recon, masks = self.some(slots, torch.arange(len(self.position), device=slots.device))
+        alone = None
+        if parts:
+            alone = self.to_features(slots)[..., None, None].expand(-1, -1, -1, *self.grid)
+        return DecoderOutput(recon.mT.unflatten(-1, self.grid), masks.unflatten(-1, self.grid), alone)
+
+    def some(
+        self, slots: Float[Tensor, "b n d"], patches: Int64[Tensor, " q"]
+    ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b n q"]]:
+        """Features and masks of `forward` at some patches, numbered row by row, at the cost of those alone."""
+        x = slots[:, :, None] + self.position[patches]  # b n q d
+        for layer in self.hidden:
+            x = layer(x).relu()
+        logits = self.to_mask(x)[..., 0]
+        masks = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=1)  # b n q
+        features = self.to_features(slots)
+        recon = masks.mT.to(features.dtype) @ features
+        return (recon if recon.dtype == torch.float64 else recon.float()), masks
+
+
+def _positions(grid: tuple[int, int], width: int, how: Literal["normal", "sine"], std: float = 0.02) -> Tensor:
+    """The embedding of every patch that learning starts from."""
+    return sine_grid(*grid, width) if how == "sine" else std * torch.randn(grid[0] * grid[1], width)

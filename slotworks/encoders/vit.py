@@ -13,7 +13,7 @@ interpolated. BEiT has relative and DINOv3 rotary positions, which follow any si
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,16 @@ from slotworks.errors import needs_extra, quote, transport_errors
 from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
+
+SHORT_NAMES = {
+    name: f"facebook/{name}"
+    for name in (
+        *("dino-vitb16", "dino-vitb8", "dino-vits16", "dino-vits8", "vit-mae-base"),
+        *("dinov2-small", "dinov2-base", "dinov2-large"),
+        *(f"dinov2-with-registers-{size}" for size in ("small", "base", "large")),
+    )
+}
+"""Networks that are known without their owner; a folder of this name comes first."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FEATURES = ("tokens", "normed", "queries", "keys", "values")
@@ -50,7 +60,7 @@ class ViTConfig:
     `mean` and `std` are ImageNet's; networks trained with supervision by Google (`google/vit-*`) want 0.5 for all.
     """
 
-    model: str = "facebook/dino-vitb16"  # hub id, a folder with config.json and model.safetensors, or `package:NAME`
+    model: str = "facebook/dino-vitb16"  # hub id, short name (dinov2-small), folder with config.json, or `package:NAME`
     image_size: int = 224  # pixels, square; a multiple of patch_size
     patch_size: int = 16  # pixels
     feature_dim: int = 768  # width of a token
@@ -62,6 +72,8 @@ class ViTConfig:
     std: tuple[float, float, float] = IMAGENET_STD  # divided by
 
     def __post_init__(self) -> None:
+        if self.model in SHORT_NAMES and not Path(self.model).is_dir():
+            object.__setattr__(self, "model", SHORT_NAMES[self.model])
         if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size is {self.image_size} and patch_size {self.patch_size}; the image must be a positive "
@@ -92,12 +104,47 @@ DINO_S16 = replace(DINO_B16, model="facebook/dino-vits16", feature_dim=384)
 DINO_S8 = replace(DINO_S16, model="facebook/dino-vits8", patch_size=8)
 DINOV2_B14 = ViTConfig("facebook/dinov2-base", patch_size=14, position_offset=0.1)
 DINOV2_S14 = replace(DINOV2_B14, model="facebook/dinov2-small", feature_dim=384)
+DINOV2_S14_NORMED = replace(DINOV2_S14, features="normed")
 DINOV2_L14 = replace(DINOV2_B14, model="facebook/dinov2-large", feature_dim=1024)
 DINOV2_REG_S14 = replace(DINOV2_S14, model="facebook/dinov2-with-registers-small", position_offset=0.0)
 DINOV2_REG_B14 = replace(DINOV2_B14, model="facebook/dinov2-with-registers-base", position_offset=0.0)
 DINOV2_REG_L14 = replace(DINOV2_L14, model="facebook/dinov2-with-registers-large", position_offset=0.0)
 DINOV2_B14_NORMED_448 = replace(DINOV2_B14, image_size=448, features="normed")  # StableLSD, GLASS
 MAE_B16 = ViTConfig("facebook/vit-mae-base")
+
+
+KNOWN = {
+    one.model: one
+    for one in (
+        *(DINO_B16, DINO_B8, DINO_S16, DINO_S8, MAE_B16, DINOV2_B14, DINOV2_S14, DINOV2_L14),
+        *(DINOV2_REG_S14, DINOV2_REG_B14, DINOV2_REG_L14),
+    )
+}
+
+
+def fitted(config: ViTConfig, *, keep: Collection[str] = ()) -> ViTConfig:
+    """The settings with patch, width and position offset of the network `config.model`, but for those to `keep`.
+
+    Of the networks above they are known, of a folder patch and width are in its config.json. For others, whose files
+    may still have to be downloaded, nothing is changed; what does not fit is said when the network is read.
+
+    Raises:
+        UserError: the image is no multiple of the patch of that network.
+    """
+    found: dict[str, Any] = {}
+    if config.model in KNOWN:
+        known = KNOWN[config.model]
+        found = {name: getattr(known, name) for name in ("patch_size", "feature_dim", "position_offset")}
+    elif (file := Path(config.model).expanduser() / _CONFIG).is_file():
+        settings = read_json(file.read_text(encoding="utf-8"))
+        names = {"patch_size": settings.get("patch_size"), "feature_dim": settings.get("hidden_size")}
+        found = {name: value for name, value in names.items() if type(value) is int}
+        if settings.get("model_type") == "dinov2":
+            found["position_offset"] = DINOV2_S14.position_offset
+    try:
+        return replace(config, **{name: value for name, value in found.items() if name not in keep})
+    except ValueError as error:
+        raise UserError(f"{config.model} does not fit: {error}") from None
 
 
 class ViTEncoder(nn.Module):

@@ -31,6 +31,11 @@ from slotworks.types import Batch, DataConfig, Dataset, Decodes, Method, UserErr
 TRUTH = ("mask", "void", "overlap", "class_mask", "class_mask_highest", "crowd", "category")
 """What protocols read of a batch, see `score_masks`: maps, and the class of each id."""
 
+FEWEST, PERSON = "_fewest", "_person"
+"""Behind the name of a metric where several people marked the images: by whom."""
+
+SEVERAL_PEOPLE = "several people's masks: mean over people, then images; *_fewest: by the one with the fewest segments"
+
 NEEDS = Needs(fields=("mask", "image"), hint="object discovery needs true masks", videos=True)
 
 
@@ -40,6 +45,9 @@ class DiscoveryOptions:
 
     protocols: tuple[str, ...] = option(
         (), "names, or all; by default the run's own, oclf for several", flag="protocol"
+    )
+    merge: float | None = option(
+        None, "join slots of an image whose cosine is above this before scoring, for too many slots; such as 0.9"
     )
     lengths: tuple[int, ...] = option(
         (),
@@ -61,12 +69,13 @@ class DiscoveryResult:
     num_images: int
     seed: int
     per_image: dict[str, Float64[Tensor, " i"]]
-    metrics: dict[str, Summary]
+    metrics: dict[str, Summary]  # where several people marked the images also those of `FEWEST`
 
     @property
     def rules(self) -> str:
         """The protocol in one line."""
-        return self.protocol.describe()
+        several = any(name.endswith(FEWEST) for name in self.metrics)
+        return self.protocol.describe() + (f"; {SEVERAL_PEOPLE}" if several else "")
 
     def record(self, *, data: str, split: str, checkpoint: str) -> dict:
         """What `write_eval` stores: these numbers and where they come from."""
@@ -94,6 +103,8 @@ def rules_of(job: Job) -> list[Protocol]:
         ]
     named_here = bool(job.options.protocols)  # a run folder never says what to import
     chosen = [protocols.get(name, importing=named_here) for name in names]
+    if job.options.merge is not None:
+        chosen = [rule.with_merging(job.options.merge) for rule in chosen]
     lengths = sorted(set(job.options.lengths))
     return [rule.with_length(length) for rule in chosen for length in lengths] if lengths else chosen
 
@@ -150,7 +161,7 @@ def evaluate_under(
     chosen = [_with_available_masks(protocols.get(r) if isinstance(r, str) else r, None, method) for r in rules]
     count = count_images(dataset, num_images)
     scores: list[list[dict[str, Score]]] = [[] for _ in chosen]  # by protocol, then batch
-    wanted: list[MaskSource] = list(dict.fromkeys(protocol.masks for protocol in chosen))
+    wanted = list(dict.fromkeys((protocol.masks, protocol.merge) for protocol in chosen))
     first = dataset.__getitems__([0])
     if "video" in first:  # as many images at once, but of fewer videos
         batch_size = max(batch_size // min(PIECE, first["video"].shape[1]), 1)
@@ -159,7 +170,7 @@ def evaluate_under(
             hard = _segment(method, batch, wanted)
             truth = {key: batch[key] for key in TRUTH if key in batch}
             for found, protocol in zip(scores, chosen, strict=True):
-                pred, num_slots = hard[protocol.masks]
+                pred, num_slots = hard[protocol.masks, protocol.merge]
                 if "video" in batch:
                     flat = protocol.of_video({**truth, "pred": pred})
                 elif protocol.length is not None:
@@ -167,27 +178,34 @@ def evaluate_under(
                 else:
                     flat = {**truth, "pred": pred}
                     flat = {key: value.flatten(1, -2) if value.ndim > 3 else value for key, value in flat.items()}
-                found.append(score_masks(protocol, flat.pop("pred"), flat, num_slots=num_slots))
+                scored = score_masks(protocol, flat["pred"], flat, num_slots=num_slots)
+                if "annotators" in batch:
+                    scored = by_people(protocol, flat["pred"], batch["annotators"], scored, num_slots=num_slots)
+                found.append(scored)
     return [_result(protocol, found, count, seed) for protocol, found in zip(chosen, scores, strict=True)]
 
 
+Wanted = tuple[MaskSource, float | None]
+"""Which soft masks, and the cosine above which slots are joined."""
+
+
 def _segment(
-    method: Method, batch: Batch, wanted: Sequence[MaskSource]
-) -> dict[MaskSource, tuple[Integer[Tensor, "b *t h w"], int]]:
+    method: Method, batch: Batch, wanted: Sequence[Wanted]
+) -> dict[Wanted, tuple[Integer[Tensor, "b *t h w"], int]]:
     """Slot ids at the size of the truth from each kind of soft masks, and how many slots there are."""
     size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
     outputs = (output for _, output in pieces(method, batch)) if "video" in batch else [method.encode_batch(batch)]
-    found: dict[MaskSource, list[Tensor]] = {source: [] for source in wanted}
-    counts: dict[MaskSource, int] = {}
+    found: dict[Wanted, list[Tensor]] = {kind: [] for kind in wanted}
+    counts: dict[Wanted, int] = {}
     for output in outputs:
-        for source in wanted:
-            soft = soft_masks(output, decode(method, output) if source == "decoder" else None)
+        decoded = decode(method, output) if any(source == "decoder" for source, _ in wanted) else None
+        for source, merge in wanted:
+            soft = soft_masks(output, decoded if source == "decoder" else None, merge=merge)
             hard = segmentation(soft, size)
-            found[source].append(hard.short() if "video" in batch else hard)  # of a long video they are many
-            counts[source] = soft.shape[-3]
+            found[source, merge].append(hard.short() if "video" in batch else hard)  # of a long video they are many
+            counts[source, merge] = soft.shape[-3]
     return {
-        source: (torch.cat(hard, dim=1) if "video" in batch else hard[0], counts[source])
-        for source, hard in found.items()
+        kind: (torch.cat(hard, dim=1) if "video" in batch else hard[0], counts[kind]) for kind, hard in found.items()
     }
 
 
@@ -195,6 +213,8 @@ def _result(protocol: Protocol, batches: Sequence[dict[str, Score]], count: int,
     per_image, summaries = {}, {}
     for name in batches[0]:
         per_image[name] = torch.cat([scores[name].values.cpu() for scores in batches])
+        if PERSON in name:  # who is third in one image is somebody else in the next
+            continue
         summaries[name] = summarize(per_image[name], torch.cat([scores[name].weights.cpu() for scores in batches]))
     return DiscoveryResult(protocol, count, seed, per_image, summaries)
 
@@ -255,6 +275,41 @@ def score_masks(rules: Protocol, pred: Integer[Tensor, "b h w"], truth: Batch, *
             counted[key, keep_overlap] = _count(rules, pred, truth[key], removed, num_slots)
         scores[metric] = _metric(rules, metric, counted[key, keep_overlap])
     return scores
+
+
+def by_people(
+    rules: Protocol,
+    pred: Integer[Tensor, "b h w"],
+    annotators: Integer[Tensor, "b a h w"],
+    fewest: dict[str, Score],
+    *,
+    num_slots: int,
+) -> dict[str, Score]:
+    """Scores by each of several people's masks: under a metric's own name the mean over people, and each one's.
+
+    Args:
+        rules: as in `score_masks`.
+        pred: slot ids from 0.
+        annotators: each person's ids; zeros everywhere where there are fewer people.
+        fewest: scores by the person with the fewest segments, which become `NAME_fewest`.
+        num_slots: of the method.
+    """
+    everyone: dict[str, list[Score]] = {}
+    for own in annotators.unbind(1):
+        there = (own > 0).flatten(1).any(1)
+        for name, score in score_masks(rules, pred, {"mask": own}, num_slots=num_slots).items():
+            known = Score(score.values.masked_fill(~there, torch.nan), score.weights.masked_fill(~there, 0))
+            everyone.setdefault(name, []).append(known)
+    found: dict[str, Score] = {}
+    for name, scores in everyone.items():
+        values, weights = (torch.stack([getattr(one, part) for one in scores]) for part in ("values", "weights"))
+        counted = weights > 0
+        mean = (weights * values.nan_to_num()).sum(0) / weights.sum(0)  # NaN where nobody counts
+        found[name] = Score(mean, weights.sum(0) / counted.sum(0).clamp(min=1))
+    found |= {f"{name}{FEWEST}": score for name, score in fewest.items() if name in found}
+    for name, scores in everyone.items():
+        found |= {f"{name}{PERSON}{number}": score for number, score in enumerate(scores)}
+    return found
 
 
 def _checked(truth: Batch, pred: Int64[Tensor, "b h w"]) -> Batch:
@@ -353,7 +408,8 @@ TASK = Task(
     about="object discovery",
     score=_score,
     metrics=tuple(
-        Metric(name=name, label=label, better="lower" if name in KINDS[1:] else "higher")
+        Metric(name=name + tail, label=label + said, better="lower" if name in KINDS[1:] else "higher")
+        for tail, said in (("", ""), (FEWEST, ", fewest"))
         for name, label in protocols.LABELS.items()
     ),
     needs=NEEDS,

@@ -33,7 +33,7 @@ from slotworks.types import Dataset, Method, MethodConfig, UserError, frames_of,
 Severity = Literal["ok", "note", "problem"]
 Stats = Mapping[str, float | None]
 
-COLLAPSES = ("nan", "uniform_attention", "one_slot_takes_all", "stripes")
+COLLAPSES = ("nan", "not_specialised", "uniform_attention", "one_slot_takes_all", "stripes")
 """After these the slots mean nothing. Each hides what follows from it: dead slots, cut or merged objects."""
 
 STRIPES_NOTE, STRIPES = 0.5, 0.8
@@ -46,6 +46,12 @@ Stripes with every fifth pixel wrong still give 0.42 to 0.45, perfect segmentati
 UNIFORM = 0.9
 """Entropy of masks relative to uniform ones. Two slots sharing each pixel equally give 0.36 (of 7 slots), 0.5 (of
 4)."""
+UNSPECIALISED = 1.5
+"""Mean of the largest share of a pixel, relative to equal shares: 1 is uniform masks, whose largest slot is chance and
+often the same everywhere. DINOSAUR as published has 1.02 after 300 steps of its 10,000 of warm-up, masks that are sure
+of one slot 6 (of 6 slots)."""
+LEARNING = 0.99
+"""Median loss of the last fifth of the rows relative to the fifth before, below which the loss still falls."""
 ONE_SLOT = 0.95
 """Without true masks: share of the largest slot. Scenes of small sprites are 0.9 background."""
 SWALLOWED_NOTE, SWALLOWED, ONE_SLOT_SWALLOWS = 0.25, 0.5, 0.8
@@ -74,9 +80,16 @@ FIXES = {
         "Lower the learning rate{lr}, warm it up for longer{warmup}, keep attention in float32 and keep the gated "
         "update: without it attention becomes uniform (google-research issue 567)."
     ),
+    "not_specialised": (
+        "Train on: masks begin to differ later than the loss begins to fall. For a short training shorten the warm-up"
+        "{warmup} and raise the learning rate{lr}; on features of a ViT take their principal components and start "
+        "slots from k-means, as dinosaur.photos_mlp does."
+    ),
     "one_slot_takes_all": (
         "Train longer if the loss still falls, since a phase of one slot for all comes first; otherwise try other "
-        "seeds, a lower learning rate{lr}, or slots drawn from a shared Gaussian in place of learned ones."
+        "seeds, a lower learning rate{lr}, or slots drawn from a shared Gaussian in place of learned ones. On features "
+        "of a ViT, where one slot can paint them all, add coordinates to the values (method.value-coordinates) and "
+        "give each slot one feature (method.decoder=flat)."
     ),
     "stripes": (
         "Warm the learning rate up for longer{warmup}, which avoids stripes (Slot Attention, supplement), and run "
@@ -136,7 +149,9 @@ def diagnose(
     known = {name: value for name, value in stats.items() if value is not None and math.isfinite(value)}
     losses = [(row.get("step", i), loss) for i, row in enumerate(curves) if (loss := _loss(row)) is not None]
     loss_findings = _loss_findings(losses, since=method.same_loss_since, trained=method.starts_trained)
-    found = [*loss_findings, *_mask_findings(known, early=_progress(curves, settings) < EARLY)]
+    learning = _learning(losses, _setting(settings, "warmup_steps"))
+    early = _progress(curves, settings) < EARLY
+    found = [*loss_findings, *_mask_findings(known, early=early, learning=learning)]
     if any(name == "nan" for name, _, _ in found):
         found = [one for one in found if one[0] == "nan"]
     lr, warmup = _setting(settings, "lr"), _setting(settings, "warmup_steps")
@@ -203,28 +218,40 @@ def verdict(findings: Sequence[Finding]) -> str:
 # What the masks tell. With true masks the foreground decides: an empty background may be shared at will.
 
 
-def _mask_findings(stats: Mapping[str, float], *, early: bool) -> list[tuple[str, Severity, str]]:
-    collapse = _collapse(stats, early=early)
+def _mask_findings(stats: Mapping[str, float], *, early: bool, learning: str) -> list[tuple[str, Severity, str]]:
+    collapse = _collapse(stats, early=early, learning=learning)
     if collapse is None:
         return _sharing(stats)
     in_doubt = collapse[:2] == ("stripes", "note")
     return [collapse, *(_sharing(stats) if in_doubt else [])]
 
 
-def _collapse(stats: Mapping[str, float], *, early: bool) -> tuple[str, Severity, str] | None:
+def _collapse(stats: Mapping[str, float], *, early: bool, learning: str) -> tuple[str, Severity, str] | None:
     """The first collapse that the numbers show."""
     phase: Severity = "note" if early else "problem"
     on = f" on {stats.get('num_images', 0):.0f} images" + (", early in training" if early else "")
     if (finite := stats.get("finite", 1)) < 1:
         return "nan", "problem", f"Masks of {1 - finite:.0%} of the images hold NaN."
-    if (spread := stats.get("entropy_foreground", stats.get("entropy", 0))) >= UNIFORM:
+    spread, sure = stats.get("entropy_foreground", stats.get("entropy", 0)), stats.get("confidence", 1.0)
+    equal = 1 / stats.get("num_slots", 1)
+    if learning and stats.get("num_slots", 1) > 1 and (spread >= UNIFORM or sure < UNSPECIALISED * equal):
+        text = (
+            f"Masks do not differ yet: the largest share of a pixel is {sure:.2f} on average, equal shares are "
+            f"{equal:.2f} (threshold {UNSPECIALISED * equal:.2f}){on}; {learning}."
+        )
+        return "not_specialised", "note", text
+    if spread >= UNIFORM:
         text = (
             f"All slots share each pixel: entropy is {spread:.2f} of that of uniform masks (threshold {UNIFORM}){on}."
         )
         return "uniform_attention", phase, text
     if "swallowed" in stats:
         if (share := stats["swallowed"]) >= ONE_SLOT_SWALLOWS:
-            text = f"The slot of the background owns {share:.0%} of all else (threshold {ONE_SLOT_SWALLOWS:.0%}){on}."
+            certain = f", sure of {sure:.0%} of a pixel" if "confidence" in stats else ""
+            text = (
+                f"The slot of the background owns {share:.0%} of all else (threshold {ONE_SLOT_SWALLOWS:.0%})"
+                f"{certain}{on}."
+            )
             return "one_slot_takes_all", phase, text
     elif (share := stats.get("largest_share", 0)) >= ONE_SLOT:
         return "one_slot_takes_all", phase, f"One slot owns {share:.0%} of the pixels (threshold {ONE_SLOT:.0%}){on}."
@@ -276,6 +303,21 @@ def _sharing(stats: Mapping[str, float]) -> list[tuple[str, Severity, str]]:
 
 
 # What the curves tell.
+
+
+def _learning(losses: Sequence[tuple[Any, float]], warmup: Any) -> str:
+    """Why masks may still change: in the warm-up, or while the loss falls; empty where neither is so."""
+    if not losses or any(not math.isfinite(loss) for _, loss in losses):
+        return ""
+    last = losses[-1][0]
+    if isinstance(warmup, int) and isinstance(last, int | float) and last < warmup:
+        return f"the learning rate is still being warmed up (step {last} of {warmup})"
+    fifth = len(losses) // 5
+    if fifth < 2:
+        return ""
+    values = [loss for _, loss in losses]
+    before, now = median(values[-2 * fifth : -fifth]), median(values[-fifth:])
+    return f"the loss still falls (from {before:.4g} to {now:.4g})" if now < LEARNING * before else ""
 
 
 def _loss_findings(

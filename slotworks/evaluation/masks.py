@@ -68,8 +68,12 @@ def check_finite(values: Tensor, name: str) -> None:
         )
 
 
-def soft_masks(output: SlotOutput, decoded: DecoderOutput | None, *, checked: bool = True) -> Float[Tensor, "*b n h w"]:
+def soft_masks(
+    output: SlotOutput, decoded: DecoderOutput | None, *, merge: float | None = None, checked: bool = True
+) -> Float[Tensor, "*b n h w"]:
     """The decoder's masks, or the attention maps where nothing was decoded, at their own size.
+
+    With `merge` those of similar slots are joined, see `merge_similar`.
 
     Raises:
         NotFinite: if slots or masks hold NaN or infinity; not with `checked` False.
@@ -78,7 +82,50 @@ def soft_masks(output: SlotOutput, decoded: DecoderOutput | None, *, checked: bo
     if checked:
         check_finite(output.slots, "slots")
         check_finite(masks, "attention masks" if decoded is None else "decoder masks")
-    return masks
+    return masks if merge is None else merge_similar(masks, output.slots, merge)
+
+
+def merge_similar(
+    masks: Float[Tensor, "*b n h w"], slots: Float[Tensor, "*b n d"], threshold: float
+) -> Float[Tensor, "*b n h w"]:
+    """Join slots that say the same, image by image: for too many slots, at test time.
+
+    As in SOLV (Aydemir et al. 2023, arXiv 2310.06907): while the cosine of the two most alike slots is above the
+    threshold, and more than two are left, they become one, the mean of both weighted by the area of their masks.
+    Masks are added into that of the lower number; the other one is zero, so that slots keep their numbers. Slots
+    without even half a position take no part.
+
+    Args:
+        masks: soft ones, which sum to one over slots, of images; a video's slots would not stay the same in time.
+        slots: vectors of any scale. Where all of them have much in common, as mean features of an image have, all
+            cosines are high, and so is the threshold that tells them apart.
+        threshold: a cosine, in [-1, 1].
+
+    Raises:
+        UserError: for a video, or a threshold outside [-1, 1].
+    """
+    if masks.ndim != 4:
+        raise UserError("Slots of videos are not merged: the same ones would have to be joined in every frame.")
+    if not -1 <= threshold <= 1:
+        raise UserError(f"merge is {threshold:g}; it is a cosine, from -1 to 1, above which slots are joined.")
+    merged = masks.clone()
+    areas, vectors = masks.flatten(2).sum(2).double().cpu(), slots.double().cpu()
+    for own, area, vector in zip(merged, areas, vectors, strict=True):
+        left = [n for n in range(len(area)) if area[n] >= 0.5]
+        while len(left) > 2:
+            directions = torch.nn.functional.normalize(vector[left], dim=1)
+            cosines = (directions @ directions.mT).fill_diagonal_(-torch.inf)
+            best = int(cosines.argmax())
+            first, second = sorted((left[best // len(left)], left[best % len(left)]))
+            if not cosines.max() > threshold:
+                break
+            both = area[first] + area[second]
+            vector[first] = (area[first] * vector[first] + area[second] * vector[second]) / both
+            area[first] = both
+            own[first] += own[second]
+            own[second] = 0
+            left.remove(second)
+    return merged
 
 
 def predicted_masks(

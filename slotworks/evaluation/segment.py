@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from slotworks.evaluation.samples import PALETTE
 from slotworks.images import read_image
 from slotworks.metrics import segmentation
 from slotworks.outputs import Outputs, writing
-from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
+from slotworks.types import DecoderOutput, Method, SlotOutput, UserError, VideoMethod, to_batch
 
 KINDS = ("_mask.png", "_overlay.png", "_slots.npz", "_rle.json")
 """Endings of what is written for a picture."""
@@ -30,6 +31,7 @@ def segment_images(
     image_size: tuple[int, int],
     num_slots: int | None = None,
     masks: Literal["decoder", "attention"] = "decoder",
+    merge: float | None = None,
     seed: int = 0,
     skip_damaged: bool = False,
 ) -> Iterator[dict]:
@@ -47,6 +49,7 @@ def segment_images(
         image_size: height and width that the method was trained on; pictures are resized to it.
         num_slots: another number of slots than in training, where the method allows it.
         masks: "decoder" for the masks the decoder mixes with, "attention" for those of Slot Attention.
+        merge: join slots whose cosine is above this, see `slotworks.evaluation.masks.merge_similar`; not of videos.
         seed: of the initial slots.
         skip_damaged: yield the sentence about a picture that cannot be read as `error` and go on, instead of raising
         it.
@@ -80,9 +83,10 @@ def segment_images(
                         raise
                     raise UserError(f"{type(method).__name__} cannot be given {num_slots} slots: {error}") from None
                 decoded = decode(method, encoded) if masks == "decoder" else None
-                soft, slots = soft_masks(encoded, decoded)[0].float().cpu(), encoded.slots[0].float().cpu()
                 if isinstance(method, VideoMethod):
-                    soft, slots = soft[0], slots[0]
+                    encoded, decoded = _first_frame(encoded, decoded)
+                soft = soft_masks(encoded, decoded, merge=merge)[0].float().cpu()
+                slots = encoded.slots[0].float().cpu()
             yield _write(outputs, name, file, picture, soft, slots)
 
 
@@ -91,6 +95,12 @@ def _encode(method: Method, image: Tensor, options: dict) -> SlotOutput:
     if not isinstance(method, VideoMethod):
         return method.encode(image, **options)
     return method.encode(image[:, None], **options)
+
+
+def _first_frame(encoded: SlotOutput, decoded: DecoderOutput | None) -> tuple[SlotOutput, DecoderOutput | None]:
+    """Slots and masks `b n ...` of the one frame that a method of videos saw."""
+    image = replace(encoded, slots=encoded.slots[:, 0], attn=encoded.attn[:, 0])
+    return image, None if decoded is None else DecoderOutput(decoded.recon[:, 0], decoded.masks[:, 0])
 
 
 def _write(outputs: Outputs, name: str, file: Path, picture: Image.Image, soft: Tensor, slots: Tensor) -> dict:

@@ -36,9 +36,12 @@ def segment_files(
     image_size: tuple[int, int],
     skip_damaged: bool = False,
     boxes: Sequence[Sequence[float]] | None = None,
+    merge: float | None = None,
     **options: Any,
 ) -> Iterator[dict]:
     """`segment_images` of the pictures among some files and `segment_video` of the videos; options are theirs.
+
+    `merge` is one of pictures alone.
 
     Results of earlier calls are not read as pictures. Whatever is in the way is said before the work starts.
 
@@ -51,12 +54,14 @@ def segment_files(
         )
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     pictures = [path for path in paths if path not in videos]
+    if videos and merge is not None:
+        raise UserError(f"{videos[0]} is a video, whose slots are not merged; leave merge out, or give pictures only.")
     for path in pictures:
         outputs.name_for(path, PICTURE_KINDS)
     for path in videos:
         outputs.name_for(path, KINDS, folders=FOLDERS)
     if pictures:
-        how = {"image_size": image_size, "skip_damaged": skip_damaged, **options}
+        how = {"image_size": image_size, "skip_damaged": skip_damaged, "merge": merge, **options}
         yield from segment_images(method, pictures, outputs, **how)
     for path in videos:
         try:

@@ -37,6 +37,27 @@ def distillation_loss(attn: Float[Tensor, "b n p"], teacher_masks: Float[Tensor,
     return -own.clamp(min=torch.finfo(own.dtype).tiny).log().mean()
 
 
+def soft_distillation_loss(
+    masks: Float[Tensor, "b n p"], teacher: Float[Tensor, "b m p"], *, matched: Int64[Tensor, "b m"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of masks with a teacher's soft ones, the mean over patches; not SPOT's, which are hard.
+
+    Args:
+        masks: of the student, summing to one over slots: its attention, or its decoder's masks.
+        teacher: soft masks that sum to one; no gradient is taken.
+        matched: the student's slot for each of the teacher, as from `match_labels`.
+    """
+    own = masks.gather(1, matched[:, :, None].expand(-1, -1, masks.shape[2]))  # b m p
+    logs = own.clamp(min=1e-6).log()  # bounded: a teacher that is sure of another slot must not rule everything
+    return -(teacher.detach() * logs).sum(1).mean()
+
+
+def match_masks(masks: Float[Tensor, "b n p"], teacher: Float[Tensor, "b m p"]) -> Int64[Tensor, "b m"]:
+    """`match_labels` of the largest masks of a student and a teacher."""
+    counts = {"num_slots": masks.shape[1], "num_labels": teacher.shape[1]}
+    return match_labels(masks.argmax(dim=1), teacher.argmax(dim=1), **counts)
+
+
 def match_labels(
     student: Int64[Tensor, "b p"], teacher: Int64[Tensor, "b p"], *, num_slots: int, num_labels: int
 ) -> Int64[Tensor, "b m"]:

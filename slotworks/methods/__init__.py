@@ -3,7 +3,7 @@
 from slotworks.methods.blocks import Blocks, BlocksConfig
 from slotworks.methods.deep_spectral import DeepSpectral, DeepSpectralConfig
 from slotworks.methods.diff_cut import DiffCut, DiffCutConfig
-from slotworks.methods.dinosaur import Dinosaur, DinosaurConfig
+from slotworks.methods.dinosaur import Dinosaur, DinosaurConfig, DinosaurStudent, DinosaurStudentConfig
 from slotworks.methods.dspn import DSPN, DSPNConfig
 from slotworks.methods.dvae import DVAE, DVAEConfig
 from slotworks.methods.emer_diff import EmerDiff, EmerDiffConfig
@@ -42,6 +42,8 @@ __all__ = [
     "DiffCutConfig",
     "Dinosaur",
     "DinosaurConfig",
+    "DinosaurStudent",
+    "DinosaurStudentConfig",
     "EmerDiff",
     "EmerDiffConfig",
     "FeatureKMeans",

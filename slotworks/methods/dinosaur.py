@@ -10,22 +10,32 @@ cross-attention; the released MOVi configurations score slot attention instead, 
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.decoders import AutoregressiveDecoder, PatchMLPDecoder
+from slotworks.decoders import AutoregressiveDecoder, FlatPatchDecoder, PatchMLPDecoder
 from slotworks.encoders import ViTConfig, ViTEncoder
-from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention
-from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput
+from slotworks.guidance import match_masks, soft_distillation_loss
+from slotworks.nn.noise import shared_permutation
+from slotworks.slots import LearnedInit, SlotAttention
+from slotworks.slots.features import (
+    FeatureSlotOptions,
+    FeatureSlots,
+    blend_with_start,
+    check_same_features,
+    take_weights,
+)
+from slotworks.types import Batch, DecoderOutput, Method, SlotOutput, UserError, refuse_ignored
 
 
 @dataclass(frozen=True)
-class DinosaurConfig(MethodConfig):
+class DinosaurConfig(FeatureSlotOptions):
     """Hyperparameters of DINOSAUR."""
 
     encoder: ViTConfig = field(default_factory=ViTConfig)  # frozen
@@ -35,17 +45,22 @@ class DinosaurConfig(MethodConfig):
     test_iterations: int | None = None  # T outside of training; None: as in training
     feature_mlp_dim: int | None = None  # hidden width of the MLP between features and slots; None: the features' width
     mlp_dim: int = 1024  # hidden width of the residual MLP inside Slot Attention
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
+    initializer: Literal["gaussian", "per_slot", "learned", "kmeans"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     init_noise_steps: int = 0  # training steps over which the noise on learned slots falls from 1 to 0 (BO-QSA: 30k)
-    decoder: Literal["mlp", "transformer"] = "mlp"  # what reconstructs the features
+    decoder: Literal["mlp", "flat", "transformer"] = "mlp"  # of features; flat: one for each slot (not the paper's)
     decoder_dims: tuple[int, ...] = (2048, 2048, 2048)  # hidden widths of the MLP decoder
     decoder_positions: Literal["normal", "sine"] = "normal"  # how the MLP decoder's learned positions start
     decoder_blocks: int = 4  # of the Transformer decoder
     decoder_heads: int = 8  # of the Transformer decoder; 4 on VOC and MOVi
+    decoded_patches: int | None = None  # patches that a step of training decodes, drawn at random; None: all
 
     def __post_init__(self):
         super().__post_init__()
+        if self.decoder == "transformer":
+            refuse_ignored(self, "decoder=transformer", ("decoded_patches",))
+        else:
+            refuse_ignored(self, f"decoder={self.decoder}", ("hidden_inputs",))
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"method.encoder.trained_blocks is {self.encoder.trained_blocks}; DINOSAUR predicts its own input, so "
@@ -62,7 +77,26 @@ class DinosaurConfig(MethodConfig):
         return Dinosaur(self)
 
 
-class Dinosaur(Method):
+@dataclass(frozen=True)
+class DinosaurStudentConfig(DinosaurConfig):
+    """Hyperparameters of a second round, which is not the paper's; sizes are those of the first."""
+
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"distill": 0.3})
+    """by term; a term not named here weighs 1"""
+    teacher: str = "runs/dinosaur.photos_mlp"  # run folder of the first round; read when training starts
+    teacher_start: float = 0.5  # weight of the k-means clusters that slots start from beside the teacher's attention
+
+    @property
+    def starts_trained(self) -> bool:
+        """From the weights of the first round."""
+        return True
+
+    def build(self) -> "DinosaurStudent":
+        """Make the method with fresh weights; those of the first round are read when training starts."""
+        return DinosaurStudent(self)
+
+
+class Dinosaur(FeatureSlots):
     """Slot Attention on the features of a frozen vision transformer, trained to reconstruct them."""
 
     config: DinosaurConfig
@@ -70,30 +104,28 @@ class Dinosaur(Method):
     def __init__(self, config: DinosaurConfig):
         super().__init__()
         self.config = config
-        width, hidden = config.encoder.feature_dim, config.feature_mlp_dim or config.encoder.feature_dim
+        width = self.width(config)
+        hidden = config.feature_mlp_dim or width
         self.encoder = ViTEncoder(config.encoder)
         self.feature_mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, config.slot_dim)
         )
         for layer in (self.feature_mlp[1], self.feature_mlp[3]):
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]  (Sequential has no element type)
-        self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
+        self.initializer = self._make_initializer(config, config.slot_dim)
         self.slot_attention = SlotAttention(
             config.slot_dim, config.slot_dim, config.num_iterations, mlp_dim=config.mlp_dim, gradient=config.gradient
         )
-        if config.decoder == "mlp":
-            self.decoder = PatchMLPDecoder(
+        self.decoder = self._make_decoder(config, width)
+        self._add_departures(config, config.slot_dim)
+
+    def _make_decoder(self, config: DinosaurConfig, width: int) -> nn.Module:
+        grid = config.encoder.grid
+        if config.decoder == "transformer":
+            return AutoregressiveDecoder(
                 config.slot_dim,
                 width,
-                config.encoder.grid,
-                hidden_dims=config.decoder_dims,
-                position_init=config.decoder_positions,
-            )
-        else:
-            self.decoder = AutoregressiveDecoder(
-                config.slot_dim,
-                width,
-                config.encoder.grid,
+                grid,
                 num_blocks=config.decoder_blocks,
                 num_heads=config.decoder_heads,
                 num_orders=1,
@@ -102,7 +134,12 @@ class Dinosaur(Method):
                 final_norm=False,
                 init="torch",
                 begin_std=width**-0.5,
+                hidden_inputs=config.hidden_inputs,
             )
+        kind = PatchMLPDecoder if config.decoder == "mlp" else FlatPatchDecoder
+        return kind(
+            config.slot_dim, width, grid, hidden_dims=config.decoder_dims, position_init=config.decoder_positions
+        )
 
     def encode(
         self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
@@ -113,14 +150,14 @@ class Dinosaur(Method):
         """
         with torch.no_grad():
             features = self.encoder(image)
-        return self._group(features, num_slots, num_iterations)
+        return self._group(self.points(features), num_slots, num_iterations)
 
     def decode(self, slots: Float[Tensor, "b n d"], features: Float[Tensor, "b p c"] | None = None) -> DecoderOutput:
         """Slots to features `b c h w` and masks `b n h w` on the grid of patches.
 
         The Transformer decoder is teacher-forced and needs the `features` that `encode` returned.
         """
-        if isinstance(self.decoder, PatchMLPDecoder):
+        if not isinstance(self.decoder, AutoregressiveDecoder):
             return self.decoder(slots)
         if features is None:
             raise ValueError("The Transformer decoder predicts from true features; call decode(slots, out.features).")
@@ -128,21 +165,84 @@ class Dinosaur(Method):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over patches and channels. Cached `features` take the place of images."""
+        self._set_noise(step)
+        points = self.points(_frozen_features(self.encoder, batch))
+        return {"recon": self._reconstruction(points, self._group(points).slots)[0]}
+
+    def _set_noise(self, step: int) -> None:
         if isinstance(self.initializer, LearnedInit) and self.config.init_noise_steps:
             progress = min(step / self.config.init_noise_steps, 1)
             self.initializer.noise_scale = (1 + math.cos(math.pi * progress)) / 2
-        if "features" in batch:
-            features = batch["features"].float()  # stored as float16
-        else:
-            with torch.no_grad():
-                features = self.encoder(batch["image"])
-        recon = self.decode(self._group(features).slots, features).recon
-        return {"recon": F.mse_loss(recon.flatten(2).transpose(1, 2), features)}
 
-    def _group(self, features: Tensor, num_slots: int | None = None, num_iterations: int | None = None) -> SlotOutput:
-        if num_iterations is None and not self.training:
-            num_iterations = self.config.test_iterations
-        slots = self.initializer(len(features), num_slots)
-        out = self.slot_attention(self.feature_mlp(features), slots, num_iterations=num_iterations)
-        forced = features if self.config.decoder == "transformer" else None
+    def _reconstruction(self, points: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The error, the decoder's masks `b n q`, and which patches they are of; None: all."""
+        if not self.config.decoded_patches:
+            decoded = self.decode(slots, points)
+            return F.mse_loss(decoded.recon.flatten(2).transpose(1, 2), points), decoded.masks.flatten(2), None
+        decoder: Any = self.decoder
+        patches = shared_permutation(points.shape[1])[: self.config.decoded_patches].to(points.device)
+        recon, masks = decoder.some(slots, patches)
+        return F.mse_loss(recon, points[:, patches]), masks, patches
+
+    def _group(
+        self,
+        points: Tensor,
+        num_slots: int | None = None,
+        num_iterations: int | None = None,
+        clusters: Tensor | None = None,
+    ) -> SlotOutput:
+        out = self.assign(points, num_slots, num_iterations, clusters)
+        forced = points if self.config.decoder == "transformer" else None
         return replace(out, grid=self.config.encoder.grid, features=forced)
+
+
+class DinosaurStudent(Dinosaur):
+    """A second round: from the weights of a first one, taught by its attention and by k-means."""
+
+    config: DinosaurStudentConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, config: DinosaurStudentConfig):
+        super().__init__(config)
+        self.teacher: tuple[Dinosaur, ...] = ()  # in a tuple: neither in the state dict nor in the optimiser
+
+    def prepare(self, load: Callable[[str], Method]) -> None:
+        """Load the teacher, and take over its weights where a part of the same name has the same shape.
+
+        Raises:
+            UserError: if that run is no DINOSAUR, or on other features.
+        """
+        folder, teacher = self.config.teacher, load(self.config.teacher)
+        if not isinstance(teacher, Dinosaur):
+            raise UserError(f"method.teacher is {folder}, a run of {type(teacher).__name__}; give a run of DINOSAUR.")
+        check_same_features(self, teacher, folder)
+        take_weights(self, teacher)
+        self.teacher = (teacher.eval().requires_grad_(False),)
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Nothing: the principal components are the teacher's."""
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The first round's error, and the cross-entropy of attention with the teacher's from the same clusters."""
+        if not self.teacher:
+            raise ValueError("The teacher is not loaded; call method.prepare(load_method) before training.")
+        points = self.points(_frozen_features(self.encoder, batch))
+        clusters = self.clusters(points)
+        out = self._group(points, clusters=clusters)
+        masks = self._taught(points, clusters)
+        matched = match_masks(out.attn, masks)
+        return {
+            "recon": self._reconstruction(points, out.slots)[0],
+            "distill": soft_distillation_loss(out.attn, masks, matched=matched),
+        }
+
+    @torch.no_grad()
+    def _taught(self, points: Tensor, clusters: Tensor | None) -> Tensor:
+        teacher = self.teacher[0].to(points.device)
+        return blend_with_start(teacher.assign(points, clusters=clusters).attn, clusters, self.config.teacher_start)
+
+
+def _frozen_features(encoder: ViTEncoder, batch: Batch) -> Tensor:
+    if "features" in batch:
+        return batch["features"].float()  # stored as float16
+    with torch.no_grad():
+        return encoder(batch["image"])

@@ -1,10 +1,11 @@
 """k-means on the features of a frozen vision transformer: image -> ViT -> clusters. Learns nothing.
 
 What a method trained on the same features, such as DINOSAUR, has to beat with as many slots as there are clusters here.
-Not a row of a paper's table: settings are ours, k-means++ with several restarts on features of length 1.
+Not a row of a paper's table: settings are ours, k-means++ with several restarts on features of length 1. `smooth` makes
+it a fairer baseline on photographs: single patches go to the cluster around them, as in methods that learn.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,12 @@ class FeatureKMeansConfig(MethodConfig):
     position_weight: float = 0.0  # length of the coordinates, in [-1, 1], beside features of mean length 1
     restarts: int = 8  # k-means runs; the best is kept
     max_iterations: int = 100  # of each
+    smooth: int = 1  # side of the square of patches over which masks are averaged; odd; 1: as they are
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.smooth % 2 == 0:
+            raise ValueError(f"method.smooth is {self.smooth}; give an odd number, so that a patch is in the middle.")
 
     @property
     def image_size(self) -> int:
@@ -48,9 +55,15 @@ class FeatureKMeans(Untrained):
         self.encoder = ViTEncoder(config.encoder)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
-        """Images in [0, 1] to clusters: `attn` is one-hot, a slot is the mean feature of its cluster."""
-        features = self.encoder(image)
-        return segments_as_slots(self.cluster(features), features, self.config.num_slots, self.config.encoder.grid)
+        """Images in [0, 1] to clusters: `attn` is one-hot, or the mean over `smooth` patches and across; a slot is the
+        mean feature of its cluster."""
+        features, grid = self.encoder(image), self.config.encoder.grid
+        found = segments_as_slots(self.cluster(features), features, self.config.num_slots, grid)
+        if self.config.smooth == 1:
+            return found
+        far = self.config.smooth // 2
+        padded = F.pad(found.attn_maps, (far, far, far, far), mode="replicate")
+        return replace(found, attn=F.avg_pool2d(padded, self.config.smooth, stride=1).flatten(2))
 
     def cluster(self, features: Float[Tensor, "b p c"]) -> Tensor:
         """The cluster of every position, `b p`; positions are row major on the grid of the ViT."""

@@ -10,29 +10,36 @@ from a range 1.7 times as wide, as in Keras, and the residual MLP of Slot Attent
 teacher works on the frozen features that the student's target needs anyway, so that ViT runs once per image, not twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from slotworks.decoders import AutoregressiveDecoder
 from slotworks.encoders import ViTConfig, ViTEncoder
-from slotworks.guidance import distillation_loss
+from slotworks.guidance import distillation_loss, match_masks, soft_distillation_loss
 from slotworks.nn.noise import shared_choice
 from slotworks.nn.orders import NUM_ORDERS
-from slotworks.slots import INITIALIZERS, SlotAttention
-from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput, UserError
+from slotworks.slots import KMeansInit, SlotAttention
+from slotworks.slots.features import (
+    FeatureSlotOptions,
+    FeatureSlots,
+    blend_with_start,
+    check_same_features,
+    take_weights,
+)
+from slotworks.types import Batch, DecoderOutput, Method, MethodConfig, SlotOutput, UserError, refuse_ignored
 
 Orders = Literal["standard", "random", "all"]
 """Orders of one pass: row by row; one of the nine, the same for the whole batch; or the mean over all nine."""
 
 
 @dataclass(frozen=True)
-class SpotConfig(MethodConfig):
+class SpotConfig(FeatureSlotOptions):
     """Hyperparameters of the first stage."""
 
     encoder: ViTConfig = field(default_factory=ViTConfig)  # the vision transformer whose features the slots see
@@ -41,7 +48,7 @@ class SpotConfig(MethodConfig):
     num_iterations: int = 3  # T of Slot Attention in training
     test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int = 1024  # hidden width of the residual MLP inside Slot Attention
-    initializer: Literal["gaussian", "per_slot", "learned"] = "gaussian"  # where slots start from
+    initializer: Literal["gaussian", "per_slot", "learned", "kmeans"] = "gaussian"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "unrolled"  # through all iterations, or the last only
     decoder_blocks: int = 4  # Transformer blocks of the decoder
     decoder_heads: int = 6  # attention heads of the decoder
@@ -74,20 +81,31 @@ class SpotStudentConfig(SpotConfig):
     """by term; a term not named here weighs 1"""
     encoder: ViTConfig = field(default_factory=lambda: ViTConfig(trained_blocks=4))
     """the vision transformer whose features the slots see"""
-    initializer: Literal["gaussian", "per_slot", "learned"] = "learned"  # where slots start from
+    initializer: Literal["gaussian", "per_slot", "learned", "kmeans"] = "learned"  # where slots start from
     gradient: Literal["unrolled", "implicit", "bilevel"] = "bilevel"  # through all iterations, or the last only
     teacher: str = "runs/spot.coco"  # run folder of the first stage; read when training starts, not for evaluation
     teacher_orders: Orders = "random"  # in which the teacher reads patches
+    teacher_masks: Literal["decoder", "attention"] = "decoder"  # attention: soft, slots starting where the student's do
+    teacher_start: float = 0.0  # weight of the k-means clusters that slots start from beside the teacher's attention
+    teach_decoder: bool = False  # attention also teaches the student's decoder masks, as the term distill_decoder
+    start_from_teacher: bool = False  # start from the teacher's weights where parts have the same name and shape
 
     def __post_init__(self):
         MethodConfig.__post_init__(self)  # any number of blocks may be trained: the target is of the frozen network
+        if self.teacher_masks == "decoder":
+            refuse_ignored(self, "teacher_masks=decoder", ("teacher_start", "teach_decoder"))
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether from the teacher's weights."""
+        return self.start_from_teacher
 
     def build(self) -> "SpotStudent":
         """Make the method with fresh weights. Trained blocks of the encoder are loaded at once."""
         return SpotStudent(self)
 
 
-class Spot(Method):
+class Spot(FeatureSlots):
     """Slots from the features of a frozen vision transformer, decoded autoregressively in permuted patch orders."""
 
     config: SpotConfig
@@ -95,7 +113,7 @@ class Spot(Method):
     def __init__(self, config: SpotConfig):
         super().__init__()
         self.config = config
-        width = config.encoder.feature_dim
+        width = self.width(config)
         self.encoder = ViTEncoder(config.encoder)
         self.feature_mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
@@ -105,7 +123,7 @@ class Spot(Method):
         nn.init.xavier_uniform_(last.weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(first.bias)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
-        self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
+        self.initializer = self._make_initializer(config, width)
         self.slot_attention = SlotAttention(
             width, config.slot_dim, config.num_iterations, mlp_dim=config.mlp_dim, gradient=config.gradient
         )
@@ -116,7 +134,9 @@ class Spot(Method):
             num_blocks=config.decoder_blocks,
             num_heads=config.decoder_heads,
             num_orders=1 if config.train_orders == "standard" else NUM_ORDERS,
+            hidden_inputs=config.hidden_inputs,
         )
+        self._add_departures(config, width)
 
     def encode(
         self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
@@ -126,21 +146,19 @@ class Spot(Method):
         `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
         """
         with torch.no_grad():
-            features = self.encoder(image)
-        return self.group(features, features, num_slots, num_iterations)
+            points = self.points(self.encoder(image))
+        return self.group(points, points, num_slots, num_iterations)
 
     def group(
         self,
-        features: Float[Tensor, "b p c"],
+        points: Float[Tensor, "b p c"],
         target: Float[Tensor, "b p c"],
         num_slots: int | None = None,
         num_iterations: int | None = None,
+        clusters: Int64[Tensor, "b p"] | None = None,
     ) -> SlotOutput:
-        """Features to slots; `target` is what the decoder will be asked to predict."""
-        if num_iterations is None and not self.training:
-            num_iterations = self.config.test_iterations
-        slots = self.initializer(len(features), num_slots)
-        out = self.slot_attention(self.feature_mlp(features), slots, num_iterations=num_iterations)
+        """Features, as `points` gives them, to slots; `target` is what the decoder will be asked to predict."""
+        out = self.assign(points, num_slots, num_iterations, clusters)
         return replace(out, grid=self.config.encoder.grid, features=target)
 
     def decode(
@@ -163,13 +181,13 @@ class Spot(Method):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over patches and channels. Cached `features` take the place of images."""
-        features = _frozen_features(self.encoder, batch)
-        return {"recon": self._recon_loss(self.group(features, features))}
+        points = self.points(_frozen_features(self.encoder, batch))
+        return {"recon": self._reconstruction(self.group(points, points))[0]}
 
-    def _recon_loss(self, out: SlotOutput) -> Tensor:
+    def _reconstruction(self, out: SlotOutput) -> tuple[Tensor, DecoderOutput]:
         assert out.features is not None
-        recon = self.decode(out.slots, out.features, orders=self.config.train_orders).recon
-        return F.mse_loss(recon.flatten(2).transpose(1, 2), out.features)
+        decoded = self.decode(out.slots, out.features, orders=self.config.train_orders)
+        return F.mse_loss(decoded.recon.flatten(2).transpose(1, 2), out.features), decoded
 
 
 class SpotStudent(Spot):
@@ -180,7 +198,7 @@ class SpotStudent(Spot):
     def __init__(self, config: SpotStudentConfig):
         super().__init__(config)
         self.target_encoder = ViTEncoder(replace(config.encoder, trained_blocks=0))
-        self.teacher: tuple[Spot, ...] = ()  # in a tuple: neither in the state dict nor in the optimiser
+        self.teacher: tuple[FeatureSlots, ...] = ()  # in a tuple: neither in the state dict nor in the optimiser
 
     def prepare(self, load: Callable[[str], Method]) -> None:
         """Load the teacher from the run folder of the first stage.
@@ -188,53 +206,67 @@ class SpotStudent(Spot):
         Raises:
             UserError: if that run is no first stage of SPOT, or on another encoder, or with more slots.
         """
-        folder, ours = self.config.teacher, self.config
+        folder, by_attention = self.config.teacher, self.config.teacher_masks == "attention"
         teacher = load(folder)
-        if type(teacher) is not Spot:
-            raise UserError(
-                f"method.teacher is {folder}, a run of {type(teacher).__name__}; give a first stage of SPOT."
-            )
-        if teacher.config.encoder != self.target_encoder.config:
-            raise UserError(
-                f"The teacher in {folder} looks at {teacher.config.encoder}, the student at {ours.encoder}; train both "
-                "on the same encoder."
-            )
-        if teacher.config.num_slots > ours.num_slots:
-            raise UserError(
-                f"The teacher in {folder} has {teacher.config.num_slots} slots, method.num_slots is {ours.num_slots}; "
-                "the student needs as many."
-            )
+        if not isinstance(teacher, FeatureSlots) or not (by_attention or type(teacher) is Spot):
+            wanted = "a run of SPOT or DINOSAUR" if by_attention else "a first stage of SPOT"
+            raise UserError(f"method.teacher is {folder}, a run of {type(teacher).__name__}; give {wanted}.")
+        check_same_features(self, teacher, folder)
+        if self.config.start_from_teacher:
+            take_weights(self, teacher)
+        elif self.components is not None and teacher.components is not None:
+            self.components.load_state_dict(teacher.components.state_dict())
         self.teacher = (teacher.eval().requires_grad_(False),)
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Nothing: the principal components are the teacher's."""
 
     def encode(
         self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
     ) -> SlotOutput:
         """Images in [0, 1] to slots, with the features of the frozen encoder, which `decode` needs."""
         with torch.no_grad():
-            target = self.target_encoder(image)
-        return self.group(self.encoder(image), target, num_slots, num_iterations)
+            target = self.points(self.target_encoder(image))
+        return self.group(self.points(self.encoder(image)), target, num_slots, num_iterations)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The first stage's error on frozen features, and the cross-entropy of slot attention with the teacher's masks.
 
-        Images are always needed, for the trained encoder; cached `features` save the frozen one.
+        A trained encoder always needs images; cached `features` save the frozen one, and are all if none is trained.
         """
         if not self.teacher:
             raise ValueError("The teacher is not loaded; call method.prepare(load_method) before training.")
-        if "image" not in batch:
+        trains = self.config.encoder.trained_blocks > 0
+        if trains and "image" not in batch:
             raise UserError("SPOT's second stage trains its encoder and needs images; cached features are not enough.")
-        target = _frozen_features(self.target_encoder, batch)
-        out = self.group(self.encoder(batch["image"]), target)
-        return {
-            "recon": self._recon_loss(out),
-            "distill": distillation_loss(out.attn, self._teacher_masks(target)),
-        }
+        target = self.points(_frozen_features(self.target_encoder, batch))
+        points = self.points(self.encoder(batch["image"])) if trains else target
+        clusters = self.clusters(target)
+        out = self.group(points, target, None, None, clusters)
+        error, decoded = self._reconstruction(out)
+        if self.config.teacher_masks == "decoder":
+            return {"recon": error, "distill": distillation_loss(out.attn, self._teacher_masks(target))}
+        masks = self._teacher_attention(target, clusters)
+        matched = match_masks(out.attn, masks)
+        terms = {"recon": error, "distill": soft_distillation_loss(out.attn, masks, matched=matched)}
+        if self.config.teach_decoder:
+            terms["distill_decoder"] = soft_distillation_loss(decoded.masks.flatten(2), masks, matched=matched)
+        return terms
 
     @torch.no_grad()
-    def _teacher_masks(self, features: Float[Tensor, "b p c"]) -> Float[Tensor, "b n p"]:
-        teacher = self.teacher[0].to(features.device)
-        slots = teacher.group(features, features).slots
-        return teacher.decode(slots, features, orders=self.config.teacher_orders).masks.flatten(2)
+    def _teacher_masks(self, points: Float[Tensor, "b p c"]) -> Float[Tensor, "b n p"]:
+        teacher: Any = self.teacher[0].to(points.device)
+        slots = teacher.group(points, points).slots
+        return teacher.decode(slots, points, orders=self.config.teacher_orders).masks.flatten(2)
+
+    @torch.no_grad()
+    def _teacher_attention(
+        self, points: Float[Tensor, "b p c"], clusters: Int64[Tensor, "b p"] | None
+    ) -> Float[Tensor, "b n p"]:
+        teacher = self.teacher[0].to(points.device)
+        started = clusters if isinstance(teacher.initializer, KMeansInit) else None
+        attn = teacher.assign(points, clusters=started).attn
+        return blend_with_start(attn, clusters, self.config.teacher_start)
 
 
 def _frozen_features(encoder: ViTEncoder, batch: Batch) -> Float[Tensor, "b p c"]:

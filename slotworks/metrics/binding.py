@@ -171,6 +171,7 @@ def binding_stats(
         "stripes": stripes(pred),
         "largest_share": largest_share(pred).mean(),
         "entropy": _entropy(masks).mean(),
+        "confidence": masks.float().amax(1).mean(),  # mean of the largest share of a pixel; 1 / n where masks are equal
         "dead_slots": dead_slots(pred, num_slots=masks.shape[1]).mean(),
     }
     if true is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 _generators: dict[torch.device, torch.Generator] = {}  # one per device, kept: torch.compile must not see new ones
@@ -65,6 +65,12 @@ def shared_choice(count: int) -> int:
     """A number from 0 to `count - 1`, the same for the whole batch: in training every part of it draws the same one."""
     generator = None if _part is None else _generators[torch.device("cpu")]
     return int(torch.randint(count, (), generator=generator))
+
+
+def shared_permutation(count: int) -> Int64[Tensor, " {count}"]:
+    """The numbers from 0 to `count - 1` in random order, the same for the whole batch as with `shared_choice`."""
+    generator = None if _part is None else _generators[torch.device("cpu")]
+    return torch.randperm(count, generator=generator)
 
 
 def _rows(

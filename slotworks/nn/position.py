@@ -1,5 +1,7 @@
 """Position embeddings."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -51,3 +53,14 @@ def sine_grid(height: int, width: int, channels: int, temperature: float = 10.0)
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     across, down = column.flatten()[:, None] * speed, row.flatten()[:, None] * speed
     return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1)
+
+
+def wave_coordinates(height: int, width: int) -> Float[Tensor, "p 10"]:
+    """Row and column of every patch, row major, and their sines and cosines, each of variance about one.
+
+    Rows and columns run from -1 to 1, where the waves have half a period and a whole one.
+    """
+    axes = [torch.linspace(-1, 1, size) for size in (height, width)]
+    place = torch.cartesian_prod(*axes)  # p 2
+    waves = [wave(place * math.pi * k / 2) for k in (1, 2) for wave in (torch.sin, torch.cos)]
+    return torch.cat([3**0.5 * place, *(2**0.5 * wave for wave in waves)], dim=1)

@@ -1,7 +1,14 @@
 """Features to slots."""
 
 from slotworks.slots.attention import SlotAttention
-from slotworks.slots.initializers import INITIALIZERS, BoxInit, GaussianInit, LearnedInit, PerSlotGaussianInit
+from slotworks.slots.initializers import (
+    INITIALIZERS,
+    BoxInit,
+    GaussianInit,
+    KMeansInit,
+    LearnedInit,
+    PerSlotGaussianInit,
+)
 from slotworks.slots.latent import LatentSlotAttention, LatentSlotOptions
 from slotworks.slots.options import SlotAttentionOptions
 from slotworks.slots.predictors import PREDICTORS, IdentityPredictor, MLPPredictor, TransformerPredictor
@@ -14,6 +21,7 @@ __all__ = [
     "BoxInit",
     "GaussianInit",
     "IdentityPredictor",
+    "KMeansInit",
     "LatentSlotAttention",
     "LatentSlotOptions",
     "LearnedInit",

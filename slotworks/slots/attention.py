@@ -153,18 +153,20 @@ class SlotAttention(nn.Module):
         num_iterations: int | None = None,
         feature_mask: Bool[Tensor, "b p"] | None = None,
         slot_mask: Bool[Tensor, "b n"] | None = None,
+        value_features: Float[Tensor, "b p c"] | None = None,
     ) -> SlotOutput:
         """Refine `slots` on `features`.
 
         `num_iterations` is the module's own by default; more of them at test time help in crowded scenes (supplement).
         `feature_mask` is False at padding, which no slot reads; `slot_mask` is False for absent slots, which win no
-        position.
+        position. `value_features` take the place of `features` in what a slot gathers, not in where it looks.
         """
         with torch.autocast(features.device.type, enabled=False):  # float16 and bfloat16 lose the normalisation
             if features.dtype != torch.float64:
                 features, slots = features.float(), slots.float()
             x = self.norm_features(features)
-            k, v = self._split(self.to_k(x)), self._split(self.to_v(x))  # b k p d
+            gathered = x if value_features is None else self.norm_features(value_features.to(features.dtype))
+            k, v = self._split(self.to_k(x)), self._split(self.to_v(gathered))  # b k p d
             initial, steps = slots, []
             count = self.num_iterations if num_iterations is None else num_iterations
             if count < 1:

@@ -1,9 +1,10 @@
 """Where slots start. Each initialiser makes `b n d`; those with one set of parameters for all slots make any number."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from slotworks.nn.clustering import kmeans
 from slotworks.nn.init import glorot_, glorot_vector
 from slotworks.nn.noise import batch_noise
 
@@ -92,6 +93,44 @@ class BoxInit(nn.Module):
             low, high = boxes.min().item(), boxes.max().item()
             raise ValueError(f"Boxes lie between {low:g} and {high:g}; expected [0, 1], or -1 for an absent box.")
         return self.mlp(nn.functional.pad(boxes, (0, 0, 1, 0)))
+
+
+class KMeansInit(nn.Module):
+    """Slots start at the centroids of k-means clusters of the features they will look at, image by image.
+
+    Features are clustered by direction (length 1), as the baseline `feature_kmeans` does, without a gradient; a slot is
+    the mean of its cluster's *projected* features, through which a gradient flows. Clusters have no parameters, so any
+    number of slots can be asked for. An empty cluster starts at zero.
+
+    Args:
+        num_slots: clusters.
+        projected_dim: width of the projected features.
+        slot_dim: width of a slot; a linear layer joins the two where they differ.
+        restarts: runs of k-means outside of training, of which the best is kept; a step of training makes one.
+        max_iterations: of each run.
+    """
+
+    def __init__(
+        self, num_slots: int, projected_dim: int, slot_dim: int, *, restarts: int = 8, max_iterations: int = 15
+    ):
+        super().__init__()
+        self.num_slots, self.restarts, self.max_iterations = num_slots, restarts, max_iterations
+        same = projected_dim == slot_dim
+        self.project = nn.Identity() if same else nn.Linear(projected_dim, slot_dim, bias=False)
+
+    def cluster(self, features: Float[Tensor, "b p c"], num_slots: int | None = None) -> Int64[Tensor, "b p"]:
+        """The cluster of every position, from 0; random numbers are those of the batch."""
+        points = nn.functional.normalize(features.detach().float(), dim=2)
+        restarts = 1 if self.training else self.restarts
+        return kmeans(points, num_slots or self.num_slots, restarts=restarts, max_iterations=self.max_iterations)
+
+    def forward(
+        self, labels: Int64[Tensor, "b p"], projected: Float[Tensor, "b p c"], num_slots: int | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Slots from the clusters that `cluster` gave."""
+        members = nn.functional.one_hot(labels, num_slots or self.num_slots).to(projected.dtype)
+        weights = members / members.sum(1, keepdim=True).clamp(min=1)
+        return self.project(weights.mT @ projected)
 
 
 INITIALIZERS = {"gaussian": GaussianInit, "per_slot": PerSlotGaussianInit, "learned": LearnedInit}

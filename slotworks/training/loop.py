@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -40,10 +41,15 @@ from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder, loader
 from slotworks.training.run import Run, check_objects
 from slotworks.training.seeds import seed_for, set_seed
-from slotworks.types import Method, RawBatch, UserError, all_finite, to_batch
+from slotworks.types import Batch, Dataset, Method, RawBatch, UserError, all_finite, to_batch
 
 Evaluator = Callable[[Method, int], dict[str, float]]
 """Takes the method in evaluation mode and the number of finished steps; returns metrics by name."""
+
+
+FITTED = 1024
+"""Training samples that `Method.fit` is shown, at most: 262,144 patches of 16 x 16, of which 384 directions are
+taken."""
 
 
 class Diverged(UserError):
@@ -171,6 +177,10 @@ def _train(
     dataset = run.data.open("train")
     if len(dataset) == 0:
         raise UserError(f"The training split of {run.data.name} is empty.")
+    if not checkpoint:
+        with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), torch.no_grad():
+            set_seed(seed_for("noise", run.seed), fabric.device)
+            method.fit(_some_batches(run, dataset, fabric.device))
     order = BatchOrder(len(dataset), run, start=start, rank=fabric.global_rank, world_size=world)
     batches = iter(loader(dataset, order, num_workers=run.num_workers, pin_memory=fabric.device.type == "cuda"))
 
@@ -318,6 +328,14 @@ def run_evaluators(method: Method, ema: EMA | None, evaluators: Sequence[Evaluat
             values |= {name if name.startswith("eval/") else f"eval/{name}": float(value) for name, value in found}
     method.train()
     return values
+
+
+def _some_batches(run: Run, dataset: Dataset, device: torch.device) -> Iterator[Batch]:
+    """Training samples spread over the whole data set, as a step sees them, for `Method.fit`."""
+    rows = [int(row) for row in np.linspace(0, len(dataset) - 1, min(FITTED, len(dataset)))]
+    size = run.batch_size // run.accumulate
+    for start in range(0, len(rows), size):
+        yield run.data.augment(to_batch(dataset.__getitems__(rows[start : start + size]), device))
 
 
 @contextmanager

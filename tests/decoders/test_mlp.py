@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slotworks.decoders import PatchMLPDecoder
+from slotworks.decoders import FlatPatchDecoder, PatchMLPDecoder
 from slotworks.nn.position import sine_grid
 
 
@@ -76,3 +76,31 @@ def test_positions_may_start_as_waves_and_are_learned():
 def test_refuses_no_hidden_layer():
     with pytest.raises(ValueError, match="hidden_dims is empty; give the width of at least one hidden layer"):
         build(hidden_dims=())
+
+
+def flat(**changed):
+    torch.manual_seed(0)
+    options = {"slot_dim": 8, "feature_dim": 10, "grid": (3, 4), "hidden_dims": (16, 12)}
+    return FlatPatchDecoder(**(options | changed)).double()
+
+
+def test_a_flat_slot_has_one_feature_everywhere():
+    decoder, slots = flat(), torch.randn(2, 5, 8).double()
+    out = decoder(slots, parts=True)
+    assert out.parts.shape == (2, 5, 10, 3, 4)
+    assert (out.parts == out.parts[..., :1, :1]).all()
+    torch.testing.assert_close((out.masks[:, :, None] * out.parts).sum(dim=1), out.recon, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 3, 4).double())
+
+
+@pytest.mark.parametrize("decoder", [build().double(), flat(slot_dim=6, position_init="normal")])
+def test_some_patches_are_those_of_all(decoder):
+    slots, patches = torch.randn(2, 5, 6).double(), torch.tensor([7, 0, 11])
+    whole, (recon, masks) = decoder(slots), decoder.some(slots, patches)
+    torch.testing.assert_close(recon, whole.recon.flatten(2).mT[:, patches], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(masks, whole.masks.flatten(2)[:, :, patches], rtol=1e-12, atol=1e-12)
+
+
+def test_the_flat_decoder_refuses_no_hidden_layer():
+    with pytest.raises(ValueError, match="hidden_dims is empty"):
+        flat(hidden_dims=())

@@ -5,6 +5,7 @@ Random weights are made large, or attention would be nearly uniform and norms ne
 
 import copy
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -15,9 +16,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from transformers import Dinov2Config, Dinov2Model
 
 from slotworks.encoders import ViTConfig, ViTEncoder, vit, weights_hash
-from slotworks.encoders.vit import FEATURES, load_network
+from slotworks.encoders.vit import DINO_B16, DINOV2_S14, FEATURES, load_network
 from slotworks.types import UserError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -636,3 +638,56 @@ def test_known_encoders():
         "MAE_B16": (768, 196, "tokens"),
     }
     assert len({(c.model, c.features) for c in known.values()}) == 12
+
+
+def test_short_names(tmp_path, monkeypatch):
+    assert ViTConfig("dinov2-small", patch_size=14, feature_dim=384, position_offset=0.1) == DINOV2_S14
+    assert all(vit.KNOWN[vit.SHORT_NAMES[name]].model.endswith(f"/{name}") for name in vit.SHORT_NAMES)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dinov2-small").mkdir()
+    assert ViTConfig("dinov2-small").model == "dinov2-small"
+
+
+def test_settings_that_follow_from_the_name_of_a_network(networks, tmp_path):
+    other = replace(DINO_B16, model="dinov2-small")
+    assert vit.fitted(other) == DINOV2_S14
+    assert vit.fitted(other, keep=["position_offset", "feature_dim"]) == replace(
+        DINO_B16, model=other.model, patch_size=14
+    )
+    folder = tmp_path / "mine"
+    settings = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7)
+    Dinov2Model(settings).save_pretrained(folder)
+    found = vit.fitted(ViTConfig(str(folder), image_size=28, patch_size=14))
+    assert (found.patch_size, found.feature_dim, found.position_offset) == (7, 24, 0.1)
+    assert vit.fitted(ViTConfig("somebody/else")) == ViTConfig("somebody/else")
+    with pytest.raises(UserError, match="facebook/dinov2-small does not fit: image_size is 64 and patch_size 14"):
+        vit.fitted(ViTConfig("dinov2-small", image_size=64))
+
+
+REAL = os.environ.get("SLOTWORKS_DINOV2", "")
+
+
+@pytest.mark.skipif(not REAL, reason="set SLOTWORKS_DINOV2 to a folder with DINOv2 ViT-S/14 in the Hugging Face format")
+def test_a_real_dinov2():
+    """Size, normalisation and positions of DINOv2-S, against transformers' own model.
+
+    Its processor gives ImageNet's mean and standard deviation; positions are interpolated to the number of patches, or
+    with `position_offset` as the authors' code does, which at 518 pixels, the native size, is the same.
+    """
+    torch.manual_seed(0)
+    theirs = Dinov2Model.from_pretrained(REAL).eval()
+    image = torch.rand(2, 3, 224, 224)
+    image = torch.nn.functional.avg_pool2d(image, 9, 1, 4)  # smooth, as photographs are
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    config = replace(DINOV2_S14, model=REAL, features="normed")
+    with torch.no_grad():
+        expected = theirs((image - mean) / std).last_hidden_state[:, 1:]
+        plain = ViTEncoder(replace(config, position_offset=0.0))(image)
+        shifted = ViTEncoder(config)(image)
+        torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-4)
+        assert plain.shape == (2, 256, 384)
+        similar = torch.nn.functional.cosine_similarity(shifted, expected, dim=-1)
+        assert 0.9 < similar.mean() < 1 - 1e-6  # other positions, the same picture
+        native = torch.nn.functional.interpolate(image[:1], (518, 518), mode="bilinear")
+        expected = theirs((native - mean) / std).last_hidden_state[:, 1:]
+        torch.testing.assert_close(ViTEncoder(replace(config, image_size=518))(native), expected, rtol=1e-4, atol=1e-4)

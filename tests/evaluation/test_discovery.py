@@ -283,3 +283,38 @@ def test_decoder_masks_that_are_none_are_not_scored():
     with pytest.raises(UserError, match="The decoder masks hold NaN or infinity in 2 of 7 images"):
         evaluate_discovery(Broken(), Blocks(), protocol="oclf")
     assert evaluate_discovery(Broken(), Blocks(), protocol="oclf", masks="attention").metrics["ari"].n == 7
+
+
+class ByPeople(Blocks):
+    """Up to three people's masks of each image; `mask` is the second one's, the third marked the first four images."""
+
+    def __getitems__(self, indices):
+        batch = super().__getitems__(indices)
+        true = batch["mask"] + 1
+        coarse = (true > 2) + 1
+        third = true * (np.asarray(list(indices)) < 4)[:, None, None]
+        people = np.stack([true, coarse, np.where(third > 0, np.roll(third, 4, axis=1), 0)], axis=1)
+        return {**batch, "mask": coarse.astype(np.int16), "annotators": people.astype(np.uint8)}
+
+
+def test_several_peoples_masks_by_each_and_the_mean():
+    data, plain = ByPeople(), Blocks()
+    result = evaluate_discovery(Reader(), data, protocol="oclf", batch_size=3)
+    assert tuple(result.metrics)[:2] == ("fg_ari", "ari")
+    assert {"mbo_i", "mbo_i_fewest"} <= result.metrics.keys()
+    assert not any("person" in name for name in result.metrics)
+    whole = data.__getitems__(range(7))
+    pred = torch.from_numpy(plain.shown[..., ::4, ::4])
+    soft = interpolate(one_hot(pred, NUM_SLOTS).movedim(-1, 1).float(), (SIZE, SIZE), mode="bilinear")
+    each = []
+    for person in range(3):
+        truth = {"mask": torch.from_numpy(whole["annotators"][:, person])}
+        each.append(score_masks(PROTOCOLS["oclf"], soft.argmax(1), truth, num_slots=NUM_SLOTS)["mbo_i"].values)
+    each[2][4:] = math.nan
+    for person, values in enumerate(each):
+        torch.testing.assert_close(result.per_image[f"mbo_i_person{person}"], values, equal_nan=True)
+    torch.testing.assert_close(result.per_image["mbo_i"], torch.stack(each).nanmean(0))
+    torch.testing.assert_close(result.per_image["mbo_i_fewest"], each[1])
+    assert result.metrics["mbo_i"].mean == pytest.approx(torch.stack(each).nanmean(0).mean().item())
+    assert result.rules.endswith("mean over people, then images; *_fewest: by the one with the fewest segments")
+    assert "people" not in evaluate_discovery(Reader(), plain, protocol="oclf").rules

@@ -394,3 +394,31 @@ def test_what_is_of_something_else_stays(tmp_path):
     for before, name in (('{"stats": {}, "findings": []}', "doctor-test-320-images-step-9.json"), ("{", place.name)):
         place.write_text(before)  # of an older version; damaged
         assert doctor.write(tmp_path, {}, [], looked_at=of, replace=False).name == name
+
+
+def test_masks_that_have_not_begun_to_differ_are_told_from_uniform_attention():
+    """Nearly equal shares of six slots, whose argmax is one slot everywhere: a phase while the rate or the loss still
+    moves, uniform attention where both have come to rest."""
+    near = torch.full((IMAGES, 6, SIZE, SIZE), 0.165)
+    near[:, 2] = 0.175
+    stats = binding_stats(near)
+    assert stats["confidence"] == pytest.approx(0.175)
+    assert stats["largest_share"] == 1
+    falling, flat = curve([math.exp(-i / 40) for i in range(60)]), curve([1 - 0.0002 * i for i in range(60)])
+    assert names(stats, curves=falling) == ["not_specialised"]
+    assert "uniform_attention" in names(stats, curves=flat)
+    assert names(stats, curves=flat[:9], settings={"optimizer": {"warmup_steps": 10_000}}) == ["not_specialised"]
+    [finding] = diagnose(stats, falling, {"optimizer": {"lr": 4e-4, "warmup_steps": 10_000}})
+    assert finding.severity == "note"
+    assert "largest share of a pixel is 0.17 on average, equal shares are 0.17 (threshold 0.25)" in finding.evidence
+    assert "still being warmed up (step 590 of 10000)" in finding.evidence
+    assert "shorten the warm-up (now 10000 steps) and raise the learning rate (now 0.0004)" in finding.fix
+
+
+def test_one_slot_that_is_sure_is_no_phase_of_equal_shares():
+    alone = masks(torch.zeros_like(TRUE), 6)
+    stats = binding_stats(alone, TRUE)
+    [finding] = diagnose(stats, curve([math.exp(-i / 40) for i in range(60)]), {})
+    assert (finding.name, finding.severity) == ("one_slot_takes_all", "problem")
+    assert "sure of 92% of a pixel" in finding.evidence
+    assert "method.value-coordinates" in finding.fix

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from slotworks.guidance import distillation_loss, match_labels
+from slotworks.guidance import distillation_loss, match_labels, match_masks, soft_distillation_loss
 
 
 def hard(labels, num_slots):
@@ -85,3 +85,19 @@ def test_attention_that_vanished_gives_a_finite_loss():
 def test_refuses_a_teacher_with_more_slots():
     with pytest.raises(ValueError, match="The teacher has 3 slots, the student 2; give it at least as many"):
         distillation_loss(torch.rand(1, 2, 4), torch.rand(1, 3, 4))
+
+
+def test_soft_cross_entropy_by_hand():
+    """Student slot 1 is the teacher's 0: -(0.5 log 0.4 + 0.5 log 0.6) and -log 0.9, the mean over two patches."""
+    teacher = torch.tensor([[[0.5, 1.0], [0.5, 0.0]]])
+    masks = torch.tensor([[[0.6, 0.1], [0.4, 0.9]]], requires_grad=True)
+    loss = soft_distillation_loss(masks, teacher, matched=torch.tensor([[1, 0]]))
+    expected = -(0.5 * math.log(0.4) + 0.5 * math.log(0.6) + math.log(0.9)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    assert masks.grad.abs().sum() > 0
+
+
+def test_largest_masks_are_matched():
+    teacher = hard([[0, 0, 1, 2, 2]], 3)
+    assert match_masks(teacher[:, [2, 0, 1]], teacher).tolist() == [[1, 2, 0]]

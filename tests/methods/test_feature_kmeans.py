@@ -92,3 +92,19 @@ def test_evaluates_without_training(vit):
     assert method.param_groups() == {"all": []}
     with pytest.raises(UserError, match="trains nothing; measure it with `slotworks evaluate`"):
         method.loss({}, 0)
+
+
+def test_smooth_masks_are_means_over_patches_and_across(vit):
+    method = FeatureKMeansConfig(encoder=vit, num_slots=2).build()
+    smooth = FeatureKMeansConfig(encoder=vit, num_slots=2, smooth=3).build()
+    image = torch.rand(1, 3, 64, 64)
+    torch.manual_seed(0)
+    hard = method.encode(image)
+    torch.manual_seed(0)
+    soft = smooth.encode(image)
+    torch.testing.assert_close(soft.attn_maps[0, :, 1, 1], hard.attn_maps[0, :, :3, :3].mean((1, 2)))
+    corner = torch.tensor([[4.0, 2, 0], [2, 1, 0], [0, 0, 0]]) / 9  # beyond the border the border goes on
+    torch.testing.assert_close(soft.attn_maps[0, :, 0, 0], (hard.attn_maps[0, :, :3, :3] * corner).sum((1, 2)))
+    assert torch.equal(soft.slots, hard.slots)
+    with pytest.raises(ValueError, match="smooth is 2; give an odd number"):
+        FeatureKMeansConfig(encoder=vit, smooth=2)

@@ -650,3 +650,18 @@ def test_with_several_runs_it_counts_them_all_and_gives_advice(monkeypatch, tmp_
         "About 35 minutes for the 1,000 steps that are left, evaluations included; with the 2 runs that follow about "
         "1.8 hours. This is long. Shorter: fewer --steps; a GPU."
     )
+
+
+def test_a_method_is_shown_training_samples_once_before_the_first_step(tmp_path, monkeypatch):
+    """All of a small set in pieces of a batch, as a step sees them, without gradients; not again after a pause."""
+    shown = []
+    monkeypatch.setattr(Toy, "fit", lambda self, batches: shown.append(([*batches], torch.is_grad_enabled())))
+    run = toy_run(steps=4)
+    train(run, tmp_path, stop_after=2)
+    train(run, tmp_path)
+    [(batches, grad)] = shown
+    sizes = [len(batch["image"]) for batch in batches]
+    assert sum(sizes) == len(run.data.open("train"))
+    assert max(sizes) == run.batch_size
+    assert all(batch["image"].is_floating_point() for batch in batches)
+    assert not grad

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from slotworks.data.readers.photos import Photos
 from slotworks.data.readers.pictures import Pictures
@@ -21,6 +22,9 @@ class _Folder(Pictures):
     crop: Crop = "whole"  # which part of a picture is seen
     flip: bool = False  # mirror training images left to right at random
     interpolation: Interpolation = "bilinear"  # of the images when they are resized
+
+    reads_marks: ClassVar[bool] = False
+    part, parts = Photos.part, Photos.parts
 
     @property
     def page(self) -> str:

@@ -100,6 +100,10 @@ class Photos(OfficialData):
         """The picture of an entry."""
         return entry
 
+    def skips(self, error: UserError) -> bool:
+        """Whether a picture with this fault is left out, and the others go on."""
+        return self.skip_damaged
+
     @property
     def skipping(self) -> str:
         """How damaged pictures are left out: the end of a sentence."""
@@ -158,7 +162,7 @@ class Photos(OfficialData):
         return batch
 
 
-MAPS = ("mask", "class_mask", "class_mask_highest", "void", "overlap", "crowd")
+MAPS = ("mask", "annotators", "class_mask", "class_mask_highest", "void", "overlap", "crowd")
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,7 @@ class PhotoSplit(PreparedData):
         """One row per picture; a damaged one raises UserError, or gives a black row with `skip_damaged`."""
         for row in self._decoded(self.entries[start:]):
             if isinstance(row, UserError):
-                if not self.photos.skip_damaged:
+                if not self.photos.skips(row):
                     raise UserError(f"{row} To leave such pictures out, {self.photos.skipping}.")
                 row = self._fill({})
             yield row

@@ -9,8 +9,10 @@ are never read. An interrupted computation goes on after its last safe rows, wit
 
 import hashlib
 import json
+import math
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +23,18 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from slotworks.data.random import scene_keys, uniform
 from slotworks.data.stores.store import Row, Store, write_store
 from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
 from slotworks.nn.resize import resize
-from slotworks.progress import cpu_advice
+from slotworks.progress import MEASURED, cpu_advice, duration, say
 from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, RawBatch, UserError, to_batch
 
 VERSION = 1  # part of the key: raised when the same settings give other features
 PROBES = 32  # images whose pixels enter the key
+TRIED = 2  # images whose time is measured before the work
 
 _FOLDERS = ("root", "cutouts", "backgrounds")  # settings that say where files lie, and not what is in them
 
@@ -44,7 +49,12 @@ class CachedFeatures(DataConfig):
 
     Random changes of training images cannot be cached: `images` must neither crop nor flip at random. `flips=True`
     stores every image a second time, mirrored left to right, and the data set is twice as long: half of what is seen
-    is mirrored, as with random flips, and an epoch shows each image both ways.
+    is mirrored, as with random flips, and an epoch shows each image both ways. `crops` stores that many random crops of
+    each image beside it (35 to 100% of its area, 3:4 to 4:3), each mirrored as well with `flips`: which ones follows
+    from the number of the image. They are cut out of the image at its size, so give larger ones and `resize`.
+
+    Images are read, encoded and written a batch at a time: memory does not grow with their number. How much room the
+    features take and about how long they take here is said before.
 
     float16 keeps 11 bits of a number up to 65504, bfloat16 8 bits of any; both take 2 bytes per number: 0.3 MB per
     image for ViT-B/16 at 224 pixels, 36 GB for the training set of COCO.
@@ -58,6 +68,7 @@ class CachedFeatures(DataConfig):
     batch_size: int = 32  # images at once while computing
     resize: bool = False  # images to the encoder's size first; otherwise another size is an error
     keep_images: bool = False  # also store the images, in 8 bits, for methods that render them
+    crops: int = 0  # random crops stored beside each image
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +76,8 @@ class CachedFeatures(DataConfig):
             raise ValueError(f"dtype is {self.dtype!r}; choose float16 or bfloat16.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more.")
+        if self.crops < 0:
+            raise ValueError(f"crops is {self.crops}; give how many random crops of each image to store, 0 or more.")
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"encoder.trained_blocks is {self.encoder.trained_blocks}: features that change during training cannot "
@@ -208,7 +221,7 @@ class CachedFeatures(DataConfig):
             "data": fingerprint(self.images, dataset),
             "flips": self.flips,
             "dtype": self.dtype,
-        } | {name: True for name in ("resize", "keep_images") if getattr(self, name)}
+        } | {name: getattr(self, name) for name in ("resize", "keep_images", "crops") if getattr(self, name)}
 
     def store_path(self, key: dict[str, Any]) -> Path:
         """Folder of the store that belongs to a key."""
@@ -252,11 +265,14 @@ class _Rows:
 
     def __init__(self, config: CachedFeatures, dataset: Dataset, path: Path):
         self.config, self.dataset, self.path = config, dataset, path
-        self.total = len(dataset) * (2 if config.flips else 1)
+        self.ways = 2 if config.flips else 1
+        self.total = len(dataset) * (1 + config.crops) * self.ways
 
     def __call__(self, start: int) -> Iterator[Row]:
         self._check_disk((self.total - start) * self.config.row_bytes)
         compute, size = self.config.computation(), self.config.batch_size
+        if self.total - start >= MEASURED:
+            self._say_before(start, compute)
         for first in range(start // size * size, self.total, size):
             indices = np.arange(first, min(first + size, self.total))
             arrays = self.arrays(indices, compute)
@@ -277,17 +293,36 @@ class _Rows:
     def _images(self, indices: np.ndarray, device: torch.device) -> Batch:
         """The images of rows, and maps that are to be kept; mirrored where the row is a mirrored copy."""
         count = len(self.dataset)
-        batch = to_batch(self.dataset.__getitems__((indices % count).tolist()), device)
+        images, copies = indices % count, indices // count
+        batch = to_batch(self.dataset.__getitems__(images.tolist()), device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             batch, again = (self.config.images.augment(batch) for _ in range(2))
         if not torch.equal(batch["image"], again["image"]):
             raise UserError(self.config._random)
-        mirrored = torch.from_numpy(indices >= count).to(device)
+        mirrored = torch.from_numpy(copies % self.ways == 1).to(device)
         names = ("image", *(name for name in self.config.kept if name in batch))
+        for row, (image, crop) in enumerate(zip(images.tolist(), (copies // self.ways).tolist(), strict=True)):
+            if crop:
+                window = crop_window(image, crop)
+                batch |= {name: _cropped(batch[name], row, window) for name in names}
         return {
             name: torch.where(mirrored.view(-1, *[1] * (batch[name].ndim - 1)), batch[name].flip(-1), batch[name])
             for name in names
         }
+
+    def _say_before(self, start: int, compute: Callable[[Batch], dict[str, np.ndarray]]) -> None:
+        """How much room and time what is left will take, from the second of two small batches."""
+        indices = np.arange(start, start + TRIED)
+        self.arrays(indices, compute)  # reads the network, too
+        began = time.perf_counter()
+        self.arrays(indices, compute)
+        left, rate = self.total - start, TRIED / (time.perf_counter() - began)
+        room = left * self.config.row_bytes
+        size = f"{room / 1e9:,.1f} GB" if room >= 1e9 else f"{math.ceil(room / 1e6):,} MB"
+        say(
+            f"Features of {left:,} images of {self.config.name} are computed once: {size} in {self.path.parent}, about "
+            f"{duration(left / rate)} at {rate:,.2g} images a second."
+        )
 
     def _check_disk(self, needed: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
@@ -311,6 +346,32 @@ class OnDemand:
 
     def __getitems__(self, indices: Sequence[int]) -> RawBatch:
         return self._rows.arrays(np.asarray(indices), self._compute)
+
+
+def crop_window(image: int, crop: int) -> tuple[float, float, float, float]:
+    """Left, top, width and height of a random crop of an image, as shares of its size."""
+    key = scene_keys(seed=crop, split=0, indices=np.array([image]))
+    area, aspect, across, down = uniform(key, "crop", 4)[0].tolist()
+    area, aspect = 0.35 + 0.65 * area, math.exp(math.log(4 / 3) * (2 * aspect - 1))
+    width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    return across * (1 - width), down * (1 - height), width, height
+
+
+def _cropped(values: Tensor, row: int, window: tuple[float, float, float, float]) -> Tensor:
+    """A batch one row of which shows a window of itself, at its own size; ids of maps are picked, not mixed."""
+    left, top, width, height = window
+    rows, columns = values.shape[-2:]
+    x0, y0 = int(left * columns), int(top * rows)
+    x1, y1 = max(x0 + 1, round((left + width) * columns)), max(y0 + 1, round((top + height) * rows))
+    part = values[row : row + 1, ..., y0:y1, x0:x1]
+    if values.is_floating_point():
+        part = interpolate(part, (rows, columns), mode="bilinear", antialias=True)
+    else:
+        down, across = (
+            torch.arange(n, device=values.device) * m // n for n, m in ((rows, y1 - y0), (columns, x1 - x0))
+        )
+        part = part[..., down[:, None], across]
+    return torch.cat([values[:row], part, values[row + 1 :]])
 
 
 def _crc(values: np.ndarray) -> int:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from slotworks.data.scenes import SpriteScenes
 from slotworks.data.stores import features as module
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.data.stores.prepared import PreparedData
-from slotworks.data.stores.store import Store
+from slotworks.data.stores.store import Store, _Writer
 from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.nn.noise import batch_uniform
 from slotworks.nn.resize import resize
@@ -358,6 +359,75 @@ def test_a_disk_that_is_too_small_is_said_before(cache, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(UserError, match=r"features of noise/one need 0.0 GB more in .*, where 0.0 GB are free; free"):
         cache.open()
+
+
+def test_random_crops_beside_the_images(cache):
+    """Rows go through all images, then their mirrored copies, then crop after crop; the windows repeat."""
+    cropped = replace(cache, flips=True, crops=2, keep_images=True)
+    store = cropped.open()
+    assert len(store) == 6 * COUNT
+    plain = to_batch(cache.images.open().__getitems__([5]))["image"]
+    left, top, width, height = module.crop_window(5, 2)
+    x0, y0, x1, y1 = int(left * 32), int(top * 32), round((left + width) * 32), round((top + height) * 32)
+    window = resize(plain[..., y0:y1, x0:x1], 32)
+    rows = [5, COUNT + 5, 4 * COUNT + 5, 5 * COUNT + 5]
+    batch = batch_of(cropped, rows)
+    for shown, expected in zip(batch["image"], (plain, plain.flip(-1), window, window.flip(-1)), strict=True):
+        torch.testing.assert_close(shown, expected[0], rtol=0, atol=0.5 / 255 + 1e-6)
+    with torch.no_grad():
+        expected = ViTEncoder(cache.encoder)(window)
+    torch.testing.assert_close(batch["features"][2:3], expected, rtol=1e-3, atol=2e-3)
+    assert replace(cache, flips=True).open().path != store.path
+    areas = np.array([module.crop_window(i, 1)[2:] for i in range(300)]).prod(1)
+    assert 0.3 < areas.min() < 0.4 < 0.9 < areas.max() <= 1
+    with pytest.raises(ValueError, match="crops is -1; give how many"):
+        replace(cache, crops=-1)
+
+
+class Counted(np.ndarray):
+    """Pixels that are counted while they live."""
+
+    alive = most = 0
+
+    def __new__(cls, values):
+        made = np.asarray(values).view(cls)
+        Counted.alive += len(made)
+        Counted.most = max(Counted.most, Counted.alive)
+        weakref.finalize(made, Counted.leave, len(made))
+        return made
+
+    @staticmethod
+    def leave(count):
+        Counted.alive -= count
+
+
+def test_many_images_need_no_more_memory_than_few(network, tmp_path, monkeypatch, small_chunks):
+    """Counted are the images in memory at once, and the rows that wait to be written."""
+    plain = NoiseSet.__getitems__
+    monkeypatch.setattr(NoiseSet, "__getitems__", lambda self, i: {"image": Counted(plain(self, i)["image"])})
+    waiting, add = [], _Writer.add
+    monkeypatch.setattr(_Writer, "add", lambda self, row: (waiting.append(len(self.pending)), add(self, row)))
+    monkeypatch.setattr(module, "PROBES", 4)
+    most = []
+    for count in (20, 200):
+        Counted.alive = Counted.most = 0
+        waiting.clear()
+        CachedFeatures(Grains(count), network, root=str(tmp_path / str(count)), batch_size=4).open()
+        most.append((Counted.most, max(waiting)))
+    assert most[0] == most[1]
+    assert most[0][0] <= 2 * 4  # a batch, and the one before it while it is replaced
+
+
+def test_room_and_time_are_said_before(network, tmp_path, capsys, monkeypatch):
+    ticks = iter(range(0, 1000, 2))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    CachedFeatures(Grains(61), network, root=str(tmp_path / "here"), flips=True).open()
+    said = " ".join(capsys.readouterr().err.split())
+    wanted = "Features of 122 images of noise/one are computed once: 1 MB in"
+    assert wanted in said
+    assert "about 2 minutes at 1 images a second." in said
+    CachedFeatures(Grains(3), network, root=str(tmp_path / "few")).open()
+    assert "computed once" not in capsys.readouterr().err
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------
