@@ -52,7 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reports": ("tables",),  # units and directions of metrics
     "hub": ("types", "methods", "data", "training", "reports"),  # reports: the card
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
-    "__init__": ("api",),
+    "__init__": ("api", "hub"),
 }
 BELOW_ALL = (  # no torch in these
     *("errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "parts", "progress"),
