@@ -12,6 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -32,6 +33,8 @@ MAX_AGE = 3600.0
 """Seconds that an upload or a shown picture is kept."""
 AT_ONCE = 4
 """Uploads that are received at the same time; others wait."""
+LINGER = 30.0
+"""Seconds for which what comes of a refused upload is read and dropped."""
 
 
 class Guard:
@@ -79,10 +82,11 @@ class Guard:
         """Of a stated length within bounds, a few at a time, after making room."""
         length = headers.get("content-length", "")
         if whole_number(length) is None:
-            await _refuse(scope, send, 411, "An upload has to state its length.")
+            await _refuse(scope, send, 411, "An upload has to state its length.", receive)
         elif int(length) > MAX_UPLOAD:
             size = f"{int(length) / 1e6:,.0f} MB"
-            await _refuse(scope, send, 413, f"The upload has {size}; at most {MAX_UPLOAD / 1e6:,.0f} are taken.")
+            text = f"The upload has {size}; at most {MAX_UPLOAD / 1e6:,.0f} are taken."
+            await _refuse(scope, send, 413, text, receive)
         else:
             async with self.uploads:
                 await asyncio.to_thread(prune, self.folder)
@@ -173,16 +177,28 @@ def _with_headers(send: Send) -> Send:
     return wrapped
 
 
-async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, text: str, receive: Receive | None = None) -> None:
+    """Answer with a sentence. With `receive`, what still comes is read and dropped before the connection is closed.
+
+    Who sends a body reads the answer only afterwards, browsers too; one that is cut off says "network error" at most.
+    """
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": text})
     else:
-        await _answer(send, status, text + "\n", [("connection", "close")])  # what it still sends is not read
+        await _answer(send, status, text + "\n", [("connection", "close")], receive)
 
 
-async def _answer(send: Send, status: int, text: str, headers: list[tuple[str, str]]) -> None:
+async def _answer(
+    send: Send, status: int, text: str, headers: list[tuple[str, str]], receive: Receive | None = None
+) -> None:
     body = text.encode()
     all_headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(body))), *headers]
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in all_headers]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if receive:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+    await send({"type": "http.response.body", "body": b""})
