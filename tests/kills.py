@@ -42,7 +42,7 @@ from slotworks.outputs import LIST
 TESTS = Path(__file__).parent
 SMALL = "--eval-every 3 --save-every 2 --eval-images 2 --batch-size 2 --precision 32 --num-workers 0".split()
 WAYS = ("kill", "kill_before_a_change", "interrupt", "terminate", "full")  # and `disk`, where one may mount
-TIMED = ("table.csv", "summary.json")
+REPLACED = ("table.csv", "table.md", "plot.png", "summary.json")  # hold times, or also what failed in between
 DISK = 64 << 20  # bytes of the file system that is filled
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod")
 NEED_ROOM = ("os.mkdir", "os.link", "os.symlink", "open")
@@ -206,12 +206,12 @@ def _lasting(path: Path) -> bytes:
 
 
 def _listed(folder: Path, line: bytes) -> str:
-    """A line of the list of results; of files that hold times only whether it knows what is there."""
+    """A line of the list of results; of files that are replaced on the way only whether it knows what is there."""
     try:
         entry = json.loads(line)
     except ValueError:  # cut off
         return line.decode(errors="replace")
-    if entry.get("name") not in TIMED:
+    if entry.get("name") not in REPLACED:
         return line.decode()
     file = folder / entry["name"]
     known = file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == entry["sha256"]
