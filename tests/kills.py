@@ -340,7 +340,7 @@ class Trials:
             self._fault(said, f"a traceback: {ended.err[-900:]}")
         if how in ("full", "disk") and not finished:
             lines = [line for line in ended.err.splitlines() if re.match(r"slotworks \w+: |Not saved: ", line)]
-            if not lines or not any("o space left" in line or "disk is full" in line for line in lines):
+            if not lines or not any(re.search("o space left|disk is full|are free", line) for line in lines):
                 self._fault(said, f"no sentence about the disk: {ended.err[-600:]}")
 
     def _check_whole(self, place: Path, said: list[str]) -> None:
