@@ -9,6 +9,7 @@ address or in the cookie that follows. The token is a part of the address that `
 import asyncio
 import ipaddress
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -54,6 +55,7 @@ class Guard:
         self.cookie = f"slotworks-studio-{port}"  # cookies do not tell ports of a host apart
         self.local = is_local(host)
         self.uploads = asyncio.Semaphore(AT_ONCE)
+        self.coming: list[int] = []  # bytes of the uploads that are being received
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is refused, hand the rest on."""
@@ -90,7 +92,45 @@ class Guard:
         else:
             async with self.uploads:
                 await asyncio.to_thread(prune, self.folder)
-                await self.app(scope, receive, _with_headers(send))
+                await self._receive(scope, receive, send, int(length))
+
+    async def _receive(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
+        """Hand an upload on where the disk has room for it; nothing is left of one that breaks off."""
+        failed = gone = False
+
+        async def heard() -> MutableMapping[str, Any]:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
+
+        async def hold_back(message: MutableMapping[str, Any]) -> None:
+            nonlocal failed
+            failed = failed or message.get("status") == 500
+            if not failed:
+                await send(message)
+
+        refusal = ""
+        if length + sum(self.coming) > shutil.disk_usage(self.folder).free:
+            refusal = "no space left on device"
+        else:
+            self.coming.append(length)
+            try:
+                await self.app(scope, heard, _with_headers(hold_back))
+            except OSError as error:  # something else filled the disk meanwhile
+                refusal = error.strerror or str(error)
+            except Exception:
+                if not gone:  # else whoever sent it closed the page, which is no error
+                    raise
+            finally:
+                self.coming.remove(length)
+                if not self.coming:  # what is whole lies in folders
+                    for path in self.folder.iterdir():
+                        with suppress(OSError):
+                            path.unlink()
+        if refusal:
+            text = f"The disk of the computer that runs the studio refused the upload ({refusal}); make room there."
+            await _refuse(scope, send, 507, text, receive)
 
     def _right(self, given: str) -> bool:
         return secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
