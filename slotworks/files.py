@@ -34,7 +34,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
             beside.touch()
             mode = beside.stat().st_mode
-            with _system_errors():
+            with _SystemErrors():
                 yield beside
             beside.chmod(mode)
             flush(beside)
@@ -48,17 +48,17 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise UserError(f"{path} could not be written ({error.strerror or error}); {kept}.") from None
 
 
-@contextmanager
-def _system_errors() -> Iterator[None]:
+class _SystemErrors:
     """Libraries in Rust (safetensors, tokenizers) say in an error of their own what the system refused."""
-    try:
-        yield
-    except Exception as error:
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         stated = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
-        if stated is None:
-            raise
-        number = int(stated[1])
-        raise OSError(number, os.strerror(number)) from error
+        if stated:
+            number = int(stated[1])
+            raise OSError(number, os.strerror(number)) from error
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def folder_beside(folder: Path | str) -> Iterator[Path]:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        with _system_errors():
+        with _SystemErrors():
             yield beside
     except OSError as error:
         raise UserError(f"{folder} could not be written ({error.strerror or error}).") from None

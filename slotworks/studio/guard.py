@@ -38,6 +38,10 @@ LINGER = 30.0
 """Seconds for which what comes of a refused upload is read and dropped."""
 
 
+class _Gone(Exception):
+    """Who was sending an upload closed the page: no error of the page."""
+
+
 class Guard:
     """ASGI middleware around the whole page.
 
@@ -96,12 +100,12 @@ class Guard:
 
     async def _receive(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
         """Hand an upload on where the disk has room for it; nothing is left of one that breaks off."""
-        failed = gone = False
+        failed = False
 
         async def heard() -> MutableMapping[str, Any]:
-            nonlocal gone
             message = await receive()
-            gone = gone or message["type"] == "http.disconnect"
+            if message["type"] == "http.disconnect":
+                raise _Gone
             return message
 
         async def hold_back(message: MutableMapping[str, Any]) -> None:
@@ -119,9 +123,8 @@ class Guard:
                 await self.app(scope, heard, _with_headers(hold_back))
             except OSError as error:  # something else filled the disk meanwhile
                 refusal = error.strerror or str(error)
-            except Exception:
-                if not gone:  # else whoever sent it closed the page, which is no error
-                    raise
+            except _Gone:
+                return
             finally:
                 self.coming.remove(length)
                 if not self.coming:  # what is whole lies in folders

@@ -202,6 +202,19 @@ def test_a_disk_that_fills_up_during_an_upload(guard, tmp_path, others):
     assert len(guard.coming) == others
 
 
+def test_an_upload_that_is_broken_off_is_no_error_and_leaves_nothing(guard, tmp_path):
+    async def app(scope, receive, send):
+        (tmp_path / "tmpx").write_bytes(b"half")
+        await receive()
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    guard.app = app
+    asyncio.run(guard._receive({"type": "http"}, gone, nowhere, 9))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_kept_is_bounded(tmp_path):
     for k in range(10):
         file = tmp_path / f"{k:02d}" / "cat.png"

@@ -225,7 +225,7 @@ def memory_of(process: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(tmp_path, monkeypatch):
+def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(studio, tmp_path, monkeypatch):
     from slotworks.files import locked
     from slotworks.studio import server
 
@@ -234,7 +234,7 @@ def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(tmp_p
         (tmp_path / name / "files").mkdir(parents=True)
         (tmp_path / name / "files" / "cat.png").touch()
     with locked(tmp_path / "slotworks-studio-used"):
-        server.remove_left()
+        server.Server(studio).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "slotworks-studio-used"]
 
 
