@@ -32,7 +32,7 @@ from slotworks.methods import GlassConfig, StableLSDConfig
 from slotworks.outputs import Outputs, writing
 from slotworks.training import Run, load_method
 from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, save_checkpoint, unwrapped
-from slotworks.training.folder import check_unused, device_name, write_folder
+from slotworks.training.folder import check_unused, device_name, read_folder, write_folder
 from slotworks.types import MethodConfig
 
 SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
@@ -89,7 +89,7 @@ def convert_glass(
 
     Args:
         source: the checkpoint's folder.
-        out: run folder; made, and must not hold a run yet.
+        out: run folder; made, and must not hold a run yet. One that this left unfinished is finished.
         encoder: what gives the features; its number of patches is taken from the checkpoint.
         diffusion: the model that VAE and, where none was trained, U-Net come from; hub id or folder.
         image_size: pixels of images for the VAE; the recipe's by default.
@@ -99,9 +99,10 @@ def convert_glass(
     """
     source, out = Path(source), Path(out)
     check_writable(out)
-    if (out / "run.yaml").exists():
+    if (out / LAST).exists():
         raise UserError(f"{out} holds a run already; choose another folder.")
-    check_unused(out)
+    if not (out / "run.yaml").exists():  # else a kill left it, or it is another run's: see below
+        check_unused(out)
     settings = _settings(source)
     side = settings.get("input_resolution", encoder.grid[0])
     encoder = replace(encoder, image_size=side * encoder.patch_size)
@@ -153,7 +154,7 @@ def convert_glass(
     if unet is not None:
         weights |= {f"decoder.unet.{name}": value for name, value in _read(unet).items()}
     with locked(out, doing="writing a run"):
-        if (out / "run.yaml").exists():
+        if read_folder(run, out):
             raise UserError(f"Another process wrote a run to {out} meanwhile; choose another folder.")
         write_folder(run, out, device=device_name(torch.device("cpu")), world_size=1, step=run.steps)
         save_checkpoint(Checkpoint(run=run, step=run.steps, seconds=0.0, model=weights), out / LAST)

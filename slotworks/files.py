@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
             beside.touch()
             mode = beside.stat().st_mode
-            yield beside
+            with _SystemErrors():
+                yield beside
             beside.chmod(mode)
             flush(beside)
             beside.replace(path)
@@ -44,6 +46,19 @@ def replacing(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         kept = "the file that was there is untouched" if os.path.lexists(path) else "nothing was there before"
         raise UserError(f"{path} could not be written ({error.strerror or error}); {kept}.") from None
+
+
+class _SystemErrors:
+    """Libraries in Rust (safetensors, tokenizers) say in an error of their own what the system refused."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        stated = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if stated:
+            number = int(stated[1])
+            raise OSError(number, os.strerror(number)) from error
 
 
 @contextmanager
@@ -58,7 +73,8 @@ def folder_beside(folder: Path | str) -> Iterator[Path]:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        yield beside
+        with _SystemErrors():
+            yield beside
     except OSError as error:
         raise UserError(f"{folder} could not be written ({error.strerror or error}).") from None
     finally:

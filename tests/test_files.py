@@ -126,3 +126,21 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path):
     with pytest.raises(UserError, match=r"No space left on device\); the file that was there is untouched\.$"):
         write()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
+
+
+@pytest.mark.parametrize("writing", [replacing, replacing_tree])
+def test_what_a_library_in_rust_was_refused_is_one_sentence(tmp_path, writing):
+    """The kernel's own: files may not grow beyond 1,000 bytes."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / "a").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with (
+            pytest.raises(UserError, match=r"weights could not be written \(File too large\)"),
+            writing(tmp_path / "a" / "weights") as beside,
+        ):
+            save_file({"x": torch.zeros(1_000)}, beside / "x" if beside.is_dir() else beside)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "a").iterdir()) == []

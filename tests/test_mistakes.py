@@ -23,6 +23,7 @@ from slotworks.configs import find, recipes
 from slotworks.data.scenes.base import SceneConfig
 from slotworks.errors import MESSAGE, Stopped, UserError, printable, quote
 from slotworks.files import check_writable
+from slotworks.json_text import read_json
 from slotworks.ranges import RANGES
 from slotworks.training import Run
 from slotworks.training.folder import _commit
@@ -274,6 +275,10 @@ def test_a_run_file_with_a_byte_order_mark(tmp_path):
     run = find(RECIPE)()
     (tmp_path / "run.yaml").write_text(to_yaml(run), encoding="utf-8-sig")
     assert load_run(tmp_path) == run
+
+
+def test_json_with_a_byte_order_mark():
+    assert read_json(b'\xef\xbb\xbf{"a": [1]}') == {"a": [1]}
 
 
 def test_what_is_quoted_is_cut(tmp_path):

@@ -25,7 +25,7 @@ from PIL import Image
 from slotworks.errors import UserError
 from slotworks.limits import VARIABLE
 
-sys.path += [str(Path(__file__).parent / folder) for folder in ("training", "data", "methods")]
+sys.path += [str(Path(__file__).parent / folder) for folder in ("training", "data/stores", "methods")]
 FIXTURES = Path(__file__).parent / "fixtures"
 BYTES = 1 << 30  # that a reader may take beside what the process has
 
@@ -551,7 +551,7 @@ def try_all(name: str, count: int, folder: Path) -> dict:
 
 
 SMALL = {"pictures": 36, "png": 12, "tfrecords": 12, "store": 12, "store_index": 20, "run_yaml": 40, "manifest": 30,
-         "records": 24, "checkpoint": 12, "synthesis": 15, "captions": 15}  # fmt: skip
+         "records": 24, "checkpoint": 12, "synthesis": 15, "captions": 15, "features": 8, "shards": 12}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)

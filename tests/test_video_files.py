@@ -231,12 +231,23 @@ def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
     assert len(list(open_video(type(tmp_path)("concat:other.mp4")).frames())) == 6
 
 
-@pytest.mark.parametrize("list_of", ["#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"])
-def test_a_list_of_other_files_is_no_video(tmp_path, list_of):
-    other = write(tmp_path / "other.ts")
-    (tmp_path / "a.mp4").write_text(list_of.format(other))
-    with pytest.raises(UserError, match=r"a\.mp4 cannot be read as a video"):
-        list(open_video(tmp_path / "a.mp4").frames())
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n"),
+        ("a.mp4", "ffconcat version 1.0\nfile other.ts\n"),
+    ],
+)
+def test_a_list_of_other_files_is_no_video(tmp_path, name, text):
+    """FFmpeg by itself opens both, and what they name."""
+    import av
+
+    write(tmp_path / "other.ts")
+    (tmp_path / name).write_text(text)
+    with av.open(str(tmp_path / name)) as container:
+        assert len(list(container.decode(video=0))) == 6
+    with pytest.raises(UserError, match=rf"{name} cannot be read as a video"):
+        list(open_video(tmp_path / name).frames())
 
 
 def test_the_size_of_frames_is_asked_before_they_are_decoded(tmp_path, monkeypatch):

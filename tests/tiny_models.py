@@ -39,6 +39,15 @@ def save_vit(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def save_narrow_vit(folder: Path, *, seed: int = 0) -> Path:
+    """A ViT of four patches of 8 pixels a side, 12 channels, 3 blocks: small enough to be trained in a test."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTConfig(image_size=32, patch_size=8, initializer_range=0.5, **sizes)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
 def save_clip(folder: Path, *, seed: int = 0) -> Path:
     """A CLIP: patches of 16 pixels, 3 blocks, 32 wide, joint space of 24."""
     torch.manual_seed(seed)

@@ -9,9 +9,11 @@ address or in the cookie that follows. The token is a part of the address that `
 import asyncio
 import ipaddress
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -32,6 +34,12 @@ MAX_AGE = 3600.0
 """Seconds that an upload or a shown picture is kept."""
 AT_ONCE = 4
 """Uploads that are received at the same time; others wait."""
+LINGER = 30.0
+"""Seconds for which what comes of a refused upload is read and dropped."""
+
+
+class _Gone(Exception):
+    """Who was sending an upload closed the page: no error of the page."""
 
 
 class Guard:
@@ -51,6 +59,7 @@ class Guard:
         self.cookie = f"slotworks-studio-{port}"  # cookies do not tell ports of a host apart
         self.local = is_local(host)
         self.uploads = asyncio.Semaphore(AT_ONCE)
+        self.coming: list[int] = []  # bytes of the uploads that are being received
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is refused, hand the rest on."""
@@ -79,14 +88,52 @@ class Guard:
         """Of a stated length within bounds, a few at a time, after making room."""
         length = headers.get("content-length", "")
         if whole_number(length) is None:
-            await _refuse(scope, send, 411, "An upload has to state its length.")
+            await _refuse(scope, send, 411, "An upload has to state its length.", receive)
         elif int(length) > MAX_UPLOAD:
             size = f"{int(length) / 1e6:,.0f} MB"
-            await _refuse(scope, send, 413, f"The upload has {size}; at most {MAX_UPLOAD / 1e6:,.0f} are taken.")
+            text = f"The upload has {size}; at most {MAX_UPLOAD / 1e6:,.0f} are taken."
+            await _refuse(scope, send, 413, text, receive)
         else:
             async with self.uploads:
                 await asyncio.to_thread(prune, self.folder)
-                await self.app(scope, receive, _with_headers(send))
+                await self._receive(scope, receive, send, int(length))
+
+    async def _receive(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
+        """Hand an upload on where the disk has room for it; nothing is left of one that breaks off."""
+        failed = False
+
+        async def heard() -> MutableMapping[str, Any]:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            return message
+
+        async def hold_back(message: MutableMapping[str, Any]) -> None:
+            nonlocal failed
+            failed = failed or message.get("status") == 500
+            if not failed:
+                await send(message)
+
+        refusal = ""
+        if length + sum(self.coming) > shutil.disk_usage(self.folder).free:
+            refusal = "no space left on device"
+        else:
+            self.coming.append(length)
+            try:
+                await self.app(scope, heard, _with_headers(hold_back))
+            except OSError as error:  # something else filled the disk meanwhile
+                refusal = error.strerror or str(error)
+            except _Gone:
+                return
+            finally:
+                self.coming.remove(length)
+                if not self.coming:  # what is whole lies in folders
+                    for path in self.folder.iterdir():
+                        with suppress(OSError):
+                            path.unlink()
+        if refusal:
+            text = f"The disk of the computer that runs the studio refused the upload ({refusal}); make room there."
+            await _refuse(scope, send, 507, text, receive)
 
     def _right(self, given: str) -> bool:
         return secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
@@ -173,16 +220,28 @@ def _with_headers(send: Send) -> Send:
     return wrapped
 
 
-async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, text: str, receive: Receive | None = None) -> None:
+    """Answer with a sentence. With `receive`, what still comes is read and dropped before the connection is closed.
+
+    Who sends a body reads the answer only afterwards, browsers too; one that is cut off says "network error" at most.
+    """
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": text})
     else:
-        await _answer(send, status, text + "\n", [("connection", "close")])  # what it still sends is not read
+        await _answer(send, status, text + "\n", [("connection", "close")], receive)
 
 
-async def _answer(send: Send, status: int, text: str, headers: list[tuple[str, str]]) -> None:
+async def _answer(
+    send: Send, status: int, text: str, headers: list[tuple[str, str]], receive: Receive | None = None
+) -> None:
     body = text.encode()
     all_headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(body))), *headers]
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in all_headers]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if receive:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+    await send({"type": "http.response.body", "body": b""})

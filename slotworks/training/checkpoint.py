@@ -63,10 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "scaler": json.dumps(checkpoint.scaler),
     }
     with replacing(path) as beside:
-        try:
-            save_file(tensors, beside, metadata=metadata)
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from None
+        save_file(tensors, beside, metadata=metadata)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

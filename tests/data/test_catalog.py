@@ -214,6 +214,7 @@ def test_check_of_photographs_names_every_file(photos):
     assert "SegmentationObject/2099_000003.png is missing" in said[3]
     assert "val2017.zip (1 GB) from https://cocodataset.org/#download" in said[8]
     assert said[10].endswith("val2017: 3 of 5,000 images can be read.")
+    assert main(["check", str(photos)]) == 1
 
 
 def test_check_of_photographs_that_are_prepared(photos, capsys):

@@ -16,7 +16,8 @@ from slotworks.evaluation.discovery import evaluate_under
 from slotworks.evaluation.doctor import stats_of
 from slotworks.evaluation.masks import PIECE, pieces
 from slotworks.evaluation.samples import write_samples
-from slotworks.evaluation.segment_video import segment_video
+from slotworks.evaluation.segment_video import segment_files, segment_video
+from slotworks.outputs import Outputs
 from slotworks.reports import write_report
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
 from slotworks.videos import VideoWriter
@@ -245,7 +246,9 @@ def test_segment_a_video(tmp_path):
 
 
 def test_methods_of_images_segment_videos_frame_by_frame(tmp_path):
-    found = segment_video(Columns(), clip(tmp_path / "clip.mp4", 5), tmp_path / "out", image_size=(16, 16))
+    """As a telephone names them."""
+    file = clip(tmp_path / "clip.mp4", 5).rename(tmp_path / "clip.3GP")
+    [found] = segment_files(Columns(), [file], Outputs(tmp_path / "out"), image_size=(16, 16))
     assert (found["frames"], found["slots"]) == (5, 2)
 
 

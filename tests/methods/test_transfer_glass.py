@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import save_diffusion
 
 from slotworks import api
@@ -205,6 +205,27 @@ def test_on_the_command_line(tmp_path, tiny_vit, diffusion, capsys):
     assert main(arguments) == 2  # a run is there already
     assert main(["convert", "unet", str(tmp_path / "run"), "--out", str(tmp_path / "x")]) == 2
     assert "trained no U-Net" in capsys.readouterr().err
+
+
+def test_what_a_kill_left_unfinished_is_finished(tmp_path, tiny_vit, diffusion):
+    """Of the same conversion; a run of other settings that has no checkpoint yet stays."""
+    source, out = checkpoint(tmp_path / "released"), tmp_path / "run"
+    vit = replace(tiny_vit, features="normed")
+    convert(source, out, vit, diffusion)
+    last = out / "checkpoints/last.safetensors"
+    whole = load_file(last)
+    with pytest.raises(UserError, match="holds a run already"):
+        convert(source, out, vit, diffusion)
+    last.unlink()
+    convert(source, out, vit, diffusion)
+    torch.testing.assert_close(load_file(last), whole, atol=0, rtol=0)
+    last.unlink()
+    settings = (out / "run.yaml").read_bytes()
+    other = checkpoint(tmp_path / "other", num_slots=5)
+    with pytest.raises(UserError, match=r"holds a different run: method\.num_slots"):
+        convert(other, out, vit, diffusion)
+    assert (out / "run.yaml").read_bytes() == settings
+    assert not last.exists()
 
 
 class Evil:

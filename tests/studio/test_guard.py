@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import time
 
@@ -158,6 +159,60 @@ def test_a_few_uploads_at_a_time(guard):
     guard.app = app
     asyncio.run(both())
     assert (len(done), most) == (32, guards.AT_ONCE)
+
+
+UPLOAD = {"method": "POST", "cookie": COOKIE, "content_length": "9"}
+
+
+def test_an_upload_without_room_is_refused(guard, monkeypatch):
+    usage = shutil._ntuple_diskusage(100, 92, 8)
+    monkeypatch.setattr(guards.shutil, "disk_usage", lambda path: usage)
+    status, _, reached = call(guard, "/gradio_api/upload", **UPLOAD)
+    assert (status, reached) == (507, False)
+    assert call(guard, "/gradio_api/upload", **UPLOAD | {"content_length": "8"})[0] == 200
+    guard.coming.append(1)
+    assert call(guard, "/gradio_api/upload", **UPLOAD | {"content_length": "8"})[0] == 507
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_disk_that_fills_up_during_an_upload(guard, tmp_path, others):
+    """A sentence in the place of the page's own answer; half a file goes where no other is coming."""
+    guard.coming += [5] * others
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "cat.png").touch()
+    sent = []
+
+    async def app(scope, receive, send):
+        (tmp_path / "tmpx").write_bytes(b"half")
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+        raise OSError(28, "No space left on device")
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    guard.app = app
+    asyncio.run(guard._receive({"type": "http"}, receive, send, 9))
+    assert [message["status"] for message in sent if "status" in message] == [507]
+    assert b"refused the upload (No space left on device); make room there." in sent[1]["body"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["cat.png", *["tmpx"] * others, "whole"]
+    assert len(guard.coming) == others
+
+
+def test_an_upload_that_is_broken_off_is_no_error_and_leaves_nothing(guard, tmp_path):
+    async def app(scope, receive, send):
+        (tmp_path / "tmpx").write_bytes(b"half")
+        await receive()
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    guard.app = app
+    asyncio.run(guard._receive({"type": "http"}, gone, nowhere, 9))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_kept_is_bounded(tmp_path):

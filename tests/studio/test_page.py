@@ -163,6 +163,7 @@ def test_uploads_are_bounded_private_and_end_with_the_page(folder):
         status, text, _ = ask(page, "POST", "/gradio_api/upload", cookie=cookie, content_length=str(1 << 30))
         assert status == 413
         assert "at most 67" in text
+        assert upload(page, "large.mp4", bytes(65 << 20), cookie)[0] == 413  # heard by who sends all of it first
     finally:
         page.close()
     assert not page.folder.exists()
@@ -172,19 +173,22 @@ def test_uploads_are_bounded_private_and_end_with_the_page(folder):
 @pytest.mark.slow
 def test_photographs_and_videos_all_at_once(folder, tmp_path):
     """33 uploads of 1 to 60 MB to a studio in a process of its own; one more is too large."""
-    made = np.random.default_rng(0).integers(0, 256, (500, 750, 3), np.uint8)
+    small = np.random.default_rng(0).integers(0, 256, (500, 750, 3), np.uint8)
+    made = np.asarray(Image.fromarray(small).resize((3000, 2000), Image.Resampling.BICUBIC))
     photographs = []
     for k in range(20):
-        picture, stored = Image.fromarray(np.roll(made, k, 0)).resize((3000, 2000), Image.Resampling.BICUBIC), BytesIO()
-        picture.save(stored, "JPEG", quality=88 + k % 8)
+        stored = BytesIO()
+        Image.fromarray(np.roll(made, 99 * k, 0)).save(stored, "JPEG", quality=88 + k % 8)
         photographs.append((f"photo {k} \u00e4.jpg", stored.getvalue()))
     videos = [(f"clip{k}.mp4", os.urandom(size << 20)) for k, size in enumerate((10,) * 6 + (30,) * 4 + (60,) * 3)]
-    files = [*photographs, *videos][:33]
-    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    files, place, said = [*photographs, *videos], tmp_path / "temporary", tmp_path / "said"
+    place.mkdir()
+    environment = os.environ | {"TMPDIR": str(place), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "slotworks", "studio", str(folder.resolve()), "--device", "cpu"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
-    ) as studio:
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True) as studio,
+    ):
         try:
             address = studio.stdout.readline().split()[0]
             page = SimpleNamespace(address=address, port=int(address.split(":")[2].partition("/")[0]))
@@ -193,7 +197,7 @@ def test_photographs_and_videos_all_at_once(folder, tmp_path):
             with ThreadPoolExecutor(33) as pool:
                 answers = list(pool.map(lambda file: upload(page, *file, cookie), files))
             assert [status for status, _ in answers] == [200] * len(files)
-            kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 1000]
+            kept = [path for path in place.rglob("*") if path.is_file() and path.stat().st_size > 1000]
             size = sum(path.stat().st_size for path in kept)
             print(
                 f"{len(files)} files, {sum(len(content) for _, content in files) / 1e6:,.0f} MB; kept {len(kept)}, "
@@ -205,14 +209,14 @@ def test_photographs_and_videos_all_at_once(folder, tmp_path):
             assert memory_of(studio.pid) - before < 400
             assert upload(page, "large.mp4", bytes(65 << 20), cookie)[0] == 413
             assert upload(page, "small.jpg", photographs[0][1], cookie)[0] == 200  # room was made
-            assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= guard.MAX_KEPT + 10**7
+            assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) <= guard.MAX_KEPT + 10**7
             assert ask(page, "GET", "/config", cookie=cookie)[0] == 200
         finally:
             studio.send_signal(signal.SIGINT)
-            said = studio.communicate(timeout=600)[1]
+            studio.wait(timeout=600)
     assert studio.returncode == 130
-    assert "Traceback" not in said
-    assert [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("slotworks")] == []
+    assert "Traceback" not in said.read_text()
+    assert [path for path in place.rglob("*") if path.is_file() or path.name.startswith("slotworks")] == []
 
 
 def memory_of(process: int) -> float:
@@ -221,7 +225,7 @@ def memory_of(process: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(tmp_path, monkeypatch):
+def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(studio, tmp_path, monkeypatch):
     from slotworks.files import locked
     from slotworks.studio import server
 
@@ -230,7 +234,7 @@ def test_uploads_of_a_studio_that_was_killed_are_deleted_at_the_next_start(tmp_p
         (tmp_path / name / "files").mkdir(parents=True)
         (tmp_path / name / "files" / "cat.png").touch()
     with locked(tmp_path / "slotworks-studio-used"):
-        server.remove_left()
+        server.Server(studio).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "slotworks-studio-used"]
 
 

@@ -22,6 +22,7 @@ import google_crc32c
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.filesize import decimal
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -328,8 +329,8 @@ class _Rows:
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise UserError(
-                f"The features of {self.config.name} need {needed / 1e9:,.1f} GB more in {self.path.parent}, where "
-                f"{free / 1e9:,.1f} GB are free; free some space or choose another root."
+                f"The features of {self.config.name} need {decimal(needed)} more in {self.path.parent}, where "
+                f"{decimal(free)} are free; free some space or choose another root."
             )
 
 

@@ -113,7 +113,8 @@ def test_a_wrong_ending_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "kind"), [(".jfif", "JPEG"), (".jp2", "JPEG2000"), (".tga", "TGA"), (".pgm", "PPM")]
+    ("suffix", "kind"),
+    [(".jfif", "JPEG"), (".avif", "AVIF"), (".jp2", "JPEG2000"), (".tga", "TGA"), (".pgm", "PPM")],
 )
 def test_more_kinds_are_found_and_read(tmp_path, suffix, kind):
     image = Image.fromarray(NOISE).convert("L") if suffix == ".pgm" else Image.fromarray(NOISE)
@@ -121,7 +122,7 @@ def test_more_kinds_are_found_and_read(tmp_path, suffix, kind):
     found, notes = find_images([tmp_path])
     assert (len(found), notes) == (1, [])
     picture = np.asarray(read_image(found[0]))
-    if kind != "JPEG":
+    if kind not in ("JPEG", "AVIF"):
         np.testing.assert_array_equal(picture, np.asarray(image.convert("RGB")))
 
 

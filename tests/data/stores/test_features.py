@@ -357,7 +357,9 @@ def test_several_processes_compute_once(cache, monkeypatch, tmp_path):
 
 def test_a_disk_that_is_too_small_is_said_before(cache, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(UserError, match=r"features of noise/one need 0.0 GB more in .*, where 0.0 GB are free; free"):
+    with pytest.raises(
+        UserError, match=r"features of noise/one need 11.3 kB more in .*, where 10 bytes are free; free"
+    ):
         cache.open()
 
 
