@@ -71,7 +71,7 @@ def _own(kind: str, name: str, importing: bool) -> Any:
     """What a module or a file holds under a name."""
     place, _, attribute = name.rpartition(":")
     is_file = place.endswith(".py") or "/" in place
-    module = sys.modules.get(Path(place).stem if is_file else place)
+    module = sys.modules.get(_module_name(Path(place)) if is_file else place)
     if importing and (is_file or module is None):
         try:
             module = import_file(Path(place)) if is_file else importlib.import_module(place)
@@ -96,23 +96,35 @@ def import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a Python file of your own.")
     key = (path.resolve(), path.stat().st_mtime_ns)
+    name = _module_name(path)
     if key not in _FILES:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise UserError(f"{path} is not a Python file; its name must end in .py.")
-        before = sys.modules.pop(path.stem, None)
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # where its dataclasses look for it
+        before = sys.modules.pop(name, None)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where its dataclasses look for it
         try:
             with _explaining(path):
                 spec.loader.exec_module(module)
         except UserError:
-            del sys.modules[path.stem]
+            del sys.modules[name]
             if before is not None:
-                sys.modules[path.stem] = before
+                sys.modules[name] = before
             raise
         _FILES[key] = module
-    sys.modules[path.stem] = _FILES[key]
+    sys.modules[name] = _FILES[key]
     return _FILES[key]
+
+
+def _module_name(path: Path) -> str:
+    """What the module of a file is called: its stem, unless a library, imported or not, has that name."""
+    stem = path.stem
+    if stem in sys.modules:
+        taken = sys.modules[stem] not in _FILES.values()
+    else:
+        spec = None if "." in stem else importlib.util.find_spec(stem)
+        taken = spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path.resolve())
+    return f"own.{stem}" if taken else stem
 
 
 def own_function(kind: str, name: str, returns: str) -> "Callable[[], Any]":

@@ -94,29 +94,11 @@ def test_evaluate_prints_how_far_the_numbers_move(run_folder, capsys, monkeypatc
     assert cells[2, "spread"]["so"] == f"{100 * abs(so[0] - so[1]):.1f}"
 
 
-RECIPE_FILE = """
-from dataclasses import dataclass
-import torch
+RECIPE_FILE = (
+    Path(__file__).with_name("stripes.py").read_text()
+    + """
 from slotworks.data.scenes import ShapeScenes
 from slotworks.training import Run
-from slotworks.types import Method, MethodConfig, SlotOutput
-
-@dataclass(frozen=True)
-class StripesConfig(MethodConfig):
-    num_slots: int = 4
-
-    def build(self):
-        return Stripes(self)
-
-class Stripes(Method):
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-
-    def encode(self, image):
-        n = self.config.num_slots
-        color = image.mean((2, 3))[:, None].expand(-1, n, 3)
-        return SlotOutput(color, torch.eye(n).expand(len(image), n, n), grid=(1, n))
 
 def stripes():
     return Run(StripesConfig(), ShapeScenes(image_size=48, num_train=40, num_test=5), steps=0, batch_size=2)
@@ -124,6 +106,7 @@ def stripes():
 def trained():
     return Run(StripesConfig(), ShapeScenes(num_test=5), steps=7, batch_size=2)
 """
+)
 
 
 @pytest.fixture

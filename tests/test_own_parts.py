@@ -1,5 +1,6 @@
 """Parts from outside of the package: by file, by module, and by what an installed package announces."""
 
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -19,38 +20,15 @@ from slotworks.tables import read, task_row
 from slotworks.training.serialize import save_run
 from slotworks.types import Method, UserError
 
-OWN = """
-from dataclasses import dataclass
-
-import torch
-
+OWN = (
+    Path(__file__).with_name("stripes.py").read_text()
+    + """
 from slotworks.data.scenes import ShapeScenes
 from slotworks.evaluation.masks import inspecting
 from slotworks.evaluation.task import Needs, Result, Task, batches, count_images, option, summarize
 from slotworks.metrics.metric import MaskMetric, Metric
 from slotworks.protocols import Protocol
 from slotworks.training import Run
-from slotworks.types import Method, MethodConfig, SlotOutput
-
-
-@dataclass(frozen=True)
-class StripesConfig(MethodConfig):
-    num_slots: int = 4
-
-    def build(self):
-        return Stripes(self)
-
-
-class Stripes(Method):
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-
-    def encode(self, image):
-        n = self.config.num_slots
-        color = image.mean((2, 3))[:, None].expand(-1, n, 3)
-        return SlotOutput(color, torch.eye(n).expand(len(image), n, n), grid=(1, n))
-
 
 SCENES = ShapeScenes(image_size=32, sizes=(0.25, 0.3), num_train=12, num_val=4, num_test=5)
 
@@ -94,6 +72,21 @@ MINE = Protocol(
     name="mine", source="ours", used_by="none", metrics=("fg_ari", "first"), own=(FIRST,), masks="attention"
 )
 """
+)
+
+
+def test_a_file_called_like_a_library_does_not_take_its_place(tmp_path, monkeypatch):
+    """One that is imported already, and one that is not."""
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    text = "from dataclasses import dataclass\n\n\n@dataclass\nclass Own:\n    size: 'int' = 3\n"
+    for name in ("json", "colorsys"):
+        file = tmp_path / f"{name}.py"
+        file.write_text(text)
+        module = import_file(file)
+        assert module.Own().size == 3
+        assert import_file(file) is module
+    assert sys.modules["json"] is json
+    assert not hasattr(importlib.import_module("colorsys"), "Own")
 
 
 @pytest.fixture

@@ -73,8 +73,9 @@ def demo(
     run = replace(run, steps=steps or run.steps)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), MOST_THREADS))
-    measured = (tables.row(RECIPE) or {})["measured"]
-    err.print(f"Training {RECIPE} for {run.steps} steps. Measured before: {measured}.", soft_wrap=True)
+    known = tables.row(RECIPE)
+    assert known is not None
+    err.print(f"Training {RECIPE} for {run.steps} steps. Measured before: {known['measured']}.", soft_wrap=True)
     answer = train_one(run, out_folder, device=device)
     if json:
         print_json(answer)

@@ -11,11 +11,11 @@ The other rows of the paper have recipes of their own (`_labels` the dagger, `_t
 are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
 """
 
-import difflib
 from collections.abc import Callable
 
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
+from slotworks.errors import nearest
 from slotworks.parts import own_function
 from slotworks.synthesis import (
     CaptionedImages,
@@ -116,6 +116,5 @@ def find_synthesis(name: str) -> Callable[[], Synthesis]:
     if ":" in name:
         return own_function("synthesis", name, "Synthesis")
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise UserError(f"There is nothing to synthesize under {name!r}. Nearest: {', '.join(near)}.")
+        raise UserError(f"There is nothing to synthesize under {name!r}. Nearest: {nearest(name, RECIPES)}.")
     return RECIPES[name]

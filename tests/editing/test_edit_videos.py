@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_recipes import SAVI
 
 from slotworks import api
 from slotworks.cli import main
@@ -16,27 +17,13 @@ from slotworks.decoders import DenoiserConfig
 from slotworks.editing import edit_picture, edit_video, remove, render_edit, slot_at, take_apart, videos
 from slotworks.evaluation.segment import segment_images
 from slotworks.evaluation.segment_video import resized
-from slotworks.methods import SAViConfig, SlotAttentionConfig, SteveConfig, VideoSlotDiffusionConfig
+from slotworks.methods import SlotAttentionConfig, SteveConfig, VideoSlotDiffusionConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DecoderOutput, SlotOutput, UserError, VideoMethod
 from slotworks.videos import VideoWriter, open_video
 
 pytest.importorskip("av")
 
-SAVI = SAViConfig(
-    image_size=(16, 16),
-    num_slots=3,
-    slot_dim=8,
-    qkv_dim=8,
-    predictor_qkv_dim=8,
-    predictor_mlp_dim=8,
-    encoder_channels=4,
-    encoder_strides=(2,),
-    decoder_channels=4,
-    decoder_strides=(2,),
-    initializer="learned",
-    targets=("rgb",),
-)
 CONFIGS = {
     "savi": SAVI,
     "steve": SteveConfig(

@@ -75,3 +75,9 @@ def test_a_wrong_option_is_named(capsys):
         main(["synthesize", "glass.scenes", "--power", "-1"])
     assert stopped.value.code == 2
     assert "power is -1; it cannot be negative" in capsys.readouterr().err
+
+
+def test_a_name_of_nothing_to_synthesize(capsys):
+    for name, near in (("glass.scene", "glass.scenes"), ("zzz", "glass.")):
+        assert main(["synthesize", name]) == 2
+        assert f"There is nothing to synthesize under '{name}'. Nearest: {near}" in capsys.readouterr().err
