@@ -53,13 +53,15 @@ _RESULTS = {"run.yaml": ("samples", "eval", "pictures"), "synthesis.yaml": ("she
 """What belongs to the program in a folder with this file: pictures of a run, and of generated images."""
 
 
-def find_images(paths: Sequence[Path], *, used: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
+def find_images(
+    paths: Sequence[Path], *, used: Collection[Path] = (), results: bool = False
+) -> tuple[list[Path], list[str]]:
     """Files as given, and every picture below the folders given, in order of name; and what was left out there.
 
     Folders behind symbolic links are searched as well, each once. Left out are files of other endings, HEIF pictures
     where `pillow-heif` is not installed, the `._` files that macOS leaves beside pictures, and this program's results,
     also the pictures in run folders. Files below the folders that are `used` for something else, such as masks, are
-    neither found nor counted.
+    neither found nor counted. With `results` this program's are pictures like others, such as cut-outs.
 
     Returns:
         The files, and for each folder in which something was left out a sentence that counts and names it.
@@ -72,7 +74,7 @@ def find_images(paths: Sequence[Path], *, used: Collection[Path] = ()) -> tuple[
     for path in paths:
         if path.is_dir():
             inside, left_out = _look_through(path, used)
-            found += without_own(inside)
+            found += inside if results else without_own(inside)
             if left_out:
                 named = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common(6))
                 rest = sum(left_out.values()) - sum(count for _, count in left_out.most_common(6))

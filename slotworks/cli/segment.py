@@ -25,6 +25,8 @@ def segment(
     num_slots: int | None = None,
     masks: Literal["decoder", "attention"] = "decoder",
     merge: float | None = None,
+    edges: bool = False,
+    cut_outs: bool = False,
     boxes: tuple[str, ...] = (),
     seed: int = 0,
     device: str | None = None,
@@ -35,13 +37,15 @@ def segment(
 
     For cat.jpg it writes cat_mask.png (palette, value = slot), cat_overlay.png, cat_slots.npz (slot vectors and soft
     masks) and
-    cat_rle.json (COCO run-length masks). For clip.mp4 (extra `video`): clip_overlay.mp4, the folder clip_masks with a
+    cat_rle.json (COCO run-length masks); about all pictures segments.json, their masks in one COCO file, and of several
+    contact_sheet.png. For clip.mp4 (extra `video`): clip_overlay.mp4, the folder clip_masks with a
     picture per frame, clip_tracks.jsonl (box and area of every slot in every frame) and clip_slots.npy. A file that
     cannot be read is named and skipped; the exit code is then 1.
 
     Examples:
       slotworks segment runs/slot_attention.tetrominoes_mini photo.jpg
       slotworks segment RUN holiday/ --out masks --num-slots 8
+      slotworks segment RUN holiday/ --edges --cut-outs              clean borders; objects with transparency
       slotworks segment RUN clip.mp4 --boxes 0.1,0.2,0.4,0.5 0.6,0.6,0.9,0.8
 
     Args:
@@ -51,6 +55,9 @@ def segment(
         num_slots: another number of slots than in training, where the method allows it.
         masks: what the decoder mixes with, or the attention of the slots.
         merge: of pictures: join slots whose cosine is above this, for too many slots; such as 0.9.
+        edges: of pictures: borders follow the picture's edges; by default masks are enlarged smoothly.
+        cut_outs: of pictures: also each segment with transparency, OUT/cutouts/cat_3.png, but not the one that owns
+            most of the picture's border; slotworks.data.CollageScenes makes new pictures of them.
         boxes: of videos: x0,y0,x1,y1 from 0 to 1 of each object in the first frame, for a run that is told them.
         seed: of the initial slots; `slotworks edit` means the same slots with the same seed.
         device: for example cuda:0 or cpu; the first GPU if there is one.
@@ -69,6 +76,7 @@ def segment(
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
     if merge is not None:
         options["merge"] = merge
+    options |= {"edges": edges, "cut_outs": cut_outs}
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
     found = api.segment(run_of(run), files, out=out_folder, **options)

@@ -1,7 +1,7 @@
 """Own pictures in; masks, slot vectors and overlays out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from slotworks.evaluation.edges import guided
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
+from slotworks.evaluation.segment_results import (
+    JSON,
+    SHEET,
+    sheet_names,
+    thumbnails,
+    write_cut_outs,
+    write_json,
+    write_sheet,
+)
 from slotworks.images import read_image
 from slotworks.metrics import segmentation
 from slotworks.outputs import Outputs, writing
@@ -34,13 +44,17 @@ def segment_images(
     merge: float | None = None,
     seed: int = 0,
     skip_damaged: bool = False,
+    edges: bool = False,
+    cut_outs: bool = False,
 ) -> Iterator[dict]:
     """Take pictures apart with a trained method and write what was found, one picture at a time.
 
     For `cat.jpg` it writes `cat_mask.png` (palette image at the picture's own size, value = slot), `cat_overlay.png`,
     `cat_slots.npz` (`slots` `n d` and the soft `masks` `n h w` at the model's size) and `cat_rle.json` (COCO run-length
-    masks, one for each slot that owns pixels). Two pictures of the same name get their suffix or a number added.
-    Results of an earlier call are replaced; other files of these names are not, see `slotworks.outputs`.
+    masks, one for each slot that owns pixels). About all pictures together it writes at the end `segments.json`, the
+    masks in one COCO file, and of two pictures or more `contact_sheet.png`, each beside its segments. Two pictures of
+    the same name get their suffix or a number added. Results of an earlier call are replaced; other files of these
+    names are not, see `slotworks.outputs`.
 
     Args:
         method: a trained method.
@@ -53,6 +67,9 @@ def segment_images(
         seed: of the initial slots.
         skip_damaged: yield the sentence about a picture that cannot be read as `error` and go on, instead of raising
         it.
+        edges: borders follow the picture's edges (`slotworks.evaluation.edges`); by default masks are enlarged
+            bilinearly, as scores have it.
+        cut_outs: also each segment with transparency, `cutouts/cat_3.png`, without the one on the picture's border.
 
     Yields:
         For each picture its `file`, the files `written` and the number of `slots` that own pixels.
@@ -64,6 +81,8 @@ def segment_images(
     height, width = image_size
     with writing(out, doing="writing results") as outputs:
         names = {file: outputs.name_for(file, KINDS) for file in files}
+        outputs.check_free([JSON, *sheet_names(len(files) if len(files) > 1 else 0)])
+        sheets, pairs, written = iter(sheet_names(len(files))), [], []
         for file, name in names.items():
             try:
                 picture = read_image(file)
@@ -87,7 +106,18 @@ def segment_images(
                     encoded, decoded = _first_frame(encoded, decoded)
                 soft = soft_masks(encoded, decoded, merge=merge)[0].float().cpu()
                 slots = encoded.slots[0].float().cpu()
-            yield _write(outputs, name, file, picture, soft, slots)
+            result, overlay = _write(outputs, name, file, picture, soft, slots, edges=edges, cut_outs=cut_outs)
+            written.append(f"{name}{KINDS[3]}")
+            if len(files) > 1:
+                pairs.append(thumbnails(picture, overlay))
+            if len(pairs) == SHEET:
+                write_sheet(outputs, next(sheets), pairs)
+                pairs = []
+            yield result
+        if pairs:
+            write_sheet(outputs, next(sheets), pairs)
+        if written:
+            write_json(outputs, written)
 
 
 def _encode(method: Method, image: Tensor, options: dict) -> SlotOutput:
@@ -103,11 +133,22 @@ def _first_frame(encoded: SlotOutput, decoded: DecoderOutput | None) -> tuple[Sl
     return image, None if decoded is None else DecoderOutput(decoded.recon[:, 0], decoded.masks[:, 0])
 
 
-def _write(outputs: Outputs, name: str, file: Path, picture: Image.Image, soft: Tensor, slots: Tensor) -> dict:
+def _write(
+    outputs: Outputs,
+    name: str,
+    file: Path,
+    picture: Image.Image,
+    soft: Tensor,
+    slots: Tensor,
+    *,
+    edges: bool,
+    cut_outs: bool,
+) -> tuple[dict, Image.Image]:
+    """The files of one picture; says which, and gives the overlay."""
     from pycocotools import mask as coco_mask
 
     size = (picture.height, picture.width)
-    labels = upsampled_argmax(soft, size)
+    labels = largest(guided(soft, picture), size) if edges else upsampled_argmax(soft, size)
     index = Image.fromarray(labels)
     palette = PALETTE[np.arange(len(soft)) % len(PALETTE)]
     index.putpalette(palette.flatten().tolist())
@@ -131,7 +172,8 @@ def _write(outputs: Outputs, name: str, file: Path, picture: Image.Image, soft: 
         )
     coco = {"file_name": file.name, "height": size[0], "width": size[1], "annotations": found}
     outputs.write_text(files[3], json.dumps(coco) + "\n")
-    return {"file": str(file), "written": [str(outputs.folder / f) for f in files], "slots": len(found)}
+    files += write_cut_outs(outputs, name, picture, labels) if cut_outs else []
+    return {"file": str(file), "written": [str(outputs.folder / f) for f in files], "slots": len(found)}, overlay
 
 
 def upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -139,10 +181,15 @@ def upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:
     n, (height, width) = len(soft), size
     if height * width * n <= 64_000_000:
         return segmentation(soft, size).byte().numpy()
+    one = (soft[None, slot : slot + 1] for slot in range(n))
+    return largest((F.interpolate(v, size=size, mode="bilinear", align_corners=False)[0, 0] for v in one), size)
+
+
+def largest(masks: Iterable[Tensor], size: tuple[int, int]) -> np.ndarray:
+    """Which of the masks that come one after the other, `h w` each, is the largest at each pixel; ties to the first."""
     labels = np.empty(size, dtype=np.uint8)
     best = torch.full(size, -torch.inf)
-    for slot in range(n):
-        value = F.interpolate(soft[None, slot : slot + 1], size=size, mode="bilinear", align_corners=False)[0, 0]
+    for slot, value in enumerate(masks):
         labels[(value > best).numpy()] = slot
         best = torch.maximum(best, value)
     return labels

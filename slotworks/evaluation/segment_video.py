@@ -37,11 +37,13 @@ def segment_files(
     skip_damaged: bool = False,
     boxes: Sequence[Sequence[float]] | None = None,
     merge: float | None = None,
+    edges: bool = False,
+    cut_outs: bool = False,
     **options: Any,
 ) -> Iterator[dict]:
     """`segment_images` of the pictures among some files and `segment_video` of the videos; options are theirs.
 
-    `merge` is one of pictures alone.
+    `merge`, `edges` and `cut_outs` are of pictures alone.
 
     Results of earlier calls are not read as pictures. Whatever is in the way is said before the work starts.
 
@@ -56,13 +58,18 @@ def segment_files(
     pictures = [path for path in paths if path not in videos]
     if videos and merge is not None:
         raise UserError(f"{videos[0]} is a video, whose slots are not merged; leave merge out, or give pictures only.")
+    if videos and (edges or cut_outs):
+        option = "edges" if edges else "cut-outs"
+        raise UserError(
+            f"{videos[0]} is a video; {option} are for pictures: leave --{option} out, or give pictures only."
+        )
     for path in pictures:
         outputs.name_for(path, PICTURE_KINDS)
     for path in videos:
         outputs.name_for(path, KINDS, folders=FOLDERS)
     if pictures:
         how = {"image_size": image_size, "skip_damaged": skip_damaged, "merge": merge, **options}
-        yield from segment_images(method, pictures, outputs, **how)
+        yield from segment_images(method, pictures, outputs, edges=edges, cut_outs=cut_outs, **how)
     for path in videos:
         try:
             yield segment_video(method, path, outputs, image_size=image_size, boxes=boxes, **options)

@@ -125,7 +125,7 @@ class CollageScenes(SceneConfig):
         folder = Path(self.cutouts)
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; data.cutouts names one with pictures that have transparency.")
-        found, notes = find_images([folder])
+        found, notes = find_images([folder], results=True)
         wrong = [fault for fault in _look_at(tuple(found)) if fault]
         for note in notes:
             say(note)
