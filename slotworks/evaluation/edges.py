@@ -16,7 +16,7 @@ from torch import Tensor
 
 SMALL = 256  # pixels of the long side at which lines are fitted
 EPS = 1e-4  # variance of colours in [0, 1] below which a window is flat: He et al.'s epsilon
-MASK_SIDE = 0.75  # radius of a window in pixels of the mask
+MASK_SIDE = 0.5  # radius of a window in pixels of the mask
 
 
 def guided(soft: Float[Tensor, "n y x"], picture: Image.Image) -> Iterator[Float[Tensor, "h w"]]:

@@ -31,6 +31,8 @@ from slotworks.types import Batch, DataConfig, Dataset, Method, UserError
 
 Target = Literal["instance", "class"]
 
+SIZE_RULE = ", one for the root of the share of the image that is covered"
+
 UNKNOWN = -1
 """The label of an object of which the data do not say what it is."""
 
@@ -42,6 +44,7 @@ class MatchedSlots:
     slots: Float[Tensor, "o d"]
     labels: Int64[Tensor, " o"] | None  # UNKNOWN, or a class id; None: the data have no classes
     centres: Float[Tensor, "o 2"]  # x, y of the bounding box, in [0, 1]
+    sizes: Float[Tensor, "o 1"]  # root of the share of the image that its visible pixels cover
     image: Int64[Tensor, " o"]  # whose object it is
     num_objects: Int64[Tensor, " i"]  # of each image, those without a slot included
     target: Target  # what the slots were matched to
@@ -72,6 +75,7 @@ class PropertyOptions:
     lr: float = option(3e-4, "of AdamW, constant")
     patience: int = option(5, "epochs without a better validation loss after which training stops; the best stay")
     probe_batch_size: int = option(64, "objects per update of a probe")
+    size: bool = option(False, "also a probe for the size: the root of the share of the image that an object covers")
     val_share: float = option(0.1, "share of the training images that decide when to stop")
 
 
@@ -102,7 +106,8 @@ def evaluate_properties(
     Returns:
         `top1` accuracy and `position_mse` (mean over x and y) with `top1_per_image`, the mean over images of the
         accuracy inside each; what a constant predictor gets: `top1_constant` (the most frequent class of the training
-        objects) and `position_mse_constant` (their mean centre); and `unmatched`, the share of the true objects for
+        objects) and `position_mse_constant` (their mean centre); with `size` likewise `size_mse` and
+        `size_mse_constant`; and `unmatched`, the share of the true objects for
         which there was no slot and which no probe saw. Without known classes, the `top1` scores are missing.
 
     Raises:
@@ -138,14 +143,19 @@ def evaluate_properties(
             unknown = torch.full((), torch.nan, dtype=torch.float64)
             errors["top1"] = top1(logits, asked.labels).where(scored, unknown)
             errors["top1_constant"] = (asked.labels == majority).double().where(scored, unknown)
+        if asks.size:
+            predicted = _apply(probe(known.sizes, 1, F.mse_loss, everything), asked.slots)
+            for name, values in (("", predicted), ("_constant", known.sizes.mean(0).expand(len(predicted), 1))):
+                errors[f"size_mse{name}"] = (values - asked.sizes).double().square().mean(1)
     per_image, metrics = _summaries(errors, asked)
     rules = (
         f"properties: linear probes on frozen slots, one for {asks.label}, one for the centre of the bounding box "
-        f"divided by the image size; slots matched to {known.target} masks by IoU of hard {source} masks (scored: "
-        f"{asked.target} masks); AdamW, lr {asks.lr:g}, at most {asks.epochs} epochs, stopped after {asks.patience} "
-        f"without a better validation loss ({asks.val_share:.0%} of {len(known.num_objects)} training images), "
+        f"divided by the image size{SIZE_RULE if asks.size else ''}; slots matched to {known.target} masks by IoU of "
+        f"hard {source} masks (scored: {asked.target} masks); AdamW, lr {asks.lr:g}, at most {asks.epochs} epochs, "
+        f"stopped after {asks.patience} without a better validation loss ({asks.val_share:.0%} of "
+        f"{len(known.num_objects)} training images), "
         f"{asks.probe_batch_size} objects per update; top-1 accuracy and squared error (mean over x and y) pooled over "
-        "matched objects; constant: most frequent class, mean centre"
+        f"matched objects; constant: most frequent class, mean centre{' and size' if asks.size else ''}"
     )
     return Result("properties", rules, len(asked.num_objects), seed, metrics, per_image)
 
@@ -171,7 +181,7 @@ def matched_slots(
     Args and errors are those of `evaluate_properties`.
     """
     count = count_images(dataset, num_images, to="probe")
-    found: list[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]] = []
     with inspecting(method, seed=seed) as device:
         for _, batch in batches(dataset, count, batch_size, device, NEEDS):
             target = target or ("instance" if "mask" in batch else "class")
@@ -184,7 +194,7 @@ def matched_slots(
             soft = soft_masks(output, decode(method, output) if masks == "decoder" else None)
             found.append(_match(soft, output.slots, batch, key, label, background_row))
     assert target is not None
-    slots, labels, centres, image, num_objects = zip(*found, strict=True)
+    slots, labels, centres, sizes, image, num_objects = zip(*found, strict=True)
     if not sum(len(part) for part in slots):
         raise UserError(f"The first {count} images hold no object with a slot; there is nothing to probe.")
     offsets = range(0, count, batch_size)
@@ -192,6 +202,7 @@ def matched_slots(
         torch.cat(slots),
         None if labels[0] is None else torch.cat(labels),
         torch.cat(centres),
+        torch.cat(sizes),
         torch.cat([part + offset for part, offset in zip(image, offsets, strict=True)]),
         torch.cat(num_objects),
         target,
@@ -205,8 +216,8 @@ def _match(
     key: str,
     label: str,
     background_row: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """Slots, labels, centres and image numbers of the matched objects, and how many objects each image has."""
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """Slots, labels, centres, sizes and image numbers of the matched objects, and how many objects each image has."""
     true = batch[key].long()
     valid = torch.ones_like(true, dtype=torch.bool)
     for dropped in ("void", "overlap") if key == "mask" else ("void",):
@@ -220,7 +231,10 @@ def _match(
     if labels is not None:
         labels = labels[image, ids].cpu()
     centres = box_centres(true, num_ids=table.shape[2])[image, ids]
-    return slots[image, slot].float().cpu(), labels, centres.float().cpu(), image.cpu(), objects.sum(1).cpu()
+    covered = contingency(true, true, num_slots=table.shape[2]).diagonal(dim1=1, dim2=2) / true[0].numel()
+    sizes = covered[image, ids].sqrt()[:, None].float()
+    own = slots[image, slot].float()
+    return own.cpu(), labels, centres.float().cpu(), sizes.cpu(), image.cpu(), objects.sum(1).cpu()
 
 
 def _labels(
@@ -356,7 +370,11 @@ def _summaries(
     """Means inside each image, and over all objects with the standard error over images."""
     images = len(asked.num_objects)
     per_image, metrics = {}, {}
-    for name in ("top1", "top1_constant", "position_mse", "position_mse_constant"):
+    for name in (
+        "top1",
+        "top1_constant",
+        *(f"{of}_mse{tail}" for of in ("position", "size") for tail in ("", "_constant")),
+    ):
         if name not in errors:
             continue
         values = errors[name]
@@ -395,6 +413,8 @@ TASK = Task(
         Metric(name="top1_constant", label="top-1 of a constant"),
         Metric(name="position_mse", label="position MSE", unit="square", better="lower"),
         Metric(name="position_mse_constant", label="position MSE of a constant", unit="square", better="lower"),
+        Metric(name="size_mse", label="size MSE", unit="square", better="lower"),
+        Metric(name="size_mse_constant", label="size MSE of a constant", unit="square", better="lower"),
         Metric(name="unmatched", better="lower"),
     ),
     needs=NEEDS,

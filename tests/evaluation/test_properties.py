@@ -307,3 +307,26 @@ def test_pooled_and_per_image_accuracy_differ():
     assert summarize(values, torch.tensor([1.0, 3.0]).double()).mean == pytest.approx(0.5)
     assert summarize(values, torch.ones(2).double()).mean == pytest.approx(2 / 3)
     assert not math.isnan(summarize(values, torch.ones(2).double()).sem)
+
+
+class Measures(Reader):
+    """Slots also hold the root of the share that they cover."""
+
+    def encode(self, image):
+        out = super().encode(image)
+        return SlotOutput(torch.cat([out.slots, out.attn.mean(2, keepdim=True).sqrt()], 2), out.attn)
+
+
+def test_size_is_one_more_probe_and_changes_no_other():
+    train, test = Boxes(300), Boxes(40, seed=1)
+    plain, sized = (evaluate_properties(Measures(), train, test, **FAST, size=size) for size in (False, True))
+    assert {"size_mse", "size_mse_constant"} == sized.metrics.keys() - plain.metrics.keys()
+    assert {name: sized.metrics[name] for name in plain.metrics} == plain.metrics
+    assert sized.metrics["size_mse"].mean < 1e-5
+    ids = np.arange(1, 4)
+    areas = np.sqrt((train.mask[..., None] == ids).mean((1, 2)))
+    others = np.sqrt((test.mask[..., None] == ids).mean((1, 2)))
+    expected = np.square(others - areas.mean()).mean()
+    assert sized.metrics["size_mse_constant"].mean == pytest.approx(expected, rel=1e-5)
+    assert "one for the root of the share of the image that is covered; slots matched" in sized.rules
+    assert "root" not in plain.rules
