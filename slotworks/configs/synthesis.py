@@ -78,7 +78,7 @@ def voc_labels() -> Synthesis:
 
     Command:   slotworks synthesize glass.voc_labels
     """
-    return Synthesis(source=LabelPrompts(VOC(image_size=64, train_masks=True)), precision="16", batch_size=8)
+    return Synthesis(source=LabelPrompts(VOC(train_masks=True)), precision="16", batch_size=8)
 
 
 def scenes() -> Synthesis:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from slotworks.data.readers.coco import AnnotatedPhotos
-from slotworks.data.readers.photos import Photos
+from slotworks.data.readers.photos import MaskedPhotos, Photos
 from slotworks.data.scenes.shapes import ShapeScenes
+from slotworks.data.stores.prepared import WORKERS, in_order
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.synthesis.captions import Captioner, CaptionerConfig
@@ -316,15 +317,12 @@ def _class_names(data: DataConfig) -> tuple[str, ...]:
 
 
 def _labels(data: DataConfig, split: str) -> list[list[int]]:
-    """The class ids of every image, each once: in the order of the annotations where there are some, else by id."""
-    if isinstance(data, AnnotatedPhotos):
+    """The class ids of every image, each once; of photographs those of the whole picture, not of a crop."""
+    if isinstance(data, MaskedPhotos):
         official = data.official_splits.get(split, split)
         if not data.has_masks(official):
             raise UserError(f"The labels of {data.name} are wanted; set train_masks.")
-        return [
-            list(dict.fromkeys(a["category_id"] for a in entry.annotations if not a.get("iscrowd")))
-            for entry in data.entries(official)[0]
-        ]
+        return list(in_order(lambda entry: data.classes_in(official, entry), data.entries(official)[0], WORKERS))
     dataset, found = data.open(split), []
     for start in range(0, len(dataset), 64):
         rows = dataset.__getitems__(range(start, min(start + 64, len(dataset))))

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from slotworks.configs.synthesis import find_synthesis
+from slotworks.data.readers.voc import color_map
 from slotworks.data.scenes import ShapeScenes, SpriteScenes
 from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, TemplatePrompts, WrittenCaptions, sources
 from slotworks.synthesis.captions import CaptionerConfig
@@ -156,6 +159,28 @@ def test_damaged_captions_are_named(tmp_path, line):
     (tmp_path / "rank-0.jsonl").write_text(f'{{"index": 0, "caption": "x"}}\n{line}\n')
     with pytest.raises(UserError, match=r"rank-0\.jsonl is damaged in line 2"):
         sources.read_captions(tmp_path)
+
+
+def test_classes_are_those_of_the_whole_picture(tmp_path):
+    """A person at the left edge of 500 x 375 pixels, which the middle square does not show."""
+    year = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
+        (year / folder).mkdir(parents=True)
+    classes = np.zeros((375, 500), np.uint8)
+    classes[:, :40], classes[100:200, 200:300], classes[:, 40:42] = 15, 8, 255
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        picture = Image.fromarray(classes)
+        picture.putpalette(color_map().tobytes())
+        picture.save(year / folder / "2099_000001.png")
+    Image.new("RGB", (500, 375)).save(year / "JPEGImages" / "2099_000001.jpg")
+    (year / "ImageSets" / "Segmentation" / "train.txt").write_text("2099_000001\n")
+    (year / "ImageSets" / "Segmentation" / "val.txt").write_text("2099_000002\n")
+    config = find_synthesis("glass.voc_labels")()
+    data = replace(config.source.data, root=str(tmp_path))
+    (prompt,) = replace(config.source, data=data).open(tmp_path, CPU).prompts([0])
+    assert prompt == Prompt(0, "a photo of cat person", ("cat", "person"))
+    seen = np.unique(data.labels("trainaug", "2099_000001", (500, 375))["class_mask"])
+    assert 15 not in seen  # which is why a crop cannot say
 
 
 def test_photographs_are_read_from_their_files(tmp_path):

@@ -149,6 +149,10 @@ class AnnotatedPhotos(MaskedPhotos):
             "category": (category, (most + 1,)),
         }
 
+    def classes_in(self, split: str, entry: Entry) -> list[int]:
+        """The categories of the picture in the order of its annotations, crowds left out."""
+        return list(dict.fromkeys(a["category_id"] for a in entry.annotations if not a.get("iscrowd")))
+
     def labels(self, split: str, entry: Entry, size: tuple[int, int]) -> Row:
         """The annotations of one image, painted one over the other."""
         if not self.has_masks(split):

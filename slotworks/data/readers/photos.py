@@ -191,6 +191,14 @@ class MaskedPhotos(Photos):
         """Height and width of the stored masks."""
         return stored_shape(self.mask_size, self.stored_crop(split))
 
+    def classes_in(self, split: str, entry: Entry) -> list[int]:
+        """The classes of the whole picture of an entry, each once, whatever a crop keeps of it.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        raise NotImplementedError
+
     def mask_picker(self, split: str, size: tuple[int, int]) -> "Callable[[np.ndarray], np.ndarray]":
         """What makes a full map of a picture of this width and height as small as the stored ones."""
         return nearest(size, self.mask_size, self.stored_crop(split))

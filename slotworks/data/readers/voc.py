@@ -160,13 +160,7 @@ class VOC(MaskedPhotos):
         if not self.has_masks(split):
             return {}
         pick = self.mask_picker(split, size)
-        file = self._class_file(entry) or self._official_file("SegmentationClass", entry)
-        classes = _read(file, size, "GTcls")
-        if (wrong := np.setdiff1d(classes, [*range(len(VOC_CLASSES) + 1), VOID])).size:
-            raise UserError(
-                f"{file} has the class {wrong[0]}, expected 0 to {len(VOC_CLASSES)} or {VOID}; unpack it again."
-            )
-        classes = pick(classes)
+        classes = pick(self._class_map(entry, size))
         row = {"class_mask": np.where(classes == VOID, 0, classes), "void": classes == VOID}
         file = self._object_file(entry)
         if file is None and split == "val":
@@ -175,6 +169,19 @@ class VOC(MaskedPhotos):
             objects = pick(_read(file, size, "GTinst"))
             row |= {"mask": np.where(objects == VOID, 0, objects), "void": row["void"] | (objects == VOID)}
         return row
+
+    def classes_in(self, split: str, entry: Entry) -> list[int]:
+        """The classes of the whole picture, by id; a crop may have lost some."""
+        return [int(k) for k in np.unique(self._class_map(entry, None)) if k not in (0, VOID)]
+
+    def _class_map(self, entry: Entry, size: tuple[int, int] | None) -> np.ndarray:
+        file = self._class_file(entry) or self._official_file("SegmentationClass", entry)
+        classes = _read(file, size, "GTcls")
+        if (wrong := np.setdiff1d(classes, [*range(len(VOC_CLASSES) + 1), VOID])).size:
+            raise UserError(
+                f"{file} has the class {wrong[0]}, expected 0 to {len(VOC_CLASSES)} or {VOID}; unpack it again."
+            )
+        return classes
 
     def _official_file(self, folder: str, name: str) -> Path:
         return self.year / folder / f"{name}.png"
@@ -202,10 +209,10 @@ def color_map() -> np.ndarray:
     return colors
 
 
-def _read(file: Path, size: tuple[int, int], matlab_name: str) -> np.ndarray:
-    """Numbers of a mask file, which must have the size of the picture."""
+def _read(file: Path, size: tuple[int, int] | None, matlab_name: str) -> np.ndarray:
+    """Numbers of a mask file, which must have the size of the picture where that is given."""
     labels = _read_matlab(file, matlab_name) if file.suffix == ".mat" else read_labels(file, palette=color_map())
-    if labels.shape[::-1] != size:
+    if size is not None and labels.shape[::-1] != size:
         raise UserError(
             f"{file} has {labels.shape[1]} x {labels.shape[0]} pixels, its picture {size[0]} x {size[1]}; unpack both "
             "again."
