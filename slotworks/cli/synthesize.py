@@ -3,13 +3,14 @@
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from slotworks import tables
-from slotworks.cli.console import err, print_json, take_option
+from slotworks.cli.console import err, out, percent, print_json, take_option
 from slotworks.errors import UserError
 from slotworks.ranges import whole_number
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from slotworks.synthesis import Synthesis
 
 HELP = """usage: slotworks synthesize CONFIG [--out DIR] [--rank R --world-size N] [--device D] [--json] [--OPTION ...]
+       slotworks synthesize CONFIG --measure FILE [--json] [--OPTION ...]
 
 Generate images with pseudo-masks, GLASS's training data. Stopped at any point, the same command goes on: finished
 shards are kept, and nothing depends on how often it was stopped or how many processes share the work.
@@ -26,11 +28,15 @@ shards are kept, and nothing depends on how often it was stopped or how many pro
   slotworks synthesize glass.coco --class-prompts per_class --low 0.5
   slotworks synthesize glass.voc --model FOLDER --masks sam2     another checkpoint; segments of SAM 2 as masks
   torchrun --nproc-per-node 8 -m slotworks synthesize glass.coco every GPU makes its share
+  slotworks synthesize glass.coco --measure captions.jsonl       what its words for classes keep; generates nothing
   slotworks synthesize glass.coco --rank 3 --world-size 16       machine 3 of 16 that share a folder
 
   --out DIR        default data/generated/CONFIG; holds shard-*.parquet, synthesis.yaml, sheet.png, captions/
   --rank R, --world-size N   which share of the shards; by default what torchrun says, or all
   --device D       default: the first GPU, with torchrun the process's own; or the CPU
+  --measure FILE   captions of pictures with known classes, a line {"caption": "...", "classes": ["person", ...]} for
+                   each, or COCO's captions_val2017.json beside instances_val2017.json: print which share of pictures
+                   and of classes COCO's names alone keep, and which with synonyms
   --json           print the result as JSON
 
 Train on a folder of shards with the data set `Generated(root=DIR)`. `slotworks synthesize CONFIG --help` lists every
@@ -53,11 +59,16 @@ def main(argv: Sequence[str]) -> int:
     rest, device = take_option(rest, "--device")
     rest, rank = take_option(rest, "--rank")
     rest, world_size = take_option(rest, "--world-size")
+    rest, measured = take_option(rest, "--measure")
     as_json = "--json" in rest
     config = build(name, [word for word in rest if word != "--json"])
+    if measured is not None:
+        if folder or rank or world_size or device:
+            raise UserError("--measure generates nothing; leave --out, --rank, --world-size and --device out.")
+        return _measure(config, measured, as_json=as_json)
     share = _share(rank, world_size)
-    out = Path(folder or Path("data") / "generated" / name.replace(".py:", ".").replace("/", "_"))
-    return _run(config, out, share, device, as_json=as_json)
+    place = Path(folder or Path("data") / "generated" / name.replace(".py:", ".").replace("/", "_"))
+    return _run(config, place, share, device, as_json=as_json)
 
 
 def build(name: str, overrides: Sequence[str]) -> "Synthesis":
@@ -80,15 +91,15 @@ def build(name: str, overrides: Sequence[str]) -> "Synthesis":
         raise UserError(str(error)) from None
 
 
-def _run(config: "Synthesis", out: Path, share: tuple[int, int], device: str | None, *, as_json: bool) -> int:
+def _run(config: "Synthesis", folder: Path, share: tuple[int, int], device: str | None, *, as_json: bool) -> int:
     from slotworks.api import synthesize
 
     rank, world_size = share
     try:
-        answer = synthesize(config, out, rank=rank, world_size=world_size, device=device)
+        answer = synthesize(config, folder, rank=rank, world_size=world_size, device=device)
     except KeyboardInterrupt:
         err.print(
-            f"Stopped. Finished shards are kept in {out}; the same command goes on.", soft_wrap=True, markup=False
+            f"Stopped. Finished shards are kept in {folder}; the same command goes on.", soft_wrap=True, markup=False
         )
         return 128 + signal.SIGINT
     if as_json:
@@ -97,12 +108,43 @@ def _run(config: "Synthesis", out: Path, share: tuple[int, int], device: str | N
     rate = "" if answer["images_per_second"] is None else f", {answer['images_per_second']:.2f} images/s"
     left_out = f" {answer['left_out']:,} prompts name no class and were left out." if answer["left_out"] else ""
     err.print(
-        f"[bold]{answer['images']:,} images[/bold] in {answer['shards']} shards below {escape(str(out))}; "
+        f"[bold]{answer['images']:,} images[/bold] in {answer['shards']} shards below {escape(str(folder))}; "
         f"{answer['made']:,} made now in {answer['seconds']:,.0f} s{rate}.{left_out}",
         soft_wrap=True,
     )
     if answer["sheet"]:
         err.print(f"Look at them: {answer['sheet']}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _measure(config: "Synthesis", file: str, *, as_json: bool) -> int:
+    """How much each reading of "nouns that are class names" keeps of captioned pictures with known classes."""
+    from slotworks.synthesis.kept import kept, read_labelled_captions
+    from slotworks.synthesis.nouns import SYNONYMS, NounMatcher
+
+    names, tagger = (getattr(config.source, field, None) for field in ("class_names", "tagger"))
+    if names is None or tagger is None:
+        raise UserError("This recipe reads no captions; measure glass.coco or glass.voc.")
+    captions = read_labelled_captions(file)
+    readings = {"class names alone": None, "with synonyms": SYNONYMS}
+    found = {
+        label: kept(captions, NounMatcher(names, synonyms=words, tagger=tagger)) for label, words in readings.items()
+    }
+    if as_json:
+        print_json({label: {**asdict(one), "shares": one.shares} for label, one in found.items()})
+        return 0
+    for label, one in found.items():
+        shares = ", ".join(f"{name} {percent(share)}" for name, share in one.shares.items())
+        out.print(f"{label:<18} {shares}", soft_wrap=True, markup=False)
+    one, more = found.values()
+    for name, (there, every) in list(one.by_class.items())[:10]:
+        out.print(f"  {name:<16} {there} of {every}, {more.by_class[name][0]}", soft_wrap=True, markup=False)
+    out.print(
+        f"{one.pictures} pictures; pictures: whose caption names a class; classes: of all in the pictures; right: of "
+        "those named. Below: of each class without synonyms, and with them.",
+        style="dim",
+        soft_wrap=True,
+    )
     return 0
 
 

@@ -123,6 +123,16 @@ voc_dagger = voc.but(
     data=_on(voc, "glass.voc_labels"),
 )
 
+coco_names = coco.but(
+    "COCO, captions read by COCO's class names alone, where a man is no person, phase 1; not a row of a table.",
+    data=_on(coco, "glass.coco_names"),
+)
+
+voc_names = voc.but(
+    "VOC 2012, captions read by COCO's class names alone, where a man is no person, phase 1; not a row of a table.",
+    data=_on(voc, "glass.voc_names"),
+)
+
 coco_phase2 = coco.but(
     "COCO, phase 2: the U-Net of Stable Diffusion as well, from the weights of glass.coco.",
     glass_table("table 7", {"PSNR": "10.93", "SSIM": "0.21", "LPIPS": "0.59", "FID": "71.30"}, "images from slots"),

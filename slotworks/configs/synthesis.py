@@ -4,6 +4,10 @@ glass.coco    captions by BLIP-2 for COCO's training images, Stable Diffusion 2.
 glass.voc     the same for VOC's trainaug
 glass.scenes  drawn scenes and the small diffusion model that comes with the package
 
+What section 4 of the paper says is set here: nouns by NLTK's tagger, COCO's classes on VOC, too, a prompt of its own
+for each class, and attention to it averaged over sizes of maps. Which sizes, and which words mean a class, it does not
+say: `_names` are the recipes that take COCO's class names alone. docs/synthesis.md has the evidence.
+
 Networks of Stable Diffusion and BLIP-2 compute in float16, as in the code of Dataset Diffusion, from which the masks
 come; on drawn scenes in what the device computes fast.
 
@@ -12,6 +16,7 @@ are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
@@ -26,17 +31,34 @@ from slotworks.synthesis import (
     WrittenCaptions,
 )
 from slotworks.synthesis.captions import CaptionerConfig
-from slotworks.types import UserError
-from slotworks.vocabulary import VOC_CLASSES
+from slotworks.synthesis.sources import PromptConfig
+from slotworks.types import DataConfig, UserError
+
+
+def _paper(source: PromptConfig) -> Synthesis:
+    """Section 4: one prompt for each class, maps of several sizes; 64 x 64 would not fit beside Stable Diffusion."""
+    return Synthesis(source=source, precision="16", batch_size=8, class_prompts="per_class", cross_sizes=(8, 16, 32))
+
+
+def _captions(data: DataConfig) -> CaptionedImages:
+    return CaptionedImages(data, CaptionerConfig(precision="16"), tagger="nltk")
 
 
 def coco() -> Synthesis:
-    """118,287 captions of COCO train2017, of which about 100,000 name a class (supplement of GLASS).
+    """Captions of COCO train2017 by BLIP-2 with COCO's classes in them; the paper makes 100K images of 118,287.
 
     Command:   slotworks synthesize glass.coco
     Takes:     not measured; 100 U-Net calls for each image, so days on one GPU
     """
-    return Synthesis(source=CaptionedImages(COCO(), CaptionerConfig(precision="16")), precision="16", batch_size=8)
+    return _paper(_captions(COCO()))
+
+
+def coco_names() -> Synthesis:
+    """The same with COCO's class names alone: a man is no person.
+
+    Command:   slotworks synthesize glass.coco_names
+    """
+    return _paper(replace(_captions(COCO()), synonyms=False))
 
 
 def coco_labels() -> Synthesis:
@@ -44,7 +66,7 @@ def coco_labels() -> Synthesis:
 
     Command:   slotworks synthesize glass.coco_labels
     """
-    return Synthesis(source=LabelPrompts(COCO(train_masks=True)), precision="16", batch_size=8)
+    return _paper(LabelPrompts(COCO(train_masks=True)))
 
 
 def coco_templates() -> Synthesis:
@@ -52,33 +74,41 @@ def coco_templates() -> Synthesis:
 
     Command:   slotworks synthesize glass.coco_templates
     """
-    return Synthesis(source=TemplatePrompts(COCO(train_masks=True)), precision="16", batch_size=8)
+    return _paper(TemplatePrompts(COCO(train_masks=True)))
 
 
 def coco_sharegpt() -> Synthesis:
-    """Captions by ShareGPT-4V from a text file, one in a line (Table 13); they are published as a file of their own.
+    """Captions by ShareGPT-4V (Table 13) from the file that is published with it, those of COCO's training images.
 
     Command:   slotworks synthesize glass.coco_sharegpt --source.file FILE
     """
-    return Synthesis(source=WrittenCaptions("data/sharegpt4v_coco.txt"), precision="16", batch_size=8)
+    file = "data/share-captioner_coco_lcs_sam_1246k_1107.json"
+    return _paper(WrittenCaptions(file, images="coco/train2017", tagger="nltk"))
 
 
 def voc() -> Synthesis:
-    """10,582 captions of VOC trainaug, of which almost all name one of VOC's classes.
+    """Captions of VOC trainaug by BLIP-2 with COCO's classes in them; the paper makes about 10K images of 10,582.
 
     Command:   slotworks synthesize glass.voc
     Takes:     not measured; 100 U-Net calls for each image
     """
-    source = CaptionedImages(VOC(), CaptionerConfig(precision="16"), class_names=VOC_CLASSES)
-    return Synthesis(source=source, precision="16", batch_size=8)
+    return _paper(_captions(VOC()))
+
+
+def voc_names() -> Synthesis:
+    """The same with COCO's class names alone: a man is no person.
+
+    Command:   slotworks synthesize glass.voc_names
+    """
+    return _paper(replace(_captions(VOC()), synonyms=False))
 
 
 def voc_labels() -> Synthesis:
-    """GLASS with a dagger on VOC.
+    """GLASS with a dagger on VOC: the true classes of each whole image.
 
     Command:   slotworks synthesize glass.voc_labels
     """
-    return Synthesis(source=LabelPrompts(VOC(train_masks=True)), precision="16", batch_size=8)
+    return _paper(LabelPrompts(VOC(train_masks=True)))
 
 
 def scenes() -> Synthesis:
@@ -103,7 +133,9 @@ def scenes() -> Synthesis:
 
 RECIPES: dict[str, Callable[[], Synthesis]] = {
     f"glass.{function.__name__}": function
-    for function in (coco, coco_labels, coco_templates, coco_sharegpt, voc, voc_labels, scenes)
+    for function in (
+        *(coco, coco_names, coco_labels, coco_templates, coco_sharegpt, voc, voc_names, voc_labels, scenes),
+    )
 }
 
 

@@ -2,6 +2,7 @@
 
 nouns.py             which classes a caption names
 captions.py          BLIP-2, or another captioner of the hub
+kept.py              how much of what is in pictures their captions name
 prompts.py           "caption; classes" within the text encoder's limit; where classes stand among its tokens
 sources.py           where prompts come from: captions, labels, statistics, drawn scenes
 stable_diffusion.py  prompts to images, each from a seed of its own

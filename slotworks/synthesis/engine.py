@@ -47,11 +47,12 @@ NEGATIVE_PROMPT = (
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What is generated and how masks are read. Defaults are GLASS's, and Dataset Diffusion's where GLASS is silent.
+    """What is generated and how masks are read. Defaults are those of Dataset Diffusion's code with GLASS's thresholds.
 
-    The paper names Stable Diffusion 2.1, one image for each prompt, and thresholds of 0.4 and 0.6; 512 pixels follow
-    from the sizes of the maps that Dataset Diffusion needs. Its text makes a prompt for each class, its supplement
-    refers to Dataset Diffusion, whose code makes one for all classes of an image: `class_prompts`.
+    GLASS names Stable Diffusion 2.1 and one image for each prompt (supplement, B) and thresholds of 0.4 and 0.6 (B,
+    Pseudo labels); 512 pixels follow from the sizes of the maps that Dataset Diffusion needs. Its section 4 makes a
+    prompt for each class and averages maps over sizes, which the recipes of GLASS do; its supplement speaks of the same
+    setup as Dataset Diffusion, whose code makes one prompt for all classes and takes one size.
     """
 
     source: PromptConfig = field(default_factory=SceneCaptions)  # where prompts come from

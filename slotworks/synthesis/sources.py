@@ -18,6 +18,7 @@ from slotworks.data.readers.coco import AnnotatedPhotos
 from slotworks.data.readers.photos import MaskedPhotos, Photos
 from slotworks.data.scenes.shapes import ShapeScenes
 from slotworks.data.stores.prepared import WORKERS, in_order
+from slotworks.errors import quote
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.synthesis.captions import Captioner, CaptionerConfig
@@ -76,7 +77,7 @@ class CaptionedImages(PromptConfig):
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     class_names: tuple[str, ...] = COCO_CLASSES  # GLASS looks for COCO's classes whatever the images
     tagger: Tagger = "dictionary"  # or nltk, as in the paper; needs NLTK's data
-    synonyms: bool = False  # also take man for person, and so on
+    synonyms: bool = True  # also take man for person, and so on; False: COCO's class names alone
     split: str = "train"
 
     def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
@@ -139,23 +140,60 @@ class SceneCaptions(PromptConfig):
 
 @dataclass(frozen=True)
 class WrittenCaptions(PromptConfig):
-    """Captions from a text file, one in a line; classes are the nouns in them."""
+    """Captions from a file; classes are the nouns in them.
+
+    The file is text with a caption in each line, or JSON: a list of captions, or of records with a `caption` or, as
+    the published captions of ShareGPT-4V, with `conversations`, whose first answer is the caption.
+    """
 
     file: str
+    images: str = ""  # of records with an `image`, those whose path contains this, such as coco/train2017
     class_names: tuple[str, ...] = COCO_CLASSES
     tagger: Tagger = "dictionary"
-    synonyms: bool = False
+    synonyms: bool = True
 
     def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
         """Reads the file."""
-        try:
-            lines = Path(self.file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{self.file} cannot be read as a text file with a caption in each line ({error})."
-            ) from None
         matcher = NounMatcher(self.class_names, synonyms=SYNONYMS if self.synonyms else None, tagger=self.tagger)
+        lines = read_texts(Path(self.file), self.images)
         return _Texts(self.class_names, lines.__getitem__, len(lines), matcher)
+
+
+def read_texts(file: Path, images: str = "") -> list[str]:
+    """The captions of a file, see `WrittenCaptions`, each in one line.
+
+    Raises:
+        UserError: it cannot be read or has another form, or no image has `images` in its path.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as a text file with a caption in each line ({error}).") from None
+    if file.suffix.lower() != ".json":
+        return text.splitlines()
+    try:
+        records = read_json(text)
+        if not isinstance(records, list):
+            raise TypeError("no list")
+        where = [str(record.get("image", "")) if isinstance(record, dict) else "" for record in records]
+        found = [" ".join(_caption(one).split()) for one, path in zip(records, where, strict=True) if images in path]
+    except (ValueError, TypeError, KeyError, StopIteration, AttributeError) as error:
+        raise UserError(
+            f"{file} has another form ({quote(error) or type(error).__name__}); expected a list of captions, or of "
+            "records with a caption or with conversations, as ShareGPT-4V's."
+        ) from None
+    if images and not found:
+        raise UserError(f"None of {len(records)} images of {file} has {images} in its path; the first: {where[:1]}.")
+    return found
+
+
+def _caption(record: Any) -> str:
+    if isinstance(record, dict) and "caption" not in record:
+        record = next(turn["value"] for turn in record["conversations"] if turn["from"] == "gpt")
+    caption = record["caption"] if isinstance(record, dict) else record
+    if not isinstance(caption, str):
+        raise TypeError(f"{caption!r} is no caption")
+    return caption
 
 
 class _Texts:

@@ -6,7 +6,7 @@ from slotworks.cli import main
 from slotworks.cli.synthesize import build
 from slotworks.configs.synthesis import RECIPES
 from slotworks.training.serialize import from_yaml, to_yaml
-from slotworks.vocabulary import VOC_CLASSES
+from slotworks.vocabulary import COCO_CLASSES
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -20,11 +20,15 @@ def test_recipes_are_the_papers():
     for name in ("glass.coco", "glass.voc"):
         config = RECIPES[name]()
         assert (config.low, config.high, config.power, config.steps, config.cfg_scale) == (0.4, 0.6, 4, 100, 7.5)
-        assert (config.image_size, config.self_size, config.cross_sizes) == (512, 32, (16,))
+        assert (config.image_size, config.self_size) == (512, 32)
         assert "blip2" in config.source.captioner.model
-    assert RECIPES["glass.voc"]().source.class_names == VOC_CLASSES
-    changed = build("glass.coco", ["--class-prompts", "per_class", "--source.captioner.num-beams", "5", "--low", "0.5"])
-    assert (changed.class_prompts, changed.source.captioner.num_beams, changed.low) == ("per_class", 5, 0.5)
+        assert config.source.class_names == COCO_CLASSES  # section 4: of COCO's labels, whatever the images
+    for name in RECIPES:
+        if name != "glass.scenes":  # section 4: one prompt for each class, resolutions averaged
+            config = RECIPES[name]()
+            assert (config.class_prompts, config.cross_sizes) == ("per_class", (8, 16, 32))
+    changed = build("glass.coco", ["--class-prompts", "joint", "--source.captioner.num-beams", "5", "--low", "0.5"])
+    assert (changed.class_prompts, changed.source.captioner.num_beams, changed.low) == ("joint", 5, 0.5)
 
 
 def test_the_verb_makes_a_folder(model, tmp_path, capsys, monkeypatch):

@@ -92,6 +92,37 @@ def test_a_file_of_captions(tmp_path):
         WrittenCaptions("missing.txt").open(tmp_path, CPU)
 
 
+def test_published_captions_are_read_from_their_file(tmp_path):
+    """ShareGPT-4V's: records of an image and a conversation, of several data sets in one file."""
+
+    def record(image, answer):
+        turns = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": answer}]
+        return {"id": "1", "image": image, "conversations": turns}
+
+    records = [
+        record("sam/images/sa_1.jpg", "A dog."),
+        record("coco/train2017/000000000009.jpg", "In the image, a man\n\nrides a horse."),
+        record("coco/train2017/000000000025.jpg", "A giraffe."),
+    ]
+    file = tmp_path / "captions.json"
+    file.write_text(json.dumps(records))
+    source = replace(find_synthesis("glass.coco_sharegpt")().source, file=str(file), tagger="dictionary")
+    prompts = list(source.open(tmp_path, CPU).prompts(range(2)))
+    assert prompts == [
+        Prompt(0, "In the image, a man rides a horse.", ("person", "horse")),
+        Prompt(1, "A giraffe.", ("giraffe",)),
+    ]
+    assert len(replace(source, images="").open(tmp_path, CPU)) == 3
+    with pytest.raises(UserError, match="None of 3 images"):
+        replace(source, images="flickr").open(tmp_path, CPU)
+    file.write_text('["a cat", {"caption": "a dog"}]')
+    assert sources.read_texts(file) == ["a cat", "a dog"]
+    for text in ("{", "{}", "[1]", '[{"conversations": []}]', '[{"conversations": [{"from": "gpt", "value": 1}]}]'):
+        file.write_text(text)
+        with pytest.raises(UserError, match="has another form"):
+            sources.read_texts(file)
+
+
 @pytest.fixture
 def captioner(monkeypatch):
     """Says how many pictures came at once, and which: no network."""
