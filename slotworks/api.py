@@ -63,9 +63,8 @@ def train(
         options: passed on to `slotworks.training.train`, such as `device="cpu"`.
 
     Returns:
-        `folder`, `step`, `seconds` of training and, if finished, the last `metrics` (empty without true masks), the
-        `split` they are of, the `protocol` they follow and the `verdict`; `signal` if Ctrl-C or SIGTERM stopped it,
-        its number.
+        `folder`, `step`, `seconds` of training and, if finished, the last `metrics` (empty without true masks), their
+        `split`, `images` and `protocol`, and the `verdict`; `signal` if a signal stopped it, its number.
     """
     from slotworks.training.loop import train as train_loop  # imported here: Lightning takes seconds
 
@@ -74,13 +73,13 @@ def train(
     check_writable(folder)
     find_device(options.get("device"))  # a wrong name is found before the data are opened
     images = run.data.open("val")
-    if not validation.has_masks(images) and not hasattr(run.method, "categories"):  # sets are scored without masks
-        console.print(validation.unscored(run.data.name, "val"), highlight=False, soft_wrap=True, markup=False)
+    if said := validation.announced(run.data.name, images, asdict(run), sets=hasattr(run.method, "categories")):
+        console.print(said, highlight=False, soft_wrap=True, markup=False)
 
     def measure(method: Method, step: int) -> dict[str, float]:
         known = {"data": run.data.name, "split": "val", "settings": asdict(run), "curves": read_metrics(folder)}
         seen = validation.validate(method, images, folder, **known, config=run.method, step=step)
-        values = {name: summary.mean for name, summary in seen.metrics.items()}
+        values = seen.values
         if on_eval is not None and seen.verdict != validation.NO_SLOTS:
             on_eval(step, values, seen.verdict)
         return values
@@ -110,6 +109,7 @@ def _finish(folder: Path, device: str | None) -> dict:
     return {
         "metrics": {name: asdict(summary) for name, summary in seen.metrics.items()},
         "split": split,
+        "images": seen.images,
         "protocol": seen.rules,
         "verdict": seen.verdict,
         "report": str(write_report(folder)),

@@ -47,7 +47,7 @@ class Protocol:
     metrics: tuple[str, ...]  # of `LABELS`, or names of `own`
     masks: MaskSource = "decoder"  # which soft masks of a method are scored
     published_size: int | None = None  # pixels, short side of the true masks in the published VOC and COCO tables
-    background_in: tuple[str, ...] = ()  # mBO and mIoU in which the background is one more object
+    background_in: tuple[str, ...] = ()  # metrics of overlap in which the background is one more object
     ignore_void: bool = True  # False: void pixels count as what the mask says there, usually background
     overlap_in: tuple[str, ...] = ()  # metrics that keep pixels of several objects; the others drop them
     class_owner: Literal["last", "highest"] = "last"  # owner of such a pixel in a class map: last object, highest id
@@ -168,6 +168,10 @@ class Protocol:
         limit = f"{self.coverage_threshold:g}"
         if self.coverage == "iou":
             return f"IoU of at least {limit} with one object SO, with several GO, any pixel of an object PO, else BG"
+        if self.coverage == "combined":
+            first = "no pixel of an object BG"
+            last = f"IoU above {limit} SO, over half of several objects and little background GO, else PO"
+            return f"{first}, {last}"
         return f"mostly background BG, IoU above {limit} SO, over half of several objects GO, else PO"
 
     def _names(self, metrics: Sequence[str]) -> str:
@@ -210,12 +214,12 @@ PROTOCOLS = {
             name="glass-release",
             source="visinf/glass, default options",
             used_by="what the released GLASS script prints; the options behind the paper's tables are not stated",
-            metrics=("fg_ari", "ari_c", *_OVERLAPS),
+            metrics=("fg_ari", "ari_c", *_OVERLAPS, "corloc", "recovery"),
             masks="attention",
             published_size=256,
-            background_in=_OVERLAPS,
+            background_in=(*_OVERLAPS, "corloc", "recovery"),
             ignore_void=False,
-            overlap_in=("fg_ari", "ari_c", *_OVERLAPS),
+            overlap_in=("fg_ari", "ari_c", *_OVERLAPS, "corloc", "recovery"),
             background_id="lowest",
         ),
         Protocol(
@@ -284,6 +288,13 @@ PROTOCOLS = {
             used_by="none by these limits: GLASS, table 3, does not state its own",
             metrics=KINDS,
             coverage="background_majority",
+        ),
+        Protocol(
+            name="so-po-go-combined",
+            source="our reading of Fan et al. 2023 and of the GLASS paper; no code is public",
+            used_by="none that is known: GLASS, table 3, prints shares of this size, without its limits",
+            metrics=KINDS,
+            coverage="combined",
         ),
     )
 }

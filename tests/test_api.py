@@ -292,6 +292,35 @@ def test_a_recipe_says_on_which_split_it_is_measured(tmp_path):
         trained.__post_init__()
 
 
+def test_a_part_is_scored_on_the_way_and_all_at_the_end(tmp_path, capsys):
+    run = slot_attention.tetrominoes_mini()
+    small = replace(run.method, channels=4, slot_dim=4, mlp_dim=4)
+    data = replace(run.data, num_train=4, num_val=5, num_test=7)
+    options = {"steps": 2, "batch_size": 2, "eval_every": 1, "eval_images": 3, "tensorboard": False}
+    run = replace(run, method=small, data=data, last_eval_all=True, **options)
+    answer = api.train(run, tmp_path / "run")
+    said = "While training, the first 3 of 5 images of the split val are scored; at the end all images of test."
+    assert said in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/images"] for row in rows if "eval/fg_ari" in row] == [3, 3]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "eval").glob("tetromino*.json")]
+    assert [record["num_images"] for record in records] == [7, 7]
+    assert answer["images"] == "all 7 images"
+    assert (answer["metrics"]["fg_ari"]["n"], len(records[0]["per_image"]["fg_ari"])) == (7, 7)
+    api.train(replace(run, last_eval_all=False, eval_images=6, steps=3), tmp_path / "run")
+    assert "While training" not in capsys.readouterr().err  # the validation images are all seen
+    (few,) = {path.name for path in (tmp_path / "run" / "eval").glob("*-6-images*")} & {
+        "tetromino_scenes-test-oclf-6-images-step-3.json"
+    }
+    assert json.loads((tmp_path / "run" / "eval" / few).read_text())["num_images"] == 6
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_published_number_stands_beside_all_images(name):
+    recipe = recipes()[name]
+    assert recipe().last_eval_all == bool(recipe.published)
+
+
 @pytest.mark.parametrize("name", [name for name in recipes() if ".movi_" in name])
 def test_movi_is_measured_where_its_tables_are(name):
     """SAVi's README, OCLF's `configs/dataset/movi_c.yaml` and SPOT's `eval_spot.py` say validation."""

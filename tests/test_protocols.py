@@ -40,7 +40,7 @@ def golden(case: Case, key: str) -> float:
     return math.nan if case.values.get(f"{key}#counted_images") == 0 else float(case.values[key])
 
 
-OWN = ("so-po-go", "so-po-go-majority")
+OWN = ("so-po-go", "so-po-go-majority", "so-po-go-combined")
 """Definitions of this project: golden `spec` values and closed forms in metrics/test_coverage.py."""
 
 
@@ -227,6 +227,16 @@ def test_crowds_are_objects_for_spot_alone():
     assert score_masks(PROTOCOLS["spot"], pred, without, num_slots=2)["mbo_i"].values.item() == pytest.approx(4 / 6)
 
 
+def test_glass_counts_the_background_among_what_is_found():
+    """Its script never tells CorLoc to leave the background out, and recovery only if asked to."""
+    truth = {"mask": torch.tensor([[[1, 1, 0, 0, 0, 0, 0, 2]]])}
+    pred = torch.tensor([[[0, 1, 1, 1, 1, 1, 1, 1]]])  # object 1: IoU 1/2, which is not above it; 2: 1/7; rest: 5/7
+    for name, corloc, recovery in (("glass-release", 1, 1 / 3), ("oclf", 0, 0)):
+        scores = score_masks(PROTOCOLS[name], pred, truth, num_slots=2)
+        assert scores["corloc"].values.item() == corloc
+        assert scores["recovery"].values.item() == pytest.approx(recovery)
+
+
 def test_numbers_without_classes_and_with_other_integers():
     """A data set without classes gets no class metrics; masks may be stored in small integers."""
     (case,) = [case for case in cases("image") if case.id == "blob2"]
@@ -270,9 +280,9 @@ def test_descriptions_are_one_line_and_tell_protocols_apart():
     assert len({line.split(": ", 1)[1] for line in lines}) == len(lines)
     assert protocols.get("oclf[attention]").describe().startswith("oclf[attention]: ")
     assert PROTOCOLS["glass-release"].describe() == (
-        "glass-release: FG-ARI, ARI_c, mBO_i, mIoU_i, mBO_c, mIoU_c; background is one more object in mBO_i, mIoU_i, "
-        "mBO_c, mIoU_c; void pixels as labelled; overlap pixels kept (owner: last object); background is the lowest id "
-        "of an image; attention masks at the truth's size (VOC and COCO tables: 256 px); mean over images"
+        "glass-release: FG-ARI, ARI_c, mBO_i, mIoU_i, mBO_c, mIoU_c, CorLoc, recovery; background is one more object "
+        "in mBO_i, mIoU_i, mBO_c, mIoU_c, CorLoc, recovery; void pixels as labelled; overlap pixels kept (owner: last "
+        "object); background is the lowest id of an image; attention masks at the truth's size (VOC and COCO tables: 256 px); mean over images"
     )
 
 

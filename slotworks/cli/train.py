@@ -255,7 +255,8 @@ def train_one(run: "Run", folder: Path, *, device: str | None = None, callbacks:
     if "metrics" in answer:
         protocol = escape(answer["protocol"])
         scores = ", ".join(f"{k} {percent(v['mean'])}" for k, v in answer["metrics"].items())
-        scores = f"[bold]{scores}[/bold]  on the {answer['split']} split, {protocol}" if scores else protocol
+        of = f"{answer['images']} of the {answer['split']} split"
+        scores = f"[bold]{scores}[/bold]  on {of}, {protocol}" if scores else protocol
         err.print(scores, soft_wrap=True)
         err.print(f"{answer['verdict']}  Report: {answer['report']}", soft_wrap=True, markup=False)
     return answer

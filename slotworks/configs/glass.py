@@ -29,9 +29,12 @@ REAL_COCO = COCO(image_size=448, mask_size=256, crop="center", flip=False, inter
 REAL_VOC = VOC(image_size=448, mask_size=256, crop="center", flip=False, interpolation="bilinear")
 
 
-def _cached(method: GlassConfig, name: str, real: DataConfig) -> CachedLatents:
-    """Generated images as features and latents, real ones to evaluate on."""
-    side, mask = method.image_size, getattr(real, "mask_size", None) or method.image_size
+def _cached(method: GlassConfig, name: str, real: DataConfig, mask: int = 512) -> CachedLatents:
+    """Generated images as features and latents, real ones to evaluate on.
+
+    Masks keep the size they are generated at: slots are compared with them there (section 4, "Slot matching").
+    """
+    side = method.image_size
     return CachedLatents(
         images=Generated(root=f"data/generated/{name}", image_size=side, mask_size=mask, real=real),
         encoder=method.encoder,
@@ -244,7 +247,7 @@ def scenes_mini() -> Run:
         decoder_dims=(128, 128, 128),
         decoder_positions="sine",
     )
-    data = replace(_cached(method, "glass.scenes", TINY_SCENES), flips=True)
+    data = replace(_cached(method, "glass.scenes", TINY_SCENES, mask=64), flips=True)
     return changed(stable_lsd.scenes_mini(), method=method, data=data)
 
 

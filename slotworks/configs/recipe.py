@@ -38,8 +38,10 @@ class Recipe:
     no_record: str = ""  # own numbers of earlier work, where `docs/records` has none
 
     def __call__(self) -> Run:
-        """The run, which also says what its source prints."""
-        return replace(self.make(), expected="; ".join(map(str, self.published)))
+        """The run, which also says what its source prints; beside a published number all images of a split count."""
+        run = self.make()
+        everything = run.last_eval_all or bool(self.published)
+        return replace(run, expected="; ".join(map(str, self.published)), last_eval_all=everything)
 
     def but(self, about: str, *published: Published, **changes: Any) -> "Recipe":
         """The recipe that differs from this one in `changes`, which are those of `changed` and fields of a recipe."""

@@ -40,6 +40,15 @@ class Validation:
     masks: Sequence[DiscoveryResult]
     verdict: str
     unscored: str = ""  # why there are no scores of masks
+    num_images: int = 0  # that were looked at, from the first on
+    total: int = 0  # that the split has
+
+    @property
+    def images(self) -> str:
+        """Which images these are: the end of "scored on ..."."""
+        if self.num_images == self.total:
+            return f"all {self.total:,} images"
+        return f"the first {self.num_images:,} of {self.total:,} images"
 
     @property
     def results(self) -> list[Any]:
@@ -50,6 +59,13 @@ class Validation:
     def metrics(self) -> dict[str, Summary]:
         """By name, of masks those under the first protocol."""
         return {name: value for one in (*self.sets, *self.masks[:1]) for name, value in one.metrics.items()}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Means by name; with them the number of `images`, if these are not all of the split."""
+        some = {"images": float(self.num_images)} if self.num_images < self.total else {}
+        found = {name: value.mean for name, value in self.metrics.items()}
+        return found | some if found else {}
 
     @property
     def rules(self) -> str:
@@ -78,24 +94,25 @@ def validate(
         folder: of the run.
         data: name of the data set.
         split: which of its splits this is.
-        settings: of the run by name: its `protocol`, and how many images are scored, `eval_images`.
+        settings: of the run by name: its `protocol`, and how many images are scored, `eval_images`, `last_eval_all`.
         config: of the method, which says what its loss means.
         curves: rows of `metrics.jsonl`.
         step: of the training.
-        last: after the last step masks are scored under the default protocol, too, which counts the background, and the
-            detector looks at all images that are scored.
+        last: after the last step masks are scored under the default protocol, too, on all images of the split with
+            `last_eval_all`, and the detector looks at `eval_images` of them.
     """
     if not finds_slots(method):
         return Validation([], [], NO_SLOTS)
-    count = settings["eval_images"]
+    count = counted(dataset, settings, last=last)
     sets: list[Result] = []
     masks: list[DiscoveryResult] = []
     reason = "" if has_masks(dataset) else unscored(data, split)
+    known = {"num_images": count, "total": len(dataset)}
     if isinstance(method, PredictsSets):
         with suppress(NotFinite):  # a training goes on, and the detector says what is wrong
             sets = evaluate_sets(method, dataset, num_images=count)
         if not attends(method, dataset):  # nothing to see, nothing for the detector
-            return Validation(sets, [], "no attention to look at")
+            return Validation(sets, [], "no attention to look at", **known)
     if not reason:
         names: dict[str, None] = dict.fromkeys([settings["protocol"], *([protocols.DEFAULT] if last else [])])
         rules = [protocols.get(name, importing=False) for name in names]
@@ -103,11 +120,35 @@ def validate(
             masks = evaluate_under(rules, method, dataset, num_images=count)
         except NotFinite as error:
             reason = str(error)
-    looked = {"method": method, "dataset": dataset, "num_images": count if last else min(count, EXAMINED)}
+    examined = min(count, settings["eval_images"] if last else EXAMINED)  # it keeps all masks in memory
+    looked = {"method": method, "dataset": dataset, "num_images": examined}
     looked |= {"split": split, "step": step}
     _, verdict = doctor.examine(folder, **looked, curves=curves, settings=settings, config=config)
     show(method, masks[0] if masks else None, dataset, folder, step=step)
-    return Validation(sets, masks, verdict, reason)
+    return Validation(sets, masks, verdict, reason, **known)
+
+
+def counted(dataset: Dataset, settings: Mapping[str, Any], *, last: bool) -> int:
+    """How many images an evaluation of a training takes."""
+    return len(dataset) if last and settings.get("last_eval_all") else min(settings["eval_images"], len(dataset))
+
+
+def announced(data: str, dataset: Dataset, settings: Mapping[str, Any], *, sets: bool) -> str:
+    """What is said at the start of a training: that nothing can be scored, or only a part is on the way; or nothing.
+
+    Args:
+        data: name of the data set.
+        dataset: its validation split.
+        settings: of the run by name.
+        sets: whether the method predicts sets, which are scored without masks.
+    """
+    if not has_masks(dataset) and not sets:
+        return unscored(data, "val")
+    some, total = counted(dataset, settings, last=False), len(dataset)
+    if some == total:
+        return ""
+    end = f"all images of {settings['eval_split']}" if settings.get("last_eval_all") else "as many"
+    return f"While training, the first {some:,} of {total:,} images of the split val are scored; at the end {end}."
 
 
 def check(protocol: str, *, wandb: bool) -> None:

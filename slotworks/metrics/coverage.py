@@ -1,14 +1,15 @@
 """SO, PO, GO: does a slot hold a single object, part of one, or a group of objects?
 
 Fan et al. (2023) and GLASS (table 3) print the share of slots of each kind; slots on the background are the rest.
-Neither says where the limits are and no code is public, so **both rules here are ours**, made to fit what the papers
-say:
+Neither says where the limits are and no code is public, so **all rules here are ours**:
 
 - `iou`: a slot that has an IoU of `threshold` or more with exactly one object is SO, with several GO; of the others, a
-  slot that owns a pixel of an object is PO, one that owns none BG. At 0.5 a slot is GO only if it is exactly the union
-  of two equal objects: this fits the 0.0 to 2 percent of GLASS. A threshold of 0.25 makes GO tell something.
+  slot that owns a pixel of an object is PO, one that owns none BG. Objects that share no pixel cannot both have an IoU
+  above 0.5 with a slot, so that at 0.5 GO needs an exact tie. A threshold of 0.25 makes GO tell something.
 - `background_majority`: a slot with more background than object pixels is BG. Of the others, SO has an IoU above
   `threshold` with its best object, GO owns more than half of the pixels of several objects, PO is the rest.
+- `combined`: BG as in `iou`, a slot that owns no pixel of an object; SO and GO as in `background_majority`; PO is the
+  rest. Of the three it alone gives shares of the size of GLASS's table: docs/protocols.md has the evidence.
 
 A slot without pixels is BG. Every slot counts once, so the four shares of an image sum to one.
 """
@@ -23,7 +24,7 @@ from slotworks.metrics.checks import check_choice, check_share, check_table
 from slotworks.metrics.contingency import contingency
 from slotworks.metrics.overlap import iou_of_table
 
-CoverageRule = Literal["iou", "background_majority"]
+CoverageRule = Literal["iou", "background_majority", "combined"]
 
 KINDS = ("so", "po", "go", "bg")
 """Single object, part of an object, group of objects, background."""
@@ -45,7 +46,7 @@ def coverage(
         true: object ids, 0 is background.
         num_slots: slots of the method; those without pixels are background.
         valid: pixels that count; others are removed from objects and slots.
-        rule: see the top of this file; neither is that of published code, since there is none.
+        rule: see the top of this file; none is that of published code, since there is none.
         threshold: an IoU in (0, 1].
 
     Returns:
@@ -72,10 +73,11 @@ def coverage_of_table(
         background = objects.sum(2) == 0
         single, group = count == 1, count > 1
     else:
-        background = (table[:, :, 0] > objects.sum(2)) | (table.sum(2) == 0)
+        mostly_background = (table[:, :, 0] > objects.sum(2)) | (table.sum(2) == 0)
         inside = (2 * objects > objects.sum(1, keepdim=True)).sum(2)
-        single = ~background & (iou > threshold).any(2)
-        group = ~background & ~single & (inside > 1)
+        single = ~mostly_background & (iou > threshold).any(2)
+        group = ~mostly_background & ~single & (inside > 1)
+        background = mostly_background if rule == "background_majority" else objects.sum(2) == 0
     part = ~(single | group | background)
     kinds = torch.stack([single, part, group, background]).double().mean(2)
     return dict(zip(KINDS, kinds, strict=True))

@@ -290,7 +290,7 @@ def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:
     series: dict[str, list[tuple[float, float | None]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name not in ("step", "time") and (value is None or isinstance(value, int | float)):
+            if name not in ("step", "time", "eval/images") and (value is None or isinstance(value, int | float)):
                 series.setdefault(name, []).append((row["step"], finite_number(value)))
     losses = {name: points for name, points in series.items() if name == "total" or name.startswith("loss/")}
     if len(losses) == 2 and series.get("total") in [points for name, points in losses.items() if name != "total"]:

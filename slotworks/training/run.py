@@ -123,7 +123,8 @@ class Run:
     eval_every: int = 1000  # steps between evaluations
     save_every: int = 1000  # steps between checkpoints (the last one replaces the one before)
     keep_every: int | None = None  # steps between checkpoints that are kept for good; None: only the last
-    eval_images: int = 320  # images per evaluation
+    eval_images: int = 320  # images per evaluation, from the first on
+    last_eval_all: bool = False  # the last evaluation takes all images of its split; recipes of published numbers do
     eval_split: Literal["test", "val"] = "test"  # split of the last evaluation: val where the published number is from
     protocol: str = "slot-attention"  # name of the evaluation protocol
     tensorboard: bool = True  # also write TensorBoard events
