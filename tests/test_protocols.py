@@ -282,7 +282,8 @@ def test_descriptions_are_one_line_and_tell_protocols_apart():
     assert PROTOCOLS["glass-release"].describe() == (
         "glass-release: FG-ARI, ARI_c, mBO_i, mIoU_i, mBO_c, mIoU_c, CorLoc, recovery; background is one more object "
         "in mBO_i, mIoU_i, mBO_c, mIoU_c, CorLoc, recovery; void pixels as labelled; overlap pixels kept (owner: last "
-        "object); background is the lowest id of an image; attention masks at the truth's size (VOC and COCO tables: 256 px); mean over images"
+        "object); background is the lowest id of an image; attention masks at the truth's size (VOC and COCO tables: "
+        "256 px); mean over images"
     )
 
 

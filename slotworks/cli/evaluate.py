@@ -107,8 +107,8 @@ def evaluate(
     places = _places(runs, out_folder)
     found = [find_run(run, settings=set_fields, out=place) for run, place in zip(runs, places, strict=True)]
     folders = [folder for folder, _ in found]
-    if task == "discovery" and len(runs) > 1:  # runs are compared under the same rules
-        given.setdefault("protocols", (DEFAULT,))
+    if task == "discovery" and len({load_run(folder).protocol for folder in folders}) > 1:
+        given.setdefault("protocols", (DEFAULT,))  # runs are compared under the same rules: their own, if they agree
     records = []
     for (folder, config), place in zip(found, places, strict=True):
         chosen: Any = sources or (with_root(load_run(folder).data, root) if root else None)

@@ -21,10 +21,11 @@ def voc() -> Run:
 
 
 voc_foreground = voc.but(
-    "VOC 2012 with 20 classes and no background: score it without true background, `count_background=False`.",
+    "VOC 2012 with 20 classes and no background, scored on foreground pixels alone.",
     Published(
         "README of the released code, table of VOC", {"mIoU over classes": "49.5"}, "20 classes, foreground pixels only"
     ),
+    options="--task semantic --count-background False",
     method={"background": "none"},
 )
 

@@ -5,7 +5,7 @@ Chang et al. 2022, SlotDiffusion); they were not checked against the paper itsel
 """
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import SCENES, glass_table, slot_diffusion_run
+from slotworks.configs.shared import FROM_SPOT, SCENES, glass_table, slot_diffusion_run
 from slotworks.data import COCO, VOC, Bitmoji, CelebA, CLEVRMirror, CLEVRTex, Shapes3D, ShapeStacks
 from slotworks.methods import SlateConfig
 from slotworks.training import Adam, Run
@@ -22,7 +22,6 @@ RELEASED_ADAM = Adam(
     grad_norm_type="inf",
 )
 OCLF_ADAM = Adam(lr=3e-4, warmup_steps=30_000, half_life_steps=250_000, half_life_after_warmup=True, max_grad_norm=1.0)
-FROM_SPOT = "quoted from SPOT"
 COMPOSED = Published("Singh et al. 2022, table of FID", note="FID and error of composed images, not in our sources")
 UNROLLED = "Chang et al. 2022, table of SLATE, the row that is unrolled"
 TABLE_1 = "SlotDiffusion, table 1"

@@ -11,7 +11,15 @@ from dataclasses import fields, replace
 
 from slotworks.configs import slot_attention
 from slotworks.configs.recipe import Published, changed, recipe
-from slotworks.configs.shared import MOVI_WINDOWS, SCENES, SCENES_VIT, VIDEO_SCENES, glass_table, slot_diffusion_run
+from slotworks.configs.shared import (
+    FROM_SPOT,
+    MOVI_WINDOWS,
+    SCENES,
+    SCENES_VIT,
+    VIDEO_SCENES,
+    glass_table,
+    slot_diffusion_run,
+)
 from slotworks.configs.vqvae import MINI
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
 from slotworks.data.stores.features import CachedFeatures
@@ -97,7 +105,7 @@ movi_e = movi_d.but(
 )
 
 
-@recipe(glass_table("tables 2 and 11", {"mBO_i": "50.4", "mBO_c": "55.3", "FG-ARI": "17.8"}, "quoted from SPOT"))
+@recipe(glass_table("tables 2 and 11", {"mBO_i": "50.4", "mBO_c": "55.3", "FG-ARI": "17.8"}, FROM_SPOT))
 def voc() -> Run:
     """VOC 2012 (trainaug), features of DINO ViT-S/8, six slots: the later code, 500 epochs."""
     method = SlotDiffusionConfig(image_size=224, encoder=DINO, num_slots=6, autoencoder_run="runs/vqvae.voc")
@@ -105,7 +113,7 @@ def voc() -> Run:
     return _run(method, data, epochs=500, samples=10_582, clip=0.05)
 
 
-@recipe(glass_table("tables 2 and 11", {"mBO_i": "31.0", "mBO_c": "35.0", "FG-ARI": "37.2"}, "quoted from SPOT"))
+@recipe(glass_table("tables 2 and 11", {"mBO_i": "31.0", "mBO_c": "35.0", "FG-ARI": "37.2"}, FROM_SPOT))
 def coco() -> Run:
     """COCO 2017, features of DINO ViT-S/8, seven slots of 256: the later code, 100 epochs."""
     method = SlotDiffusionConfig(

@@ -8,7 +8,7 @@ GLASS's tables exist: its steps and batch are GLASS's. `CachedLatents` around `d
 from dataclasses import replace
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import SCENES_VIT, glass_table, properties, so_po_go, zero_shot
+from slotworks.configs.shared import SCENES_VIT, glass_table, images_from_slots, properties, so_po_go, zero_shot
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.stores.latents import CachedLatents
@@ -27,7 +27,8 @@ TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, 
     so_po_go("10.2", "87.3", "1.6"),
     zero_shot("CLEVRTex", "24.0", "27.6"),
     zero_shot("Objects365", "14.8", "16.9"),
-    properties("16.4", "0.062"),
+    properties("16.4", "0.062", "COCO"),
+    images_from_slots("10.92", "0.20", "0.72", "140.62"),
     glass_table("table 9", {"mIoU_c": "29.5"}),
     takes="not measured here; four GPUs in the released script",
 )
@@ -51,7 +52,7 @@ voc = coco.but(
     "VOC 2012 (trainaug), seven slots: GLASS's run of StableLSD.",
     glass_table("tables 2 and 11", {"mIoU_i": "30.0", "mBO_i": "30.4", "mBO_c": "33.1", "FG-ARI": "8.7"}),
     so_po_go("6.7", "91.6", "0.40"),
-    properties("55.1", "0.039"),
+    properties("55.1", "0.039", "VOC"),
     glass_table("table 9", {"mIoU_c": "32.9"}),
     takes="not measured here",
     data=VOC(image_size=448, mask_size=256, crop="center", flip=True, interpolation="bilinear"),

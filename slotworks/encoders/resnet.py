@@ -1,15 +1,16 @@
 """ResNet-18 and ResNet-34 for small images: GroupNorm, and a first layer that keeps the resolution.
 
-He et al. 2016 (arXiv 1512.03385), changed by SAVi (Kipf et al. 2022) and, again differently, by SlotDiffusion:
+He et al. 2016 (arXiv 1512.03385), changed by SAVi (Kipf et al. 2022) and, each differently, by SlotDiffusion and OCLF:
 
-| | SlotDiffusion (the defaults) | SAVi-L, SAVi++ |
-| --- | --- | --- |
-| network | ResNet-18, three of four stages: a quarter of the side, 256 channels | ResNet-34: an eighth, 512 |
-| after the norm of the first layer | ReLU | nothing |
-| last norm of each block | starts at 1 | starts at 0, so that a block starts as the identity |
-| padding of stride 2 | one pixel on each side | TensorFlow's `SAME`: one pixel after |
-| weights | He, fan out | LeCun, fan in |
-| epsilon of norms | 1e-5 | 1e-6 |
+| | SlotDiffusion (the defaults) | SAVi-L, SAVi++ | OCLF, `resnet34_savi` |
+| --- | --- | --- | --- |
+| network | ResNet-18, three of four stages: a quarter of the side, 256 channels | ResNet-34: an eighth, 512 | as SAVi |
+| first layer | 3x3 | 3x3 | 7x7, and the maximum of 3x3 |
+| after the norm of the first layer | ReLU | nothing | ReLU |
+| last norm of each block | starts at 1 | starts at 0, so that a block starts as the identity | as SAVi |
+| padding of stride 2 | one pixel on each side | TensorFlow's `SAME`: one pixel after | as SlotDiffusion |
+| weights | He, fan out | LeCun, fan in | as SlotDiffusion |
+| epsilon of norms | 1e-5 | 1e-6 | 1e-5 |
 """
 
 import math
@@ -34,6 +35,8 @@ class ResNetEncoder(StridedMap):
         width: channels of the first stage; each further stage has twice as many.
         norm_groups: of every GroupNorm.
         norm_eps: of every GroupNorm.
+        stem_kernel: of the first layer, odd.
+        stem_pool: the maximum of 3x3 positions behind it, at the same size.
         stem_relu: ReLU after the norm of the first layer.
         zero_init: the last norm of each block starts at 0.
         padding: "torch" pads strided convolutions by one pixel on each side, "same" as TensorFlow does.
@@ -52,6 +55,8 @@ class ResNetEncoder(StridedMap):
         width: int = 64,
         norm_groups: int = 32,
         norm_eps: float = 1e-5,
+        stem_kernel: int = 3,
+        stem_pool: bool = False,
         stem_relu: bool = True,
         zero_init: bool = False,
         padding: Literal["torch", "same"] = "torch",
@@ -63,8 +68,9 @@ class ResNetEncoder(StridedMap):
                 f"depth is {depth} and strides are {tuple(strides)}; give depth 18 or 34 and one to four strides."
             )
         self.strides, self.stem_relu, self.same = tuple(strides), stem_relu, padding == "same"
+        self.stem_pool = nn.MaxPool2d(3, 1, padding=1) if stem_pool else nn.Identity()
         self.feature_dim = width * 2 ** (len(self.strides) - 1)
-        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(3, width, stem_kernel, padding=stem_kernel // 2, bias=False)
         self.stem_norm = nn.GroupNorm(norm_groups, width, norm_eps)
         blocks, channels = [], width
         for stage, first in enumerate(self.strides):
@@ -87,7 +93,7 @@ class ResNetEncoder(StridedMap):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""
         x = self.stem_norm(self.stem(image))
-        x = self.blocks(x.relu() if self.stem_relu else x)
+        x = self.blocks(self.stem_pool(x.relu() if self.stem_relu else x))
         return x.flatten(2).transpose(1, 2)
 
 

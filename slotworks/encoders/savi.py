@@ -102,6 +102,19 @@ class PositionedEncoder(nn.Module):
             init="torch",
         )
 
+    @classmethod
+    def oclf(cls, dim: int) -> "PositionedEncoder":
+        """What Slot Attention has in OCLF's comparisons: SAVi's ResNet-34 as read there, features of `dim`.
+
+        `configs/experiment/projects/bridging/slot_attention/_base_large.yaml` and `resnet34_savi` there.
+        """
+        network = ResNetEncoder(34, strides=(1, 2, 2, 2), stem_kernel=7, stem_pool=True, zero_init=True)
+        encoder = cls(network, dim, out_dim=dim, norm_eps=1e-5, signed_image=True, init="torch")
+        for layer in encoder.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.bias)
+        return encoder
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the feature map for an image of this size in pixels."""
         return self.backbone.grid(height, width)

@@ -10,6 +10,9 @@ them ask the image which slot a pixel belongs to.
 `parts="slot_diffusion"` is the Slot Attention of SlotDiffusion's tables (Wu et al. 2023, appendix D.3; released code,
 `img_based/models/slot_attention.py`): a ResNet-18 before the slots, a decoder that ends in 1x1 kernels, torch's initial
 weights and padding, learned slots from N(0, 1).
+
+`parts="oclf"` is the Slot Attention that DINOSAUR is compared with on photographs (Seitzer et al. 2023; OCLF,
+`configs/experiment/projects/bridging/slot_attention`): SAVi's ResNet-34 and decoder, colours through tanh.
 """
 
 import math
@@ -39,8 +42,8 @@ class SlotAttentionConfig(SlotAttentionOptions):
     num_iterations: int = 3  # T in training
     test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int | None = 128  # hidden width of the residual MLP inside Slot Attention; None: no MLP
-    parts: Literal["slot_attention", "slot_diffusion"] = "slot_attention"  # whose; slot_diffusion: see above
-    channels: int = 32  # of encoder and decoder; with SlotDiffusion's parts of the decoder, the ResNet has its own
+    parts: Literal["slot_attention", "slot_diffusion", "oclf"] = "slot_attention"  # whose; the others: see above
+    channels: int = 32  # of encoder and decoder; with others' parts of the decoder, the ResNet has its own
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one convolution each; not of the ResNet
     encoder_kernel_size: int | tuple[int, ...] = 5  # of all of them, or of each; not of the ResNet
     position_embedding: bool = True  # added to the encoder's features; the ResNet always has one
@@ -68,12 +71,11 @@ class SlotAttentionAutoencoder(Method):
     def __init__(self, config: SlotAttentionConfig):
         super().__init__()
         self.config = config
-        other = config.parts == "slot_diffusion"
+        other = config.parts != "slot_attention"
         if other:
-            refuse_ignored(
-                config, "parts='slot_diffusion'", ("encoder_strides", "encoder_kernel_size", "position_embedding")
-            )
-        self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim) if other else _encoder(config)
+            ignored = ("encoder_strides", "encoder_kernel_size", "position_embedding")
+            refuse_ignored(config, f"parts={config.parts!r}", ignored)
+        self.encoder = _encoder(config)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = config.slot_attention(
             self.encoder.feature_dim,
@@ -92,11 +94,14 @@ class SlotAttentionAutoencoder(Method):
             mask_shuffle=config.decoder_mask_shuffle,
             mask_pool=config.decoder_mask_pool,
             last_kernel_size=1 if other else 3,
+            signed_position=config.parts == "oclf",
             make="torch" if other else "keras",
         )
         if other:
             torch_(self.slot_attention)
-            if isinstance(self.initializer, LearnedInit):
+            if config.parts == "oclf":
+                _as_oclf(self.slot_attention, self.decoder)
+            elif isinstance(self.initializer, LearnedInit):
                 nn.init.normal_(self.initializer.slots)
         for position in (self.encoder.position, self.decoder.position):
             if position is not None:
@@ -111,7 +116,7 @@ class SlotAttentionAutoencoder(Method):
         """
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
-        features = self.encoder(image if self.config.parts == "slot_diffusion" else 2 * image - 1)
+        features = self.encoder(2 * image - 1 if self.config.parts == "slot_attention" else image)
         slots = self.initializer(len(image), num_slots)
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
         asked = None if self.config.mask_posterior is None else image
@@ -123,10 +128,15 @@ class SlotAttentionAutoencoder(Method):
         Given the `image` and with `mask_posterior`, the masks are `posterior_masks`; `recon` and `parts` stay.
         """
         out = self.decoder(slots)
-        masks, parts = out.masks, (out.parts + 1) / 2
+        recon, masks, parts = out.recon, out.masks, out.parts
+        assert parts is not None
+        if self.config.parts == "oclf":
+            parts = parts.tanh()
+            recon = (parts * masks.unsqueeze(2)).sum(1)
+        parts = (parts + 1) / 2
         if image is not None and self.config.mask_posterior is not None:
             masks = posterior_masks(masks, parts, image, self.config.mask_posterior)
-        return DecoderOutput((out.recon + 1) / 2, masks, parts)
+        return DecoderOutput((recon + 1) / 2, masks, parts)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over all values in [-1, 1], four times the error in [0, 1]."""
@@ -137,7 +147,20 @@ class SlotAttentionAutoencoder(Method):
         return {"recon": 4 * F.mse_loss(recon, batch["image"])}
 
 
-def _encoder(config: SlotAttentionConfig) -> CNNEncoder:
+def _as_oclf(slot_attention: nn.Module, decoder: SpatialBroadcastDecoder) -> None:
+    """Initial weights of OCLF: no biases in its MLPs, and a last layer that is transposed, with another fan."""
+    for name, parameter in slot_attention.named_parameters():
+        if "mlp" in name and name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    bound = decoder.last.out_channels**-0.5
+    nn.init.uniform_(decoder.last.weight, -bound, bound)
+    assert decoder.last.bias is not None
+    nn.init.uniform_(decoder.last.bias, -bound, bound)
+
+
+def _encoder(config: SlotAttentionConfig) -> CNNEncoder | PositionedEncoder:
+    if config.parts != "slot_attention":
+        return getattr(PositionedEncoder, config.parts)(config.slot_dim)
     return CNNEncoder(
         config.channels,
         strides=config.encoder_strides,

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slotworks.configs import slot_attention
 from slotworks.decoders.spatial_broadcast import posterior_masks
 from slotworks.evaluation.masks import decode, pieces
 from slotworks.methods import SlotAttentionConfig
+from slotworks.training.run import schedule
 from slotworks.types import Decodes
 
 SMALL = SlotAttentionConfig(image_size=(10, 14), num_slots=3, slot_dim=8, channels=4, mlp_dim=16)
@@ -146,6 +148,32 @@ def test_same_seed_same_numbers():
         torch.manual_seed(1)
         losses.append(method.loss({"image": image}, step=0)["recon"].item())
     assert losses[0] == losses[1]
+
+
+def test_the_network_of_the_comparisons_on_photographs():
+    """OCLF's configuration, counted by hand: ResNet-34 is torchvision's without its 513,000 of the last layer."""
+    run = slot_attention.coco()
+    method = run.method.build()
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
+    assert sum(p.numel() for p in method.encoder.backbone.parameters()) == 21_797_672 - 513_000
+    assert counts == {
+        "encoder": 21_284_672 + (2 * 512 + 512) + 2 * 512 + (512 * 256 + 256) + (256 * 256 + 256),
+        "initializer": 2 * 256,
+        "slot_attention": 3 * 512 + 3 * 256 * 256 + 2 * 768 * 257 + (256 * 512 + 512) + (512 * 256 + 256),
+        "decoder": 3 * 256 + (256 * 64 * 25 + 64) + 3 * (64 * 64 * 25 + 64) + (64 * 4 + 4),
+    }
+    out = method.encode(torch.rand(1, 3, 128, 128))
+    assert (out.grid, out.slots.shape) == ((16, 16), (1, 11, 256))
+    drawn = method.decode(3e3 * out.slots)  # colours go through tanh, so that the mixture stays in [0, 1]
+    assert drawn.recon.shape == (1, 3, 128, 128)
+    assert drawn.parts.min() >= 0
+    assert drawn.parts.max() <= 1
+    assert 0.45 < method.decoder.last.weight.abs().max() <= 0.5  # the fan of a transposed layer of four outputs
+    rates = [schedule(run.optimizer, step, run.steps) for step in (0, 1_250, 2_500, 251_250, 500_000)]
+    assert rates == pytest.approx([0, 1e-4, 2e-4, 1e-4, 0], abs=1e-12)
+    assert slot_attention.voc().method == run.method
+    with pytest.raises(ValueError, match="parts='oclf'"):
+        replace(run.method, encoder_strides=(2, 1)).build()
 
 
 def test_it_learns_four_images():
