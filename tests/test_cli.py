@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from slotworks.cli import VERBS, main
 from slotworks.cli.console import matrix_tables
+from slotworks.cli.train import of_seed
+from slotworks.configs import glass, spot
 from slotworks.types import UserError
 
 SMALL = (
@@ -190,6 +193,27 @@ def test_seeds_report_mean_and_spread(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text())["summary"] == answer["summary"]
 
 
+def test_a_second_stage_builds_on_the_first_of_its_seed(tmp_path, monkeypatch):
+    """SPOT's students and phase 2 of GLASS: `runs/NAME/seed1` for seed 1, a run folder for all."""
+    monkeypatch.chdir(tmp_path)
+    for name, field in (("spot.voc", "teacher"), ("glass.voc", "phase_1")):
+        run = spot.voc_stage2() if field == "teacher" else glass.voc_phase2()
+        assert getattr(of_seed(run, 1)[0].method, field) == f"runs/{name}"  # nothing there yet: training says so
+        for seed in (0, 1):
+            folder = Path("runs") / name / f"seed{seed}"
+            folder.mkdir(parents=True)
+            (folder / "run.yaml").touch()
+        second, notes = of_seed(run, 1)
+        assert (second.seed, getattr(second.method, field)) == (1, f"runs/{name}/seed1")
+        assert notes == [f"seed 1 builds on runs/{name}/seed1."]
+        with pytest.raises(UserError, match=f"runs/{name} holds seed0, seed1, but not seed2, .*--method.{field[:5]}"):
+            of_seed(run, 2)
+        one = replace(run, method=replace(run.method, **{field: f"runs/{name}/seed0"}))
+        second, notes = of_seed(one, 2)
+        assert (second.seed, second.method) == (2, one.method)
+        assert notes == [f"All seeds build on runs/{name}/seed0, the one run that method.{field} names."]
+
+
 def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     from slotworks import api
     from slotworks.training import Diverged
@@ -201,6 +225,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch, ca
             "metrics": {"fg_ari": {"mean": 0.5 + run.seed / 10}},
             "protocol": "",
             "split": "test",
+            "images": "all 320 images",
             "verdict": "",
             "report": "",
         }

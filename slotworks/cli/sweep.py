@@ -5,7 +5,7 @@ import json
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -176,6 +176,7 @@ def sweep(
         Stopped: after Ctrl-C or SIGTERM, once the table is written.
     """
     from slotworks.api import find_device
+    from slotworks.cli.train import of_seed
     from slotworks.evaluation import validation
     from slotworks.files import check_writable
     from slotworks.progress import following
@@ -207,7 +208,7 @@ def sweep(
                 waiting.pop(folder, None)
                 following.set((len(waiting), sum(waiting.values())))
                 if folder not in tried:  # the recipe itself stands in every group, and may fail only once
-                    tried[folder] = _one(replace(run, seed=seed), folder, device)
+                    tried[folder] = _one(of_seed(run, seed)[0], folder, device)
                 answers.append(tried[folder])
             rows.append(_row(variant, answers))
     except KeyboardInterrupt as interrupt:

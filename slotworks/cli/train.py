@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import mean, stdev
 from textwrap import dedent, indent
@@ -40,7 +40,8 @@ Train a recipe. A run that was stopped goes on where it stopped when the same co
 
 OPTIONS = """\
   --out DIR      run folder; default runs/CONFIG (with --seeds: runs/CONFIG/seed0, ...)
-  --seeds N      train N seeds, from the recipe's own seed on, and report mean and spread; default 1
+  --seeds N      train N seeds, from the recipe's own seed on, and report mean and spread; default 1. A second stage
+                 builds on the first of its seed, if that was trained with --seeds, else all seeds on the one run
   --device D     cpu, cuda, cuda:1 or mps; default: the first GPU, or the CPU
   --pictures DIR a folder of your own pictures in place of the recipe's data, with or without masks (docs/data.md)
   --dry-run      build everything and make a few steps in memory: parameters, memory, time, and where each setting
@@ -274,13 +275,16 @@ def train_seeds(
 
     Outputs(base).check_free(["summary.json"])
     answers = []
-    for seed in range(run.seed, run.seed + count):
+    runs = {seed: of_seed(run, seed) for seed in range(run.seed, run.seed + count)}  # all, before the first is trained
+    for note in dict.fromkeys(note for _, notes in runs.values() for note in notes):
+        err.print(note, soft_wrap=True, markup=False)
+    for seed, (one, _) in runs.items():
         more = run.seed + count - seed - 1
         following.set((more, more * run.steps))
         err.print(f"[bold]seed {seed}[/bold]")
         try:
             how = {"device": device, "callbacks": callbacks}
-            answers.append({"seed": seed, **train_one(replace(run, seed=seed), base / f"seed{seed}", **how)})
+            answers.append({"seed": seed, **train_one(one, base / f"seed{seed}", **how)})
         except Diverged as error:
             err.print(str(error), soft_wrap=True, markup=False)
             answers.append({"seed": seed, "diverged": str(error)})
@@ -301,6 +305,34 @@ def train_seeds(
     with writing(base, doing="writing a summary") as outputs:
         outputs.write_text("summary.json", json.dumps(answer, indent=1) + "\n")
     return answer
+
+
+def of_seed(run: "Run", seed: int) -> "tuple[Run, list[str]]":
+    """The run with another seed, and what it builds on.
+
+    An earlier run that the method names, such as the first stage of SPOT, is the one of the same seed where it was
+    trained with `--seeds` (`runs/NAME/seed1` in the place of `runs/NAME`); a run folder serves all seeds.
+
+    Raises:
+        UserError: if the earlier run has other seeds, but not this one.
+    """
+    earlier, notes = {}, []
+    for field in fields(run.method):
+        value = getattr(run.method, field.name)
+        if not isinstance(value, str) or not value:
+            continue
+        place = Path(value)
+        if (place / "run.yaml").is_file():
+            notes.append(f"All seeds build on {value}, the one run that method.{field.name} names.")
+        elif trained := sorted(path.parent.name for path in place.glob("seed*/run.yaml")):
+            if f"seed{seed}" not in trained:
+                raise UserError(
+                    f"{value} holds {', '.join(trained)}, but not seed{seed}, which seed {seed} builds on; train it "
+                    f"there first, or name one run for all seeds with --method.{field.name.replace('_', '-')}."
+                )
+            earlier[field.name] = str(place / f"seed{seed}")
+            notes.append(f"seed {seed} builds on {earlier[field.name]}.")
+    return replace(run, seed=seed, method=replace(run.method, **earlier)), notes
 
 
 def _say(step: int, metrics: dict[str, float], verdict: str) -> None:
