@@ -14,6 +14,7 @@ from rich.console import Console
 
 from slotworks.cli import VERBS, main
 from slotworks.cli.console import matrix_tables
+from slotworks.cli.evaluate import _comparable
 from slotworks.cli.train import of_seed
 from slotworks.configs import glass, spot
 from slotworks.types import UserError
@@ -161,6 +162,20 @@ def test_zero_shot_matrix(run_folder, stripes, capsys, monkeypatch):
     assert [record["protocol"] for record in records] == ["oclf", "oclf", "oclf[attention]", "oclf[attention]"]
     for run in (run_folder, Path("runs/my_stripes.stripes")):
         assert len(list((run / "eval").glob("shape_scenes_plain-test-oclf*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocols", "own"),
+    [
+        ({"glass-release"}, True),
+        ({"slot-attention"}, False),
+        ({"glass-release", "spot"}, False),
+        ({"oclf+ari_c"}, True),
+    ],
+)
+def test_a_matrix_has_the_rules_that_its_runs_share(protocols, own):
+    """Of GLASS's table 4 those of its release."""
+    assert _comparable(protocols) == own
 
 
 def test_probes_from_the_command_line(stripes, capsys):

@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
     "edit": ("edit", "take objects out of a picture, bring them in from another, by their slots"),
+    "compose": ("compose", "pictures of several texts at once, the comparison with editing by slots"),
     "studio": ("studio", "edit pictures in a browser, by clicking objects"),
     "synthesize": ("synthesize", "images with pseudo-masks for GLASS: glass.coco, glass.voc, glass.scenes; resumes"),
     "report": ("report", "a run folder to one HTML page"),

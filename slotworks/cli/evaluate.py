@@ -107,8 +107,8 @@ def evaluate(
     places = _places(runs, out_folder)
     found = [find_run(run, settings=set_fields, out=place) for run, place in zip(runs, places, strict=True)]
     folders = [folder for folder, _ in found]
-    if task == "discovery" and len({load_run(folder).protocol for folder in folders}) > 1:
-        given.setdefault("protocols", (DEFAULT,))  # runs are compared under the same rules: their own, if they agree
+    if task == "discovery" and len(runs) > 1 and not _comparable({load_run(folder).protocol for folder in folders}):
+        given.setdefault("protocols", (DEFAULT,))  # runs are compared under the same rules
     records = []
     for (folder, config), place in zip(found, places, strict=True):
         chosen: Any = sources or (with_root(load_run(folder).data, root) if root else None)
@@ -139,6 +139,13 @@ def evaluate(
     for reason in unsaved:
         err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
     return 2 if unsaved else 0
+
+
+def _comparable(names: set[str]) -> bool:
+    """Whether runs with these protocols are scored under their own: it is one, and tells more than FG-ARI."""
+    from slotworks.protocols import get
+
+    return len(names) == 1 and {"mbo_i", "miou_i"} <= set(get(*names, importing=False).metrics)
 
 
 def _places(runs: Sequence[str], out: Path | None) -> list[Path | None]:

@@ -1,11 +1,18 @@
 """Composable Diffusion against diffusers' own pipeline, and the rules of weights."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import save_diffusion
 
+from slotworks.cli import main
 from slotworks.editing.composable import compose, embed_prompts, read_composition
 from slotworks.encoders.diffusion import LatentDiffusion
+from slotworks.evaluation.samples import to_pixels
 from slotworks.types import UserError
 
 diffusers = pytest.importorskip("diffusers")
@@ -98,3 +105,23 @@ def test_two_text_encoders_are_refused(tmp_path):
     folder = save_diffusion(tmp_path / "xl", double=True)
     with pytest.raises(UserError, match="has two text encoders"):
         compose(str(folder), ["a"])
+
+
+def test_figure_9_from_the_command_line(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["compose", "pizza AND person", "--model", folder, "--steps", "2", "--seeds", "0", "3", "--json"]
+    assert main([*command, "--device", "cpu"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["prompts"], answer["weights"]) == (["pizza", "person"], [7.5, 7.5])
+    assert answer["written"] == ["composed/pizza_and_person_0.png", "composed/pizza_and_person_3.png"]
+    expected = compose(folder, ["pizza", "person"], steps=2, seeds=(0, 3))
+    for path, picture in zip(answer["written"], expected, strict=True):
+        with Image.open(path) as found:
+            difference = np.asarray(found).astype(int) - to_pixels(picture).astype(int)
+        assert np.abs(difference).max() <= 1
+    Path("composed/pizza_and_person_0.png").write_text("mine")
+    assert main([*command, "--device", "cpu"]) == 2
+    assert "pizza_and_person_0.png" in capsys.readouterr().err
+    assert Path("composed/pizza_and_person_0.png").read_text() == "mine"
+    assert main(["compose", "cat AND "]) == 2
+    assert "has an empty part" in capsys.readouterr().err
