@@ -114,3 +114,27 @@ def test_set_prediction_is_trained_as_the_supplement_says():
         assert (run.optimizer.lr, run.batch_size, run.method.inner_lr) == (3e-4, 32, 25)
         assert (run.method.num_iterations, run.method.test_iterations) == (10, steps)
         assert run.steps == 100 * (70_000 // 32)
+
+
+def test_rows_of_glass_say_how_they_are_measured():
+    """Section 4: slots are compared with masks at their own size. Supplement B.1: probes. Release: 512 images, seed 42."""
+    everything = recipes()
+    for name in ("coco", "voc", "coco_dagger", "voc_dagger", "coco_sem", "coco_phase2"):
+        images = everything[f"glass.{name}"]().data.images
+        assert (images.image_size, images.mask_size) == (448, 512)
+    assert everything["glass.scenes_mini"]().data.images.mask_size == 64  # what its own model draws
+    for name, how in (("coco", "--epochs 10"), ("voc", "--target class")):
+        for method in ("glass", "stable_lsd"):
+            assert f"by --task properties {how}, supplement B.1" in everything[f"{method}.{name}"]().expected
+    for name in ("glass.coco_phase2", "glass.coco_dagger_phase2", "stable_lsd.coco"):
+        assert "--task reconstruction --perceptual --images 512 --seed 42" in everything[name]().expected
+
+
+def test_methods_without_training_are_scored_as_printed():
+    """MaskCLIP's README: foreground pixels alone. DiffCut's `eval_diffcut.py`: PAMR, 128 pixels."""
+    everything = recipes()
+    assert everything["mask_clip.voc_foreground"].options == "--task semantic --count-background False"
+    for name in ("voc", "voc_sd14", "coco"):
+        run = everything[f"diff_cut.{name}"]()
+        assert (run.method.refinement, run.method.map_size, run.data.mask_size) == (10, 128, 128)
+    assert everything["diff_cut.voc_unrefined"]().method.refinement == 0
