@@ -117,7 +117,7 @@ def test_set_prediction_is_trained_as_the_supplement_says():
 
 
 def test_rows_of_glass_say_how_they_are_measured():
-    """Section 4: slots are compared with masks at their own size. Supplement B.1: probes. Release: 512 images, seed 42."""
+    """Section 4: masks are compared at their own size. Supplement B.1: probes. Release: 512 images, seed 42."""
     everything = recipes()
     for name in ("coco", "voc", "coco_dagger", "voc_dagger", "coco_sem", "coco_phase2"):
         images = everything[f"glass.{name}"]().data.images
