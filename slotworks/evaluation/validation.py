@@ -107,12 +107,12 @@ def validate(
     sets: list[Result] = []
     masks: list[DiscoveryResult] = []
     reason = "" if has_masks(dataset) else unscored(data, split)
-    known = {"num_images": count, "total": len(dataset)}
+    of: dict[str, Any] = {"num_images": count, "total": len(dataset)}
     if isinstance(method, PredictsSets):
         with suppress(NotFinite):  # a training goes on, and the detector says what is wrong
             sets = evaluate_sets(method, dataset, num_images=count)
         if not attends(method, dataset):  # nothing to see, nothing for the detector
-            return Validation(sets, [], "no attention to look at", **known)
+            return Validation(sets, [], "no attention to look at", **of)
     if not reason:
         names: dict[str, None] = dict.fromkeys([settings["protocol"], *([protocols.DEFAULT] if last else [])])
         rules = [protocols.get(name, importing=False) for name in names]
@@ -125,7 +125,7 @@ def validate(
     looked |= {"split": split, "step": step}
     _, verdict = doctor.examine(folder, **looked, curves=curves, settings=settings, config=config)
     show(method, masks[0] if masks else None, dataset, folder, step=step)
-    return Validation(sets, masks, verdict, reason, **known)
+    return Validation(sets, masks, verdict, reason, **of)
 
 
 def counted(dataset: Dataset, settings: Mapping[str, Any], *, last: bool) -> int:
