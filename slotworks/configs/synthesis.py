@@ -2,7 +2,8 @@
 
 glass.coco    captions by BLIP-2 for COCO's training images, Stable Diffusion 2.1
 glass.voc     the same for VOC's trainaug
-glass.scenes  drawn scenes and the small diffusion model that comes with the package
+glass.scenes  drawn scenes and the small diffusion model that comes with the package; glass.scenes_repeated the same
+              with several objects of one class
 
 What section 4 of the paper says is set here: nouns by NLTK's tagger, COCO's classes on VOC, too, a prompt of its own
 for each class, and attention to it averaged over sizes of maps. Which sizes, and which words mean a class, it does not
@@ -18,7 +19,7 @@ are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
 from collections.abc import Callable
 from dataclasses import replace
 
-from slotworks.configs.tiny_diffusion import TINY_SCENES
+from slotworks.configs.tiny_diffusion import REPEATED_SCENES, TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.errors import nearest
 from slotworks.parts import own_function
@@ -131,10 +132,29 @@ def scenes() -> Synthesis:
     )
 
 
+def scenes_repeated() -> Synthesis:
+    """160 drawn scenes that mostly hold several objects of one class, which share a mask; the refinement is on.
+
+    Command:   slotworks synthesize glass.scenes_repeated
+    """
+    return replace(scenes(), source=SceneCaptions(REPEATED_SCENES), num_images=160, power=1)
+
+
 RECIPES: dict[str, Callable[[], Synthesis]] = {
     f"glass.{function.__name__}": function
     for function in (
-        *(coco, coco_names, coco_labels, coco_templates, coco_sharegpt, voc, voc_names, voc_labels, scenes),
+        *(
+            coco,
+            coco_names,
+            coco_labels,
+            coco_templates,
+            coco_sharegpt,
+            voc,
+            voc_names,
+            voc_labels,
+            scenes,
+            scenes_repeated,
+        ),
     )
 }
 

@@ -24,6 +24,9 @@ WORDS = (
 # and masks can be read only from words that it knows.
 TINY_SCENES = ShapeScenes(max_objects=3, sizes=(0.28, 0.36, 0.44), classes="color")
 
+# Two or three objects of two colours, so that most scenes hold several objects of one class.
+REPEATED_SCENES = replace(TINY_SCENES, min_objects=2, colors=("red", "blue"))
+
 
 @recipe(
     takes="about 75 minutes on one core of a recent CPU",
