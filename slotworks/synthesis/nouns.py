@@ -70,8 +70,8 @@ class NounMatcher:
     """Finds classes in captions: `matcher(caption)` gives their names in order of mention, each once.
 
     A name is found as singular or plural, as one word or with a hyphen (`hotdog`, `hot-dog`), whatever its case. At
-    every word the longest name counts: a hot dog is no dog and a teddy bear no bear. That is what GLASS's taggers and
-    lists do with nouns; the paper does not say how plurals and compounds are treated.
+    every word the longest name counts: a hot dog is no dog and a teddy bear no bear. GLASS takes nouns that are
+    COCO's class names (section 4) and does not say how plurals and compounds are treated.
 
     Args:
         class_names: of class id 1, 2, ...; an empty name is an id that no class has. VOC's names are also found as
