@@ -55,7 +55,7 @@ def test_every_command(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     small = {"image-size": 64, "steps": 1, "self-size": 8, "cross-sizes": 8, "precision": 32}
     models = {"model": "sd21", "source.captioner.model": "blip2", "source.captioner.max-new-tokens": 12}
-    models |= {"source.captioner.precision": 32}
+    models |= {"source.captioner.precision": 32, "source.tagger": "dictionary"}
     assert main(["synthesize", "glass.coco", *words(models | small), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["images"] == 2  # both training pictures of the fixture got a caption that names a class
