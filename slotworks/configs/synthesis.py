@@ -127,7 +127,7 @@ def scenes() -> Synthesis:
         cfg_scale=3.0,
         negative_prompt="",
         self_size=16,
-        power=0,  # 16 x 16 is all that this U-Net has: its self-attention blurs maps of that size, it sharpens none
+        power=0,  # on 16 x 16, all that this U-Net has, it takes in background: docs/notes/glass.md
         batch_size=32,
     )
 
