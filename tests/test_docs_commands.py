@@ -44,7 +44,8 @@ def commands() -> dict[str, list[str]]:
             if not written or "->" in line or " ... " in line or ".py" in line or "run.yaml" in line:
                 continue  # a drawing; files of one's own, which docs/extending.md makes and test_docs.py runs
             words = re.split(r" {2,}| *#", written[1])[0]
-            found[f"{page.name}: {words}"] = [PLACES.get(word, word) for word in shlex.split(words)]
+            given = re.sub(r" --pictures \S+", "", words)  # a folder of the reader's, which would be read
+            found[f"{page.name}: {words}"] = [PLACES.get(word, word) for word in shlex.split(given)]
     named = (["data", "check"], ["evaluate", "--task"])  # in a sentence, without what they are of
     return {
         said: words for said, words in found.items() if words not in named and (words[1:] or words[0] not in cli.VERBS)
