@@ -118,7 +118,7 @@ def evaluate(
         records += api.evaluate(
             folder,
             data=chosen,
-            split=split or ("test" if pictures else None),
+            split=split or (chosen.scored_split if pictures else None),
             task=task,
             num_images=images,
             batch_size=batch_size,

@@ -105,7 +105,7 @@ class Marked:
 
     def describe(self) -> str:
         """What is there, in one sentence."""
-        words = [f"{len(self.pictures):,} pictures", f"masks of {len(self.marks):,}"]
+        words = [f"{len(self.pictures):,} pictures", f"masks of {len(self.marks):,}" if self.marks else "no masks"]
         if self.most_people > 1:
             count = sum(len(marks.people) for marks in self.marks.values()) / len(self.marks)
             words[-1] += f" by {count:.1f} people on average"

@@ -83,6 +83,12 @@ class Pictures(MaskedPhotos):
         """The class of each id from 1 on; empty where nobody named classes."""
         return self.marked.class_names
 
+    @property
+    def scored_split(self) -> str:
+        """The split to score where none is named: test, or val in a folder that has no folder test."""
+        there = {*self.marked.splits.values()}
+        return "val" if there and "test" not in there else "test"
+
     @cached_property
     def marked(self) -> Marked:
         """The pictures of all splits and what is known about them, as they were when this was first asked for.

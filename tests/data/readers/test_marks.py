@@ -166,6 +166,8 @@ def test_several_people(tmp_path):
     png(tmp_path / "val/masks/c_2.png", TRUE + 1)
     data = Pictures(root=str(tmp_path), image_size=30, mask_size=30)
     assert [len(data.entries(split)[0]) for split in ("train", "val", "test")] == [2, 2, 2]
+    assert (data.scored_split, Pictures(root=str(tmp_path / "val")).scored_split) == ("val", "test")
+    assert data.marked.describe() == "4 pictures; masks of 4 by 2.2 people on average; splits train 2, val 2, test 0."
     assert "mask" not in data.open("train")[0]
     batch = data.open("val").__getitems__([0, 1])
     assert batch["annotators"].shape == (2, 3, 30, 30)
