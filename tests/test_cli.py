@@ -17,6 +17,7 @@ from slotworks.cli.console import matrix_tables
 from slotworks.cli.evaluate import _comparable
 from slotworks.cli.train import of_seed
 from slotworks.configs import glass, spot
+from slotworks.evaluation.doctor import Finding
 from slotworks.types import UserError
 
 SMALL = (
@@ -197,10 +198,19 @@ def test_probes_from_the_command_line(stripes, capsys):
     assert "unmatched" in text
 
 
-def test_doctor_finds_an_untrained_run(run_folder, capsys):
-    assert main(["doctor", str(run_folder), "--json"]) == 1
-    findings = json.loads(capsys.readouterr().out)
-    assert any(finding["severity"] == "problem" and finding["fix"] for finding in findings)
+def test_doctor_finds_a_run_that_has_only_begun(run_folder, capsys):
+    assert main(["doctor", str(run_folder), "--json"]) == 0
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert (finding["name"], finding["severity"]) == ("not_specialised", "note")
+    assert "the learning rate is still being warmed up (step 4 of 350)" in finding["evidence"]
+    assert finding["fix"].startswith("Train on")
+
+
+def test_doctor_ends_with_1_where_something_is_wrong(run_folder, capsys, monkeypatch):
+    wrong = Finding("stripes", "problem", "Images are cut alike.", "Warm up.")
+    monkeypatch.setattr("slotworks.api.examine", lambda run, **options: [Finding("ok", "ok", "Fine.", ""), wrong])
+    assert main(["doctor", str(run_folder)]) == 1
+    assert capsys.readouterr().out.splitlines() == ["ok: Fine.", "stripes: Images are cut alike.", "    Warm up."]
 
 
 def test_seeds_report_mean_and_spread(tmp_path, capsys):
