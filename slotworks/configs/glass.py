@@ -286,7 +286,7 @@ scenes_recon_instance_mini = scenes_mini.but(
 )
 
 
-@recipe(takes="not measured yet")
+@recipe(takes="4 minutes and 35 seconds of one core without bfloat16 instructions, beside other work")
 def scenes_repeated_mini() -> Run:
     """Drawn shapes of two colours, several of one class in most scenes, both guiding losses, 400 steps.
 
@@ -296,7 +296,7 @@ def scenes_repeated_mini() -> Run:
     first = scenes_mini()
     assert isinstance(first.method, GlassConfig)
     data = replace(_cached(first.method, "glass.scenes_repeated", REPEATED_SCENES, mask=64), flips=True)
-    return changed(first, data=data, steps=400)
+    return changed(first, data=data, steps=400, precision="32", channels_last=False)  # as it was measured
 
 
 scenes_repeated_semantic_mini = scenes_repeated_mini.but(

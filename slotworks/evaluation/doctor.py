@@ -94,7 +94,9 @@ FIXES = {
     "stripes": (
         "Warm the learning rate up for longer{warmup}, which avoids stripes (Slot Attention, supplement), and run "
         "several seeds: one in five still ended in stripes, with a lower error than the others (SlotDiffusion, "
-        "E.3), so never choose a run by its loss."
+        "E.3), so never choose a run by its loss. On features of a ViT slots are bound to places where the decoder can "
+        "tell features by their place alone: give each slot one feature (method.decoder=flat), add coordinates to the "
+        "values (method.value-coordinates), start from k-means (method.initializer=kmeans)."
     ),
     "background_split": (
         "Use fewer slots if some are spare{slots}: they move to the background. An even background can be rendered by "
@@ -259,8 +261,8 @@ def _collapse(stats: Mapping[str, float], *, early: bool, learning: str) -> tupl
         score, own = stats.get("stripes_foreground", 0), stats.get("truth_agreement", 0)
         if score >= STRIPES_FOREGROUND and score > own:
             text = (
-                f"Objects are cut as in all other images (agreement {score:.2f}, threshold {STRIPES_FOREGROUND}) and "
-                f"not as they lie in their own (agreement {own:.2f}){on}."
+                f"Slots are bound to places: objects are cut as in all other images (agreement {score:.2f}, threshold "
+                f"{STRIPES_FOREGROUND}) and not as they lie in their own (agreement {own:.2f}){on}."
             )
             return "stripes", "problem", text
     elif (score := stats.get("stripes", 0)) >= STRIPES_NOTE:

@@ -422,3 +422,22 @@ def test_one_slot_that_is_sure_is_no_phase_of_equal_shares():
     assert (finding.name, finding.severity) == ("one_slot_takes_all", "problem")
     assert "sure of 92% of a pixel" in finding.evidence
     assert "method.value-coordinates" in finding.fix
+
+
+REAL = {
+    # decoder masks of six slots on features of DINOv2 ViT-S/14, 64 collages, after 500 steps
+    "photos_mlp": {"confidence": 0.79, "entropy_foreground": 0.39, "swallowed": 0.17, "stripes_foreground": 0.23,
+                   "truth_agreement": 0.54, "num_regions": 4.61, "dead_slots": 0.03, "objects_per_slot": 1.35},
+    # without coordinates, with a decoder that sees the place: attention masks
+    "bound to places": {"confidence": 0.43, "entropy_foreground": 0.80, "swallowed": 0.30, "stripes_foreground": 0.43,
+                        "truth_agreement": 0.39, "num_regions": 4.61, "dead_slots": 0.26, "objects_per_slot": 1.97},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "expected"), [("photos_mlp", "healthy"), ("bound to places", "stripes")])
+def test_numbers_of_real_runs(case, expected):
+    found = diagnose({"num_images": 64.0, "num_slots": 6.0, "finite": 1.0, **REAL[case]})
+    assert [finding.name for finding in found] == [expected]
+    if expected == "stripes":
+        assert "Slots are bound to places" in found[0].evidence
+        assert "method.value-coordinates" in found[0].fix

@@ -20,7 +20,7 @@ from slotworks.evaluation.discovery import evaluate_discovery
 from slotworks.training import load_method, train
 
 TEST_IMAGES = 60
-MARGIN = {"fg_ari": 3.0, "mbo_i": 2.0}
+MARGIN = {"fg_ari": 8.0, "mbo_i": 5.0}  # drawn cut-outs: 20 and 14; three seeds on photographed ones: 12 and 7
 
 
 @pytest.fixture(scope="module")
