@@ -151,8 +151,9 @@ def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str,
 def own(name: str) -> str:
     """Our own numbers of a recipe as it stands, from its record in `docs/records`; empty where there is none."""
     results = _results(DOCS / "results.py")
-    record = results.find(name) if (results.FOLDER / f"{name}.json").is_file() else {"evaluations": []}
-    if not record["evaluations"]:
+    records = results.read(name) if (results.FOLDER / f"{name}.json").is_file() else []
+    record = next((one for one in records if not one["name"]), None)  # those with a name are of other settings
+    if record is None or not record["evaluations"]:
         return ""
     first = record["evaluations"][0]
     numbers = []
