@@ -161,7 +161,7 @@ def evaluate_under(
     chosen = [_with_available_masks(protocols.get(r) if isinstance(r, str) else r, None, method) for r in rules]
     count = count_images(dataset, num_images)
     scores: list[list[dict[str, Score]]] = [[] for _ in chosen]  # by protocol, then batch
-    wanted = list(dict.fromkeys((protocol.masks, protocol.merge) for protocol in chosen))
+    wanted: list[Wanted] = list(dict.fromkeys((protocol.masks, protocol.merge) for protocol in chosen))
     first = dataset.__getitems__([0])
     if "video" in first:  # as many images at once, but of fewer videos
         batch_size = max(batch_size // min(PIECE, first["video"].shape[1]), 1)
