@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -30,7 +31,7 @@ import slotworks.data.stores.generated
 import slotworks.data.stores.latents
 import slotworks.methods  # noqa: F401  (settings name classes of these packages; they never say what to import)
 from slotworks.errors import UserError, needs_extra, quote, transport_errors
-from slotworks.files import folder_beside, replacing, write_text
+from slotworks.files import replacing, write_text
 from slotworks.json_text import read_json
 from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, load_weights, save_checkpoint
 from slotworks.training.numerics import find_device
@@ -132,8 +133,8 @@ def push_to_hub(
         raise UserError(f"A commit on the hub gets its name there; give {repo} without @{revision}.")
     with needs_extra("hub"):
         from huggingface_hub import HfApi
-    with folder_beside(Path(run_folder) / "pretrained") as beside:
-        _write(Path(run_folder), beside, repo, license, pictures)
+    with tempfile.TemporaryDirectory() as beside:  # a run may lie where nothing can be written
+        _write(Path(run_folder), Path(beside), repo, license, pictures)
         api = HfApi(token=token)
         with _said(repo, "could not be written"):
             api.create_repo(repo, private=private or None, exist_ok=True)
