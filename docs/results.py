@@ -220,6 +220,7 @@ def collect(folders: Sequence[Path], *, name: str = "", recipe: str = "", machin
     from slotworks.configs import find as find_recipe
     from slotworks.training import load_run
     from slotworks.training.checkpoint import LAST, load_checkpoint
+    from slotworks.training.numerics import unsettled
 
     folders = [found for folder in folders for found in seed_folders(folder)]
     runs = [load_run(folder) for folder in folders]
@@ -228,7 +229,8 @@ def collect(folders: Sequence[Path], *, name: str = "", recipe: str = "", machin
     recipe = recipe or next((word for word in words[1:2] if "." in word and ".py:" not in word), "")
     if not recipe:
         raise UserError(f"{folders[0]} was made by {' '.join(words)!r}, which names no recipe; give --recipe.")
-    settings = [_different(find_recipe(recipe)(), run) for run in runs]
+    own = find_recipe(recipe)()
+    settings = [_different(own, unsettled(run, own)) for run in runs]  # without what `auto` became on that machine
     if any(one != settings[0] for one in settings):
         raise UserError(f"{', '.join(map(str, folders))} differ in more than their seed: {settings}.")
     trained = [folder / LAST for folder in folders if (folder / LAST).is_file()]

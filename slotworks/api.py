@@ -237,7 +237,7 @@ def segment(
         check_extra("video", "av")
     run, method = load(run_folder, device=device)
     with writing(out, doing="writing results") as outputs:
-        yield from segment_files(method, paths, outputs, image_size=run.data.size, **options)
+        yield from segment_files(method, paths, outputs, image_size=run.data.size, protocol=run.protocol, **options)
 
 
 def synthesize(config: "Synthesis", folder: str | Path, *, device: str | None = None, **options: Any) -> dict:

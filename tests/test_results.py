@@ -66,7 +66,7 @@ SAID = {  # numbers in sentences: {RECORD METRIC}
         "and {glass.scenes_mini single_object_slots}. Of five slots",
     ],
     "docs/notes/slot_attention.md": [
-        "FG-ARI {slot_attention.tetrominoes_mini fg_ari ±} (standard error over 320 test images)",
+        "FG-ARI {slot_attention.tetrominoes_mini#decoder-masks fg_ari ±} (standard error over 320 test images)",
         "FG-ARI {slot_attention.tetrominoes_long_mini#seed-0 fg_ari})",
     ],
     "docs/notes/glass.md": [

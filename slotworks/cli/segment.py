@@ -23,7 +23,7 @@ def segment(
     /,
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("segments"),
     num_slots: int | None = None,
-    masks: Literal["decoder", "attention"] = "decoder",
+    masks: Literal["decoder", "attention"] | None = None,
     merge: float | None = None,
     edges: bool = False,
     cut_outs: bool = False,
@@ -53,7 +53,7 @@ def segment(
         images: picture or video files, or folders of pictures.
         out_folder: folder for the results.
         num_slots: another number of slots than in training, where the method allows it.
-        masks: what the decoder mixes with, or the attention of the slots.
+        masks: what the decoder mixes with, or the attention of the slots; by default what the run's protocol scores.
         merge: of pictures: join slots whose cosine is above this, for too many slots; such as 0.9.
         edges: of pictures: borders follow the picture's edges; by default masks are enlarged smoothly.
         cut_outs: of pictures: also each segment with transparency, OUT/cutouts/cat_3.png, but not the one that owns

@@ -296,7 +296,7 @@ def scenes_repeated_mini() -> Run:
     first = scenes_mini()
     assert isinstance(first.method, GlassConfig)
     data = replace(_cached(first.method, "glass.scenes_repeated", REPEATED_SCENES, mask=64), flips=True)
-    return changed(first, data=data, steps=400, precision="32", channels_last=False)  # as it was measured
+    return changed(first, data=data, steps=400)
 
 
 scenes_repeated_semantic_mini = scenes_repeated_mini.but(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from slotworks import protocols
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
 from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
@@ -34,6 +35,8 @@ def segment_files(
     outputs: Outputs,
     *,
     image_size: tuple[int, int],
+    masks: protocols.MaskSource | None = None,
+    protocol: str = "slot-attention",
     skip_damaged: bool = False,
     boxes: Sequence[Sequence[float]] | None = None,
     merge: float | None = None,
@@ -43,7 +46,8 @@ def segment_files(
 ) -> Iterator[dict]:
     """`segment_images` of the pictures among some files and `segment_video` of the videos; options are theirs.
 
-    `merge`, `edges` and `cut_outs` are of pictures alone.
+    `merge`, `edges` and `cut_outs` are of pictures alone. `masks` are by default those that `protocol` scores, so that
+    one sees what was measured.
 
     Results of earlier calls are not read as pictures. Whatever is in the way is said before the work starts.
 
@@ -67,6 +71,7 @@ def segment_files(
         outputs.name_for(path, PICTURE_KINDS)
     for path in videos:
         outputs.name_for(path, KINDS, folders=FOLDERS)
+    options["masks"] = masks or protocols.get(protocol).masks
     if pictures:
         how = {"image_size": image_size, "skip_damaged": skip_damaged, "merge": merge, **options}
         yield from segment_images(method, pictures, outputs, edges=edges, cut_outs=cut_outs, **how)

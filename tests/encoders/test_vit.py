@@ -634,10 +634,11 @@ def test_known_encoders():
         "DINOV2_REG_S14": (384, 256, "tokens"),
         "DINOV2_REG_B14": (768, 256, "tokens"),
         "DINOV2_REG_L14": (1024, 256, "tokens"),
+        "DINOV2_S14_NORMED": (384, 256, "normed"),
         "DINOV2_B14_NORMED_448": (768, 1024, "normed"),
         "MAE_B16": (768, 196, "tokens"),
     }
-    assert len({(c.model, c.features) for c in known.values()}) == 12
+    assert len({(c.model, c.features) for c in known.values()}) == 13
 
 
 def test_short_names(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from slotworks.evaluation import segment_results
 from slotworks.evaluation.edges import guided
 from slotworks.evaluation.segment import largest, segment_images, upsampled_argmax
 from slotworks.evaluation.segment_video import segment_files
-from slotworks.outputs import Outputs
-from slotworks.types import Method, SlotOutput
+from slotworks.outputs import Outputs, writing
+from slotworks.types import DecoderOutput, Method, SlotOutput
 
 COLORS = np.array([(90, 120, 60), (200, 60, 40), (40, 60, 200)], np.uint8)
 
@@ -148,3 +148,28 @@ def test_videos_have_neither(tmp_path):
                 Colors(), [tmp_path / "clip.mp4"], Outputs(tmp_path / "out"), image_size=(64, 64), cut_outs=True
             )
         ]
+
+
+class Disagreeing(Colors):
+    """A decoder whose masks show the first slot everywhere, whatever the attention says."""
+
+    def decode(self, slots):
+        masks = torch.zeros(len(slots), 3, 8, 8)
+        masks[:, 0] = 1
+        return DecoderOutput(torch.zeros(len(slots), 3, 8, 8), masks)
+
+
+@pytest.mark.parametrize(
+    ("options", "segments"),
+    [
+        ({}, 1),  # the default protocol scores decoder masks
+        ({"protocol": "oclf[attention]"}, 3),
+        ({"protocol": "oclf[attention]", "masks": "decoder"}, 1),
+        ({"masks": "attention"}, 3),
+    ],
+)
+def test_masks_are_those_that_are_scored(tmp_path, options, segments):
+    picture = write_scene(tmp_path / "scene.png")
+    with writing(tmp_path / "out", doing="writing results") as outputs:
+        (found,) = segment_files(Disagreeing(), [picture], outputs, image_size=(64, 64), **options)
+    assert found["slots"] == segments
