@@ -45,6 +45,7 @@ def hub(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_me")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with serving(served) as address:
 
         def at(place: str) -> None:
@@ -78,6 +79,7 @@ def test_pushed_loaded_elsewhere_and_scored_to_the_last_digit(trained, hub, tmp_
     words = ["evaluate", "hf://me/tetrominoes", "--images", "4", "--protocol", "slot-attention", "--device", "cpu"]
     more = {"HF_ENDPOINT": served.address, "HF_HOME": str(tmp_path / "fresh"), "HF_HUB_DISABLE_XET": "1"}
     more["PYTHONPATH"] = str(Path(slotworks.__file__).parents[1])
+    more["HF_HUB_OFFLINE"] = "0"  # other tests forbid the network to what they start
     fresh = [sys.executable, "-m", "slotworks", *words, "--json"]
     scored = subprocess.run(fresh, env=os.environ | more, capture_output=True, text=True, timeout=300)
     assert scored.returncode == 0, scored.stderr
