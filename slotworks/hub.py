@@ -84,10 +84,7 @@ def _write(source: Path, out: Path, name: str, license: str | None, pictures: bo
         raise UserError(f"{out} holds something else; choose a new folder.")
     without_paths, left = _portable(run)
     with replacing(out / WEIGHTS) as beside:
-        try:
-            save_file({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, beside, {"format": "pt"})
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from None
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}, beside, {"format": "pt"})
     config = {
         "format": FORMAT,
         "version": VERSION,

@@ -74,9 +74,7 @@ def segment(
     for note in notes:
         err.print(note, soft_wrap=True, markup=False)
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
-    if merge is not None:
-        options["merge"] = merge
-    options |= {"edges": edges, "cut_outs": cut_outs}
+    options |= {"merge": merge, "edges": edges, "cut_outs": cut_outs}
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
     found = api.segment(run_of(run), files, out=out_folder, **options)

@@ -166,7 +166,7 @@ class Dinosaur(FeatureSlots):
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over patches and channels. Cached `features` take the place of images."""
         self._set_noise(step)
-        points = self.points(_frozen_features(self.encoder, batch))
+        points = self.points(self.encoder.features_of(batch))
         return {"recon": self._reconstruction(points, self._group(points).slots)[0]}
 
     def _set_noise(self, step: int) -> None:
@@ -225,7 +225,7 @@ class DinosaurStudent(Dinosaur):
         """The first round's error, and the cross-entropy of attention with the teacher's from the same clusters."""
         if not self.teacher:
             raise ValueError("The teacher is not loaded; call method.prepare(load_method) before training.")
-        points = self.points(_frozen_features(self.encoder, batch))
+        points = self.points(self.encoder.features_of(batch))
         clusters = self.clusters(points)
         out = self._group(points, clusters=clusters)
         masks = self._taught(points, clusters)
@@ -239,10 +239,3 @@ class DinosaurStudent(Dinosaur):
     def _taught(self, points: Tensor, clusters: Tensor | None) -> Tensor:
         teacher = self.teacher[0].to(points.device)
         return blend_with_start(teacher.assign(points, clusters=clusters).attn, clusters, self.config.teacher_start)
-
-
-def _frozen_features(encoder: ViTEncoder, batch: Batch) -> Tensor:
-    if "features" in batch:
-        return batch["features"].float()  # stored as float16
-    with torch.no_grad():
-        return encoder(batch["image"])

@@ -181,7 +181,7 @@ class Spot(FeatureSlots):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Mean squared error over patches and channels. Cached `features` take the place of images."""
-        points = self.points(_frozen_features(self.encoder, batch))
+        points = self.points(self.encoder.features_of(batch))
         return {"recon": self._reconstruction(self.group(points, points))[0]}
 
     def _reconstruction(self, out: SlotOutput) -> tuple[Tensor, DecoderOutput]:
@@ -239,7 +239,7 @@ class SpotStudent(Spot):
         trains = self.config.encoder.trained_blocks > 0
         if trains and "image" not in batch:
             raise UserError("SPOT's second stage trains its encoder and needs images; cached features are not enough.")
-        target = self.points(_frozen_features(self.target_encoder, batch))
+        target = self.points(self.target_encoder.features_of(batch))
         points = self.points(self.encoder(batch["image"])) if trains else target
         clusters = self.clusters(target)
         out = self.group(points, target, None, None, clusters)
@@ -267,10 +267,3 @@ class SpotStudent(Spot):
         started = clusters if isinstance(teacher.initializer, KMeansInit) else None
         attn = teacher.assign(points, clusters=started).attn
         return blend_with_start(attn, clusters, self.config.teacher_start)
-
-
-def _frozen_features(encoder: ViTEncoder, batch: Batch) -> Float[Tensor, "b p c"]:
-    if "features" in batch:
-        return batch["features"].float()  # stored as float16
-    with torch.no_grad():
-        return encoder(batch["image"])
