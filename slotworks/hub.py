@@ -307,7 +307,8 @@ def _sha256(path: Path) -> str:
 def _portable(settings: _Settings) -> tuple[_Settings, list[str]]:
     """Settings without the absolute paths of this machine, and which were left out.
 
-    A path with a default goes back to it; what has none keeps its last name.
+    A path with a default goes back to it; what has none keeps its last name. So does a network read from a folder: the
+    default is another network, which might fit and would be wrong without a word.
     """
     changed: dict[str, Any] = {}
     left: list[str] = []
@@ -320,7 +321,8 @@ def _portable(settings: _Settings) -> tuple[_Settings, list[str]]:
             left += [f"{field.name}.{name}" for name in names]
             changed |= {field.name: inner} if names else {}
         elif isinstance(value, str | Path) and _is_absolute(str(value)):
-            has_default = field.default is not MISSING and isinstance(field.default, str | Path | None)
+            network = field.name == "model"
+            has_default = not network and field.default is not MISSING and isinstance(field.default, str | Path | None)
             last = PureWindowsPath(str(value)).name or "folder"
             changed[field.name] = field.default if has_default else type(value)(last)
             left.append(field.name)

@@ -222,3 +222,14 @@ def test_paths_of_this_machine_stay_here(trained, tmp_path):
     assert portable.data == Tetrominoes()
     assert left == ["data.root"]
     assert _portable(run) == (run, [])
+
+
+def test_a_network_from_a_folder_is_not_taken_for_another(tmp_path):
+    from slotworks.encoders import ViTConfig
+    from slotworks.hub import _portable
+    from slotworks.methods import DinosaurConfig
+
+    own = ViTConfig(str(tmp_path / "my_vit"))  # as wide as the default's, so that the default would fit
+    portable, left = _portable(DinosaurConfig(encoder=own))
+    assert portable.encoder == replace(own, model="my_vit")
+    assert left == ["encoder.model"]
