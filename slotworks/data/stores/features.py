@@ -77,8 +77,6 @@ class CachedFeatures(DataConfig):
             raise ValueError(f"dtype is {self.dtype!r}; choose float16 or bfloat16.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more.")
-        if self.crops < 0:
-            raise ValueError(f"crops is {self.crops}; give how many random crops of each image to store, 0 or more.")
         if self.encoder.trained_blocks:
             raise ValueError(
                 f"encoder.trained_blocks is {self.encoder.trained_blocks}: features that change during training cannot "

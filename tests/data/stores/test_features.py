@@ -382,7 +382,7 @@ def test_random_crops_beside_the_images(cache):
     assert replace(cache, flips=True).open().path != store.path
     areas = np.array([module.crop_window(i, 1)[2:] for i in range(300)]).prod(1)
     assert 0.3 < areas.min() < 0.4 < 0.9 < areas.max() <= 1
-    with pytest.raises(ValueError, match="crops is -1; give how many"):
+    with pytest.raises(ValueError, match=r"^data\.crops is -1; it must be 0 or more\.$"):
         replace(cache, crops=-1)
 
 
