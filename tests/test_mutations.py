@@ -426,7 +426,7 @@ def published(binary: bool):
         pytest.importorskip("transformers")
         from test_transfer_glass import checkpoint as write
 
-        from slotworks.convert import _read, _settings, slot_weights
+        from slotworks.convert.glass import _read, _settings, slot_weights
 
         source = write(folder / "released", binary=binary)
         slots = source / "multiheadstevesa"

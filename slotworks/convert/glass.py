@@ -1,4 +1,4 @@
-"""Published checkpoints as run folders.
+"""StableLSD and GLASS: a folder of their released code as a run folder, and a trained U-Net as a folder.
 
 `convert_glass` reads a folder as the code of StableLSD and GLASS writes it (and its evaluation reads it):
 
@@ -10,40 +10,31 @@ Weights may be safetensors, or a file that `torch.save` wrote: that is read by t
 tensors and nothing else. Optimiser states and random states lie beside them as pickles; they are never opened.
 """
 
-import pickle
-import struct
-import zipfile
-import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from slotworks.configs import glass as recipes
+from slotworks.convert.family import Converted, check_place, write_run
+from slotworks.convert.source import DAMAGE
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
 from slotworks.errors import UserError, quote
-from slotworks.files import check_writable, folder_beside, locked
+from slotworks.files import check_writable, folder_beside
 from slotworks.json_text import read_json
 from slotworks.methods import GlassConfig, StableLSDConfig
 from slotworks.outputs import Outputs, writing
-from slotworks.training import Run, load_method
-from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, save_checkpoint, unwrapped
-from slotworks.training.folder import check_unused, device_name, read_folder, write_folder
+from slotworks.training import load_method
+from slotworks.training.checkpoint import check_weights, fit, unwrapped
 from slotworks.types import MethodConfig
 
 SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
 MLP = ("mlpdecoder", "mlp_decoder")
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 SETTINGS = ("num_iterations", "num_slots", "num_heads", "input_size", "out_size", "slot_size", "mlp_hidden_size")
-
-DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-DAMAGE += (AssertionError, SyntaxError, ImportError, MemoryError, SafetensorError, pickle.UnpicklingError)
-DAMAGE += (struct.error, zipfile.BadZipFile, zlib.error)
-"""What torch and safetensors raise for a damaged file; not `Exception`, of which errors of this package derive."""
 
 SLOT_MODULES = {
     "pos.projection": "position.project",
@@ -63,15 +54,6 @@ SLOT_MODULES = {
     "bbox_mlp": "box_mlp",
 }
 """Parts of the published slot module and ours."""
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What was made of a folder."""
-
-    folder: Path
-    run: Run
-    parts: tuple[str, ...]  # what was found: slots, feature_decoder, unet
 
 
 def convert_glass(
@@ -98,11 +80,7 @@ def convert_glass(
         UserError: a file is missing, damaged or of another model, or the folder is in use.
     """
     source, out = Path(source), Path(out)
-    check_writable(out)
-    if (out / LAST).exists():
-        raise UserError(f"{out} holds a run already; choose another folder.")
-    if not (out / "run.yaml").exists():  # else a kill left it, or it is another run's: see below
-        check_unused(out)
+    check_place(out)
     settings = _settings(source)
     side = settings.get("input_resolution", encoder.grid[0])
     encoder = replace(encoder, image_size=side * encoder.patch_size)
@@ -153,11 +131,7 @@ def convert_glass(
     fit(untrained.build(), weights, source=str(source))
     if unet is not None:
         weights |= {f"decoder.unet.{name}": value for name, value in _read(unet).items()}
-    with locked(out, doing="writing a run"):
-        if read_folder(run, out):
-            raise UserError(f"Another process wrote a run to {out} meanwhile; choose another folder.")
-        write_folder(run, out, device=device_name(torch.device("cpu")), world_size=1, step=run.steps)
-        save_checkpoint(Checkpoint(run=run, step=run.steps, seconds=0.0, model=weights), out / LAST)
+    write_run(run, weights, out)
     found = {"slots": True, "feature_decoder": mlp is not None, "unet": unet is not None}
     return Converted(out, run, tuple(name for name, there in found.items() if there))
 

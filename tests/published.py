@@ -1,0 +1,163 @@
+"""Small checkpoints with the names and shapes of published ones, drawn at random, for tests of `slotworks.convert`.
+
+Names were written down once from the originals' modules; each function says which repository, commit and file.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def drawn(shapes, seed=0):
+    """Random tensors of these shapes: kernels by the root of their fan in, norms around one, biases around zero."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, shape in shapes.items():
+        value = torch.randn(shape, generator=generator)
+        if len(shape) > 1 and name.rpartition(".")[2] in ("weight", "weight_ih", "weight_hh"):
+            value = value / np.prod(shape[1:]) ** 0.5
+        elif name.endswith("weight"):
+            value = 1 + 0.2 * value
+        else:
+            value = 0.3 * value
+        found[name] = value
+    return found
+
+
+def linear(name, inputs, outputs, bias=True):
+    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
+
+
+def norm(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def gru(name, inputs, width):
+    weights = {f"{name}.weight_ih": (3 * width, inputs), f"{name}.weight_hh": (3 * width, width)}
+    return weights | {f"{name}.bias_ih": (3 * width,), f"{name}.bias_hh": (3 * width,)}
+
+
+# ---- a vision transformer: facebookresearch/dino, `vision_transformer.py`, as timm names it, too ---------------------
+
+
+def vit_shapes(width=12, depth=3, patch=8, side=4, hidden=16):
+    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, side * side + 1, width)}
+    shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
+    for i in range(depth):
+        block = f"blocks.{i}"
+        shapes |= norm(f"{block}.norm1", width) | linear(f"{block}.attn.qkv", width, 3 * width)
+        shapes |= linear(f"{block}.attn.proj", width, width) | norm(f"{block}.norm2", width)
+        shapes |= linear(f"{block}.mlp.fc1", width, hidden) | linear(f"{block}.mlp.fc2", hidden, width)
+    return shapes
+
+
+def vit_tokens(weights, image, *, heads=1, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+    """What the last block gives for each patch: pre-norm blocks, LayerNorms with epsilon 1e-6, GELU."""
+    w = {name: value.to(image.dtype) for name, value in weights.items()}
+    mean, std = (image.new_tensor(values)[:, None, None] for values in (mean, std))
+
+    def ln(x, name):
+        return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
+
+    def fc(x, name):
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    patch = w["patch_embed.proj.weight"].shape[-1]
+    x = F.conv2d((image - mean) / std, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=patch)
+    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1) + w["pos_embed"]
+    depth = len({name.split(".")[1] for name in w if name.startswith("blocks.")})
+    for i in range(depth):
+        block = f"blocks.{i}"
+        q, k, v = fc(ln(x, f"{block}.norm1"), f"{block}.attn.qkv").chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        attn = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        x = x + fc((attn @ v).transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        x = x + fc(F.gelu(fc(ln(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
+    return x[:, 1:]
+
+
+# ---- DINOSAUR: amazon-science/object-centric-learning-framework 0a97292cb0db ----------------------------------------
+
+
+def oclf_shapes(decoder, *, features=12, slot=8, patches=16, network=True):
+    """`ocl/combined_model.py` with the modules of `configs/experiment/projects/bridging/dinosaur`."""
+    shapes = {"conditioning.slots_mu": (1, 1, slot), "conditioning.slots_logsigma": (1, 1, slot)}
+    embedding, attention = "perceptual_grouping.positional_embedding.layers.1", "perceptual_grouping.slot_attention"
+    shapes |= norm(f"{embedding}.0", features) | linear(f"{embedding}.1", features, features)
+    shapes |= linear(f"{embedding}.3", features, slot)
+    for letter in "qkv":
+        shapes |= linear(f"{attention}.to_{letter}", slot, slot, bias=False)
+    shapes |= gru(f"{attention}.gru", slot, slot) | norm(f"{attention}.norm_input", slot)
+    shapes |= norm(f"{attention}.norm_slots", slot) | norm(f"{attention}.ff_mlp.module.0", slot)
+    shapes |= linear(f"{attention}.ff_mlp.module.1", slot, 4 * slot)
+    shapes |= linear(f"{attention}.ff_mlp.module.3", 4 * slot, slot)
+    if decoder == "mlp":
+        shapes["object_decoder.pos_embed"] = (1, patches, slot)
+        for i, (inputs, outputs) in enumerate(((slot, 24), (24, 24), (24, 24), (24, features + 1))):
+            shapes |= linear(f"object_decoder.decoder.{2 * i}", inputs, outputs)
+    else:
+        shapes |= {"object_decoder.bos_token": (1, 1, features), "object_decoder.mask": (patches, patches)}
+        for name, inputs in (("inp_transform", features), ("cond_transform", slot)):
+            shapes |= linear(f"object_decoder.{name}.0", inputs, features, bias=False)
+            shapes |= norm(f"object_decoder.{name}.1", features)
+        for i in range(3):
+            layer = f"object_decoder.decoder.layers.{i}"
+            for name in ("self_attn", "multihead_attn"):
+                shapes |= {f"{layer}.{name}.in_proj_weight": (3 * features, features)}
+                shapes |= {f"{layer}.{name}.in_proj_bias": (3 * features,)}
+                shapes |= linear(f"{layer}.{name}.out_proj", features, features)
+            shapes |= linear(f"{layer}.linear1", features, 4 * features)
+            shapes |= linear(f"{layer}.linear2", 4 * features, features)
+            for k in (1, 2, 3):
+                shapes |= norm(f"{layer}.norm{k}", features)
+    if network:
+        vit = vit_shapes(width=features, side=round(patches**0.5))
+        shapes |= {f"feature_extractor.model.{name}": shape for name, shape in vit.items()}
+    return {f"models.{name}": shape for name, shape in shapes.items()}
+
+
+# ---- SPOT: gkakogeorgiou/spot 13c5926f4839 --------------------------------------------------------------------------
+
+
+def spot_networks(seed=3):
+    """The frozen vision transformer and the student's, whose last block differs."""
+    frozen = drawn(vit_shapes() | norm("norm", 12), seed)
+    student = drawn(vit_shapes() | norm("norm", 12), seed + 1)
+    return frozen, {name: student[name] if name.startswith("blocks.2.") else value for name, value in frozen.items()}
+
+
+# ---- what all of them share ------------------------------------------------------------------------------------------
+
+
+def slot_attention(features, slots, w, iterations, *, heads=1, eps=1e-8):
+    """Algorithm 1 of Slot Attention in plain torch, with one softmax over heads and slots.
+
+    `w` has `norm_features`, `norm_slots`, `norm_mlp`, `q`, `k`, `v`, `gru` (four), `mlp_0` and `mlp_1`.
+    """
+
+    def ln(x, name):
+        return F.layer_norm(x, x.shape[-1:], *w[name], 1e-5)
+
+    def split(x):
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    x = ln(features, "norm_features")
+    k, v = split(x @ w["k"].mT), split(x @ w["v"].mT)
+    for _ in range(iterations):
+        q = split(ln(slots, "norm_slots") @ w["q"].mT)
+        logits = q @ k.mT / q.shape[-1] ** 0.5  # b h n p
+        attn = logits.flatten(1, 2).softmax(1).view_as(logits)
+        weights = (attn + eps) / (attn + eps).sum(-1, keepdim=True)
+        updates = (weights @ v).transpose(1, 2).flatten(2)
+        slots = torch.gru_cell(updates.flatten(0, 1), slots.flatten(0, 1), *w["gru"]).view_as(slots)
+        hidden = F.linear(ln(slots, "norm_mlp"), *w["mlp_0"]).relu()
+        slots = slots + F.linear(hidden, *w["mlp_1"])
+    return slots, attn.sum(1)
+
+
+def pair(w, name):
+    return w[f"{name}.weight"], w[f"{name}.bias"]
+
+
+def four(w, name):
+    return [w[f"{name}.{kind}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
