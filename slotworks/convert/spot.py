@@ -28,7 +28,6 @@ from slotworks.encoders.vit import load_network
 from slotworks.errors import UserError
 from slotworks.files import replacing
 from slotworks.methods import Spot, SpotConfig, SpotStudent, SpotStudentConfig
-from slotworks.nn.orders import NUM_ORDERS
 
 NAMES = """
     feature_mlp.0.*                slot_attn.layer_norm.*
@@ -105,11 +104,11 @@ def convert(source: Source, options: Options) -> Made:
         "initializer": start,
         "gradient": "bilevel" if start == "learned" else "unrolled",
         "decoder_blocks": blocks,
-        "train_orders": "random" if orders == NUM_ORDERS else "standard",
+        "train_orders": "standard" if orders == 1 else "random",
         **({"num_slots": slots} if slots else {}),
         **options.given(num_heads="decoder_heads"),
     }
-    if orders != NUM_ORDERS:
+    if orders == 1:
         changes["eval_orders"] = "standard"
     method = settings(run.method, source=source.path, **changes)
     extras = {"encoder": own_network(frozen or student, source=said)} if options.encoder == OWN else None
