@@ -20,6 +20,7 @@
 | `editing/` | remove, add, swap and move slots; render |
 | `reports/` | a run folder to one HTML page |
 | `configs/` | recipes: one function per row of a table |
+| `zoo/` | trained runs that come with the package, one folder each |
 | `hub.py` | trained runs as folders that travel, on the Hugging Face hub or anywhere |
 | `api.py`, `cli/` | whole jobs in three lines of Python, or one command |
 """

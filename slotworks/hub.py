@@ -4,17 +4,20 @@
     push_to_hub("runs/mine", "me/mine")                   # the folder, on the hub
     run, method = from_pretrained("me/mine")              # elsewhere: settings, and the method with its weights
 
-What takes a run folder takes `hf://me/mine` and `hf://me/mine@REVISION` too: `local_run` makes a run folder of it.
+What takes a run folder takes `hf://me/mine`, `hf://me/mine@REVISION` and `zoo:NAME` too: `local_run` makes a run
+folder of it.
 
 `config.json` holds all settings of the run, as run.yaml does, the steps it was trained for and a checksum of the
-weights, which are the averaged ones where the run kept an average. Absolute paths of the machine it was trained on
-are left out. Nothing in the folder is a pickle, and nothing in it can cause an import.
+weights, which are the averaged ones where the run kept an average. With `half` they are float16 in the file and float32
+again when they are read. Absolute paths of the machine it was trained on are left out. Nothing in the folder is a
+pickle, and nothing in it can cause an import.
 """
 
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +33,24 @@ import slotworks.data.scenes
 import slotworks.data.stores.generated
 import slotworks.data.stores.latents
 import slotworks.methods  # noqa: F401  (settings name classes of these packages; they never say what to import)
+from slotworks import zoo
 from slotworks.errors import UserError, needs_extra, quote, transport_errors
 from slotworks.files import replacing, write_text
 from slotworks.json_text import read_json
-from slotworks.training.checkpoint import LAST, Checkpoint, check_weights, fit, load_weights, save_checkpoint
+from slotworks.training.checkpoint import (
+    LAST,
+    Checkpoint,
+    check_weights,
+    checkpoint_seconds,
+    fit,
+    load_weights,
+    save_checkpoint,
+)
 from slotworks.training.numerics import find_device
 from slotworks.training.reopen import load, trained_steps
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, load_run, save_run, to_plain
-from slotworks.types import Method
+from slotworks.types import Method, all_finite
 from slotworks.version import __version__
 
 FORMAT = "slotworks-pretrained"
@@ -53,7 +65,12 @@ _Settings = TypeVar("_Settings")
 
 
 def save_pretrained(
-    run_folder: str | Path, out: str | Path, *, license: str | None = None, pictures: bool = False
+    run_folder: str | Path,
+    out: str | Path,
+    *,
+    license: str | None = None,
+    pictures: bool = False,
+    half: bool = False,
 ) -> Path:
     """Write a trained run as a folder that `from_pretrained` reads, with a card made of its settings and records.
 
@@ -62,23 +79,27 @@ def save_pretrained(
         out: made if it is missing; in one that is there only a folder of this kind is replaced.
         license: of the weights, by its name on the hub, such as `apache-2.0`; the card says so if none is given.
         pictures: also the last pictures of the run's samples. They show the data: think of whose they are.
+        half: weights as float16 in the file, half as large. Numbers move a little: the records of the run are not those
+            of these weights.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: the folder is no trained run, `out` holds something else, or the disk refuses.
+        UserError: the folder is no trained run, `out` holds something else, a weight is too large for float16, or the
+            disk refuses.
     """
-    return _write(Path(run_folder), Path(out), "OWNER/NAME", license, pictures)
+    return _write(Path(run_folder), Path(out), "OWNER/NAME", license, pictures, half)
 
 
-def _write(source: Path, out: Path, name: str, license: str | None, pictures: bool) -> Path:
+def _write(source: Path, out: Path, name: str, license: str | None, pictures: bool, half: bool = False) -> Path:
     from slotworks.reports.card import card, picture_for_card
 
     run = load_run(source)
     if run.steps == 0:
         raise UserError(f"The method of {source} has no weights of its own; its run.yaml is all that is needed.")
     _, weights = load_weights(source)
+    weights = _halved(weights, source) if half else weights
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not _is_pretrained(out):
         raise UserError(f"{out} holds something else; choose a new folder.")
@@ -90,7 +111,11 @@ def _write(source: Path, out: Path, name: str, license: str | None, pictures: bo
         "version": VERSION,
         "slotworks": __version__,
         "step": trained_steps(source),
+        "seconds": round(checkpoint_seconds(source), 1),
+        "weights": "float16" if half else "float32",
         "sha256": _sha256(out / WEIGHTS),
+        "license": license,
+        "left_out": left,
         "run": to_plain(without_paths),
     }
     write_text(out / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
@@ -98,9 +123,16 @@ def _write(source: Path, out: Path, name: str, license: str | None, pictures: bo
     if picture:
         with replacing(out / PICTURE) as beside:
             beside.write_bytes(picture.read_bytes())
-    shown = PICTURE if picture else None
-    write_text(out / CARD, card(source, config, name=name, license=license, picture=shown, left_out=left))
+    write_text(out / CARD, card(source, config, name=name, picture=PICTURE if picture else None))
     return out
+
+
+def _halved(weights: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
+    half = {name: value.half() if value.dtype == torch.float32 else value for name, value in weights.items()}
+    for name, value in half.items():
+        if not all_finite(value):
+            raise UserError(f"{source} holds a weight in {name} that float16 cannot; publish it in float32.")
+    return half
 
 
 def push_to_hub(
@@ -109,6 +141,7 @@ def push_to_hub(
     *,
     license: str | None = None,
     pictures: bool = False,
+    half: bool = False,
     private: bool = False,
     token: str | None = None,
     message: str | None = None,
@@ -116,7 +149,7 @@ def push_to_hub(
     """Put a trained run on the hub, in a repository that is made if there is none; the address of the commit.
 
     Args:
-        run_folder: as for `save_pretrained`, and so `license` and `pictures`.
+        run_folder: as for `save_pretrained`, and so `license`, `pictures` and `half`.
         repo: `owner/name`.
         private: of a repository that is made; one that is there keeps what it is.
         token: of somebody who may write there; by default the one that `hf auth login` stored.
@@ -131,7 +164,7 @@ def push_to_hub(
     with needs_extra("hub"):
         from huggingface_hub import HfApi
     with tempfile.TemporaryDirectory() as beside:  # a run may lie where nothing can be written
-        _write(Path(run_folder), Path(beside), repo, license, pictures)
+        _write(Path(run_folder), Path(beside), repo, license, pictures, half)
         api = HfApi(token=token)
         with _said(repo, "could not be written"):
             api.create_repo(repo, private=private or None, exist_ok=True)
@@ -153,7 +186,8 @@ def from_pretrained(
     """Settings and method, with its weights and in evaluation mode, of a folder or of a repository on the hub.
 
     Args:
-        name: a folder of `save_pretrained`, a run folder, or `owner/name` on the hub, also as `hf://owner/name`.
+        name: a folder of `save_pretrained`, a run folder, `zoo:NAME`, or `owner/name` on the hub, also as
+            `hf://owner/name`.
         revision: branch, tag or commit on the hub; also `owner/name@REVISION`.
         token: for a repository that is not public; by default the one that `hf auth login` stored.
         local_files_only: ask no network; also `HF_HUB_OFFLINE=1`.
@@ -162,7 +196,7 @@ def from_pretrained(
     Raises:
         UserError: there is no such folder or repository, it cannot be had, or it is damaged or of another kind.
     """
-    folder = Path(name)
+    folder = zoo.folder_of(str(name)) if zoo.is_name(str(name)) else Path(name)
     if not os.path.isdir(folder):
         folder, _ = _download(str(name), revision=revision, token=token, local_files_only=local_files_only)
     elif (folder / "run.yaml").is_file():
@@ -176,8 +210,9 @@ def from_pretrained(
 def local_run(name: str | Path) -> Path:
     """The run folder of what somebody gave for one: a folder as it is, or one made of `hf://owner/name[@REVISION]`.
 
-    A folder of `save_pretrained` is made a run folder too. They lie in `runs/hub`, named after repository and commit,
-    and hold records and reports of this machine; one that is there is taken again, without a network if need be.
+    Of `zoo:NAME` and of a folder of `save_pretrained` one is made, too. They lie in `runs/hub`, named after repository
+    and commit, and hold records and reports of this machine, and those that came along; one that is there is taken
+    again, without a network if need be.
 
     Raises:
         UserError: as `from_pretrained`.
@@ -187,16 +222,34 @@ def local_run(name: str | Path) -> Path:
         source, commit = _download("/".join(PurePosixPath(text.replace("\\", "/")).parts[1:]))
         repo = _parse(text)[0]
         target = FOLDER / f"{repo.replace('/', '--')}@{commit[:12]}"
+    elif zoo.is_name(text):
+        source = zoo.folder_of(text)
+        target = FOLDER / f"zoo--{source.name}@{_config(source)['sha256'][:12]}"
     elif os.path.isdir(text) and not os.path.exists(Path(text) / "run.yaml") and _is_pretrained(Path(text)):
         source = Path(text)
         target = FOLDER / f"{source.resolve().name}@{_config(source)['sha256'][:12]}"
     else:
         return Path(name)
     if not (target / LAST).is_file():
-        run, weights, step = _read(source)
-        target.mkdir(parents=True, exist_ok=True)
-        save_run(run, target / "run.yaml")
-        save_checkpoint(Checkpoint(run=run, step=step, seconds=0.0, model=weights), target / LAST)
+        make_run(source, target)
+    return target
+
+
+def make_run(source: str | Path, target: str | Path) -> Path:
+    """Make a run folder of a folder of `save_pretrained`, with the records that lie in it; gives the run folder.
+
+    Raises:
+        UserError: the folder is damaged or of another kind, or the disk refuses.
+    """
+    source, target = Path(source), Path(target)
+    run, weights, config = _read(source)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in (*source.glob("env.json"), *source.glob("eval/*.json")):
+        with replacing(target / path.relative_to(source)) as beside:
+            shutil.copyfile(path, beside)
+    save_run(run, target / "run.yaml")
+    seconds = config.get("seconds", 0.0)
+    save_checkpoint(Checkpoint(run=run, step=config["step"], seconds=seconds, model=weights), target / LAST)
     return target
 
 
@@ -280,13 +333,16 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{path} has format {quote(config.get('version'))}; this slotworks reads {VERSION}. Install a newer one."
         )
     step, digest = config.get("step"), config.get("sha256")
+    seconds = config.get("seconds", 0.0)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0 or not isinstance(digest, str):
         raise UserError(f"{path} does not say how long it was trained, or lacks the checksum of its weights.")
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise UserError(f"{path} says that training took {quote(seconds)} seconds; expected a number, 0 or more.")
     return config
 
 
-def _read(folder: Path) -> tuple[Run, dict[str, torch.Tensor], int]:
-    """Settings, weights and steps of a folder, checked."""
+def _read(folder: Path) -> tuple[Run, dict[str, torch.Tensor], dict[str, Any]]:
+    """Settings, weights and `config.json` of a folder, checked."""
     config, path = _config(folder), folder / WEIGHTS
     run = from_plain(Run, config.get("run"), source=str(folder / CONFIG))
     try:
@@ -296,7 +352,9 @@ def _read(folder: Path) -> tuple[Run, dict[str, torch.Tensor], int]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); load it anew.") from None
     check_weights(weights, source=str(path))
-    return run, weights, config["step"]
+    if config.get("weights") == "float16":
+        weights = {name: value.float() if value.dtype == torch.float16 else value for name, value in weights.items()}
+    return run, weights, config
 
 
 def _sha256(path: Path) -> str:

@@ -21,6 +21,7 @@ def publish(
     /,
     license: str | None = None,
     pictures: bool = False,
+    half: bool = False,
     private: bool = False,
     json: bool = False,
 ) -> None:
@@ -38,13 +39,16 @@ def publish(
         place: folder to make, or hf://OWNER/NAME; who writes to the hub logs in before, with `hf auth login`.
         license: of the weights, by its name on the hub; the card says if there is none.
         pictures: show the last pictures of the run's samples in the card; they are of the data.
+        half: weights as float16, half as large; numbers move a little.
         private: of a repository that is made: only its owner sees it.
         json: print where it is as JSON.
     """
+    from slotworks.cli.runs import run_of
     from slotworks.hub import PREFIX, push_to_hub, save_pretrained
 
+    run = run_of(run)
     if place.startswith(PREFIX):
-        where = push_to_hub(run, place, license=license, pictures=pictures, private=private)
+        where = push_to_hub(run, place, license=license, pictures=pictures, half=half, private=private)
     else:
-        where = str(save_pretrained(run, place, license=license, pictures=pictures))
+        where = str(save_pretrained(run, place, license=license, pictures=pictures, half=half))
     print_json({"place": where}) if json else out.print(where, soft_wrap=True, markup=False)

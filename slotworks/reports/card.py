@@ -1,7 +1,7 @@
 """The card of a run that travels: what it is, its numbers and whose rules they follow, how it was trained, its use."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,16 @@ def card(
     config: Mapping[str, Any],
     *,
     name: str = "OWNER/NAME",
-    license: str | None = None,
     picture: str | None = None,
-    left_out: Sequence[str] = (),
 ) -> str:
     """Markdown with the head that the hub reads.
 
     Args:
         run_folder: its `eval/*.json` and `env.json`; what is missing or damaged is left out.
-        config: of the folder that the card describes, with `run` as plain settings.
-        name: under which it can be had.
-        license: by its name on the hub.
+        config: of the folder that the card describes, with `run` as plain settings, `license` by its name on the hub
+            and `left_out`, settings that held paths of one machine.
+        name: under which it can be had: `owner/name` on the hub, or `zoo:NAME`.
         picture: file beside the card.
-        left_out: settings that held paths of one machine.
     """
     run = config["run"]
     kind = run["method"]["kind"].removesuffix("Config")
@@ -43,16 +40,17 @@ def card(
     return environment.get_template("card.md.j2").render(
         kind=kind,
         name=name,
+        place=name if name.startswith("zoo:") else f"hf://{name}",
         config=config,
         run=run,
         data=_name(run["data"]),
         method=[(name, _short(value)) for name, value in run["method"].items() if name != "kind"],
-        records=_records(run_folder),
+        records=records(run_folder),
         env=_read(run_folder / "env.json"),
-        license=license,
-        head_license=license or UNKNOWN,
+        license=config.get("license"),
+        head_license=config.get("license") or UNKNOWN,
         picture=picture,
-        left_out=list(left_out),
+        left_out=config.get("left_out", ()),
     )
 
 
@@ -62,7 +60,7 @@ def picture_for_card(run_folder: Path) -> Path | None:
     return sheets[-1] if sheets else None
 
 
-def _records(run_folder: Path) -> list[dict[str, Any]]:
+def records(run_folder: Path) -> list[dict[str, Any]]:
     """The evaluations of a run as rows: where they were made, by whose rules, and what came out."""
     rows = []
     for path in sorted((run_folder / "eval").glob("*.json")):

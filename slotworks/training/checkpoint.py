@@ -141,6 +141,20 @@ def checkpoint_step(path: Path | str) -> int:
     return int(metadata["step"])
 
 
+def checkpoint_seconds(path: Path | str) -> float:
+    """How long a checkpoint, or the last one of a run folder, was trained for; its tensors are not read.
+
+    Raises:
+        UserError: as `checkpoint_step`, and if the file does not say it.
+    """
+    path = _file(path)
+    metadata, _ = _read(path, skip="")
+    try:
+        return float(metadata["seconds"])
+    except ValueError:
+        raise UserError(f"{path} does not say how long it was trained; use another checkpoint of the run.") from None
+
+
 def fit(method: Method, weights: dict[str, Tensor], *, source: str) -> None:
     """Put weights into a method after checking names, shapes and dtypes; `source` is the file's name for messages.
 
