@@ -35,6 +35,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from slotworks.errors import UserError
+from slotworks.reports.seeds import seed_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "records"
@@ -202,12 +203,6 @@ def write() -> list[Path]:
             page.write_text(after, encoding="utf-8")
             changed.append(page)
     return changed
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """The run folders of `--seeds`, in the order of the seeds, or the run folder itself."""
-    seeds = sorted(folder.glob("seed*/run.yaml"), key=lambda path: int(path.parent.name.removeprefix("seed")))
-    return [path.parent for path in seeds] or [folder]
 
 
 def collect(folders: Sequence[Path], *, name: str = "", recipe: str = "", machine: str = "") -> tuple[str, dict]:

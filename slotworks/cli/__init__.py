@@ -13,6 +13,7 @@ VERBS = {
     "recipes": ("recipes", "what can be trained: time, memory, data, published and own numbers of each"),
     "sweep": ("sweep", "a recipe in several variants: one table and one plot; the ablations of Slot Attention"),
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
+    "compare": ("compare", "evaluated runs side by side: mean, spread over seeds, interval of the difference"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
     "edit": ("edit", "take objects out of a picture, bring them in from another, by their slots"),
     "compose": ("compose", "pictures of several texts at once, the comparison with editing by slots"),

@@ -1,5 +1,6 @@
 """`slotworks evaluate`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, make_dataclass
 from functools import partial
@@ -56,8 +57,9 @@ def evaluate(
 ) -> int:
     """Score runs on data sets; prints a table, or a matrix of runs and data sets, and writes RUN/eval/*.json.
 
-    RUN is a run folder, or a recipe that needs no training; its results go to runs/NAME. Scores that cannot be saved
-    are printed all the same; the exit code is then 2.
+    RUN is a run folder, or a recipe that needs no training; its results go to runs/NAME. Of a folder of several seeds,
+    as `slotworks train --seeds` makes, each is scored; mean and standard deviation are printed. Scores that cannot be
+    saved are printed all the same; the exit code is then 2.
 
     Examples:
       slotworks evaluate runs/slot_attention.tetrominoes_mini
@@ -71,7 +73,7 @@ def evaluate(
       slotworks evaluate deep_spectral.voc --task semantic           a method that needs no training
 
     Args:
-        runs: run folders, or recipes that need no training.
+        runs: run folders, folders of seeds, or recipes that need no training.
         data: data sets by name (`slotworks data list`, or scenes) instead of the run's own.
         root: folder of the data set; with several, the folder that holds theirs.
         pictures: folder of your own pictures with masks. Of the one that the run was trained on its split test, of
@@ -94,6 +96,7 @@ def evaluate(
     from slotworks.cli.sources import find_all_data, find_run, with_root
     from slotworks.parts import import_file
     from slotworks.protocols import DEFAULT
+    from slotworks.reports.seeds import seed_folders
     from slotworks.training import load_run
 
     if module:
@@ -103,13 +106,15 @@ def evaluate(
     if pictures and (data or root):
         raise UserError("--pictures names the data; leave --data and --root out.")
     given = _given(task, tasks)
+    bases = [(base, [*map(str, seed_folders(Path(base)))]) for base in runs]
+    runs = tuple(one for _, seeds in bases for one in seeds)
     sources = find_all_data(data, root)
     places = _places(runs, out_folder)
     found = [find_run(run, settings=set_fields, out=place) for run, place in zip(runs, places, strict=True)]
     folders = [folder for folder, _ in found]
     if task == "discovery" and len(runs) > 1 and not _comparable({load_run(folder).protocol for folder in folders}):
         given.setdefault("protocols", (DEFAULT,))  # runs are compared under the same rules
-    records = []
+    records: list[dict[str, Any]] = []
     for (folder, config), place in zip(found, places, strict=True):
         chosen: Any = sources or (with_root(load_run(folder).data, root) if root else None)
         if pictures:
@@ -136,6 +141,7 @@ def evaluate(
         written = [place or folder for folder, place in zip(folders, places, strict=True)]
         several = len(folders) > 1 or len(sources) > 1
         _print(records, folders, written, about, several=several, lengths="lengths" in given)
+        _print_seeds(records, [(base, seeds) for base, seeds in bases if len(seeds) > 1])
     for reason in unsaved:
         err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
     return 2 if unsaved else 0
@@ -149,14 +155,15 @@ def _comparable(names: set[str]) -> bool:
 
 
 def _places(runs: Sequence[str], out: Path | None) -> list[Path | None]:
-    """Where the records of each run go; None for the run folder itself.
+    """Where the records of each run go; None for the run folder itself. A seed lies below the name of its folder.
 
     Raises:
         UserError: if several runs would share a place.
     """
     if out is None or len(runs) == 1:
         return [out] * len(runs)
-    names = [Path(run).name for run in runs]
+    names = ["/".join(Path(run).parts[-2 if re.fullmatch(r"seed\d+", Path(run).name) else -1 :]) for run in runs]
+    names = [name.replace(":", "-") for name in names]  # zoo:NAME
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"Several runs are called {twice[0]}; with --out evaluate them one by one.")
     return [out / name for name in names]
@@ -183,6 +190,22 @@ def _print(
     if lengths:
         for path in sorted(path for folder in written for path in folder.glob("eval/lengths-*.png")):
             out.print(str(path), soft_wrap=True, markup=False)
+
+
+def _print_seeds(records: Sequence[dict[str, Any]], bases: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Mean and standard deviation of each folder of seeds, a line for each data set and protocol."""
+    from slotworks.reports.labels import label
+    from slotworks.reports.seeds import in_words, over_seeds
+
+    for base, seeds in bases:
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for record in records:
+            if record["run"] in seeds:
+                groups.setdefault((record["data"], record["protocol"]), []).append(record)
+        for (data, protocol), found in groups.items():
+            values = ", ".join(f"{label(name)} {in_words(name, value)}" for name, value in over_seeds(found).items())
+            text = f"{base}, mean ± standard deviation of {len(found)} seeds on {data}, {protocol}: {values}"
+            out.print(text, soft_wrap=True, markup=False)
 
 
 def _options_of(rows: Mapping[str, Mapping[str, Any]]) -> type:

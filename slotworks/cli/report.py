@@ -20,17 +20,21 @@ def main(argv: Sequence[str]) -> int:
 def report(run: Annotated[Path, tyro.conf.Positional], /, open: bool = False, json: bool = False) -> None:
     """Write RUN/report.html: pictures, curves, scores with their protocol, worst cases first, settings, verdict.
 
+    Of a folder of several seeds it writes the page of each, and one with their mean and spread.
+
     Examples:
       slotworks report runs/slot_attention.tetrominoes_mini --open
 
     Args:
-        run: run folder.
+        run: run folder, or the folder of `slotworks train --seeds`.
         open: show the page in a browser.
         json: print the path as JSON.
     """
     from slotworks.reports import write_report
+    from slotworks.reports.seeds import seed_folders, write_seeds_report
 
-    path = write_report(run_of(run))
+    folder = run_of(run)
+    path = write_report(folder) if seed_folders(folder) == [folder] else write_seeds_report(folder)
     print_json({"report": str(path)}) if json else out.print(str(path), soft_wrap=True, markup=False)
     if open:
         webbrowser.open(path.resolve().as_uri())
