@@ -22,6 +22,7 @@
 | `configs/` | recipes: one function per row of a table |
 | `zoo/` | trained runs that come with the package, one folder each |
 | `hub.py` | trained runs as folders that travel, on the Hugging Face hub or anywhere |
+| `export.py` | trained runs as ONNX files and torch programs |
 | `api.py`, `cli/` | whole jobs in three lines of Python, or one command |
 """
 

@@ -2,9 +2,12 @@
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from slotworks.version import __version__
 
 MESSAGE = 4000  # characters of a message; room for the names of every data set, not for a file
 QUOTE = 200  # characters of a value in a message
@@ -75,6 +78,22 @@ def _escaped(character: str) -> str:
     if ord(character) < 32 or 127 <= ord(character) < 160 or character in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068":
         return repr(character)[1:-1]
     return character
+
+
+def deprecated(what: str, instead: str, *, gone: str) -> None:
+    """Warn the caller of the function that calls this: something of the public interface will go away.
+
+    Args:
+        what: that goes, as a user writes it, such as `evaluate(batch=...)`.
+        instead: what takes its place.
+        gone: the version that no longer has it, `MAJOR.MINOR.0`, see CONTRIBUTING.md.
+
+    Raises:
+        AssertionError: in that version and later ones: what was announced is still there. Remove it.
+    """
+    reached = tuple(map(int, __version__.split(".")[:2])) >= tuple(map(int, gone.split(".")[:2]))
+    assert not reached, f"{what} was to go in {gone} and this is {__version__}; remove it."
+    warnings.warn(f"{what} goes away in slotworks {gone}; use {instead}.", FutureWarning, stacklevel=3)
 
 
 def check_extra(extra: str, *modules: str) -> None:

@@ -52,6 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "reports": ("tables",),  # units and directions of metrics
     "zoo": ("tables", "reports"),  # reports: numbers of a record in words
     "hub": ("types", "methods", "data", "training", "reports", "zoo"),  # reports: the card
+    "export": ("types", "nn", "methods", "data", "training"),
     "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
     "__init__": ("api", "hub"),
 }

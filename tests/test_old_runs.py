@@ -18,9 +18,11 @@ import torch
 from PIL import Image
 
 import slotworks
+from slotworks import hub
 from slotworks.cli import main
+from slotworks.errors import UserError
 from slotworks.training import Run, train
-from slotworks.training.serialize import from_plain, to_plain
+from slotworks.training.serialize import FORMAT, from_plain, load_run, save_run, to_plain
 from slotworks.types import Method, to_batch
 
 RUNS = Path(__file__).parent / "fixtures" / "runs_1"
@@ -210,3 +212,37 @@ def test_a_report_and_a_diagnosis(place, monkeypatch, capsys):
     assert main(["report", "runs/slot_attention"]) == 0
     assert main(["doctor", "runs/savi", "--images", "2"]) in (0, 1)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_there_are_folders_of_every_number():
+    """A new number of `slotworks.training.serialize.FORMAT` needs a new folder of fixtures, and keeps the old ones."""
+    assert all((RUNS.parent / f"runs_{number}" / "runs.tar.xz").is_file() for number in range(1, FORMAT + 1))
+    assert all((RUNS.parent / f"published_{number}" / "config.json").is_file() for number in range(1, hub.VERSION + 1))
+
+
+def test_a_run_says_its_number_and_one_without_is_of_the_first(place, tmp_path):
+    old = place / "runs" / "slot_attention"
+    assert "format:" not in (old / "run.yaml").read_text()
+    run = load_run(old)
+    save_run(run, tmp_path / "run.yaml")
+    assert (tmp_path / "run.yaml").read_text().startswith(f"format: {FORMAT}\n")
+    assert load_run(tmp_path) == run
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, 0, "first", True, None])
+def test_a_number_that_is_not_known_is_refused_before_the_fields(number, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"format: {json.dumps(number)}\nkind: Run\nnew_field: 1\n")
+    with pytest.raises(
+        UserError, match=f"has the format .*; this slotworks reads up to {FORMAT}. Install a newer one."
+    ):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("number", range(1, hub.VERSION + 1))
+def test_a_published_folder_of_each_number_says_what_it_said(number):
+    folder = RUNS.parent / f"published_{number}"
+    assert json.loads((folder / "config.json").read_text())["version"] == number
+    run, method = slotworks.from_pretrained(folder, device="cpu")
+    with torch.no_grad():
+        out = method.encode(torch.linspace(0, 1, 3 * 35 * 35).reshape(1, 3, 35, 35))
+    assert weighted(out.slots) == pytest.approx(json.loads((folder / "numbers.json").read_text())["slots"], rel=1e-5)

@@ -24,6 +24,7 @@ VERBS = {
     "data": ("data", "list, prepare and check data sets"),
     "convert": ("convert", "published checkpoints to run folders, and a trained U-Net to a folder of diffusers"),
     "publish": ("publish", "a trained run with a card, to a folder or to the Hugging Face hub"),
+    "export": ("export", "a trained run as ONNX or torch programs: pictures to slots and masks, slots to pictures"),
     "zoo": ("zoo", "trained runs that come with the package, and those that one command builds"),
     "bench": ("bench", "time and memory of each method on this machine; our forms against the plain ones"),
 }

@@ -4,7 +4,6 @@ Watters et al. 2019 (arXiv 1901.07017), as in Locatello et al. 2020, supplement 
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Literal
 
 import torch
@@ -16,17 +15,17 @@ from slotworks.nn.position import PositionEmbedding
 from slotworks.types import DecoderOutput
 
 
-@cache
-def _border_patterns(size: int, kernel: int) -> Tensor:
+def _border_patterns(size: int, kernel: int, like: Tensor) -> Tensor:
     """Which taps of a zero-padded kernel fall inside, as one-hot rows: `size` positions by `kernel` patterns.
 
     Pattern i < kernel // 2 is position i from the start, the middle pattern everywhere inside, the others from the end.
+    Device and dtype are those of `like`.
     """
     half = kernel // 2
-    index = torch.full((size,), half)
-    index[:half] = torch.arange(half)
-    index[size - half :] = torch.arange(half + 1, kernel)
-    return nn.functional.one_hot(index, kernel).float()
+    index = torch.arange(size, device=like.device)
+    inside = (index >= half) & (index < size - half)
+    index = torch.where(inside, half, torch.where(index < half, index, index - size + kernel))
+    return nn.functional.one_hot(index, kernel).to(like)
 
 
 class BroadcastConv(nn.Conv2d):
@@ -53,8 +52,8 @@ class BroadcastConv(nn.Conv2d):
         taps = taps.to(self.weight)
         summed = torch.einsum("cdij,ai,ej->daec", self.weight, taps, taps).flatten(1)  # d (a e c)
         patterns = (slots @ summed).unflatten(1, (kernel * kernel, -1))  # s (a e) c
-        rows = _border_patterns(height, kernel).to(self.weight)
-        columns = _border_patterns(width, kernel).to(self.weight)
+        rows = _border_patterns(height, kernel, self.weight)
+        columns = _border_patterns(width, kernel, self.weight)
         spread = torch.einsum("ya,xe->yxae", rows, columns).flatten(2).flatten(0, 1)  # (y x) (a e)
         x = torch.matmul(spread, patterns)  # s (y x) c: channels last
         fixed = nn.functional.conv2d(position, self.weight, self.bias, padding=half)  # 1 c h w

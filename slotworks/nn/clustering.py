@@ -41,8 +41,8 @@ def kmeans(
     for _ in range(max_iterations):
         distance = _squared_distance(x, centres).unflatten(2, (restarts, num_clusters))  # b p r n
         new = distance.argmin(3)
-        if torch.equal(new, labels):
-            break
+        if not torch.compiler.is_exporting() and torch.equal(new, labels):
+            break  # further ones would change nothing; a program of fixed steps makes them
         labels = new
         members = F.one_hot(labels, num_clusters).to(x.dtype).flatten(2)  # b p (r n)
         sizes = members.sum(1).unsqueeze(2)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 _generators: dict[torch.device, torch.Generator] = {}  # one per device, kept: torch.compile must not see new ones
 _part: tuple[int, int] | None = None  # which part of how many; None outside training
+_source: Callable[[Callable[..., Tensor], tuple[int, ...]], Tensor] | None = None  # what is asked in place of torch
 
 
 @contextmanager
@@ -41,6 +42,19 @@ def shared_noise(seed: int, device: torch.device | str = "cpu", *, part: int, pa
         _part = outer
         for place, state in states.items():
             _generators[place].set_state(state)
+
+
+@contextmanager
+def noise_from(source: Callable[[Callable[..., Tensor], tuple[int, ...]], Tensor]) -> Iterator[None]:
+    """Inside, `batch_noise` and `batch_uniform` return what `source(draw, shape)` gives, for programs whose noise is an
+    input; `draw` is `torch.randn` or `torch.rand`.
+    """
+    global _source
+    outer, _source = _source, source
+    try:
+        yield
+    finally:
+        _source = outer
 
 
 def batch_noise(
@@ -76,6 +90,8 @@ def shared_permutation(count: int) -> Int64[Tensor, " {count}"]:
 def _rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Tensor:
+    if _source is not None:
+        return _source(draw, tuple(shape)).to(device=device, dtype=dtype)
     if _part is None:
         return draw(*shape, device=device, dtype=dtype)
     rows, (part, parts) = shape[0], _part

@@ -7,13 +7,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def corner_grid(height: int, width: int, *, centers: bool = False) -> Float[Tensor, "4 h w"]:
+def corner_grid(
+    height: int, width: int, *, centers: bool = False, device: torch.device | None = None
+) -> Float[Tensor, "4 h w"]:
     """Distances of every pixel to the four sides, each in [0, 1]: `y, x, 1 - y, 1 - x`.
 
     Locatello et al. 2020, supplement 5.2. End points included: the top left corner is `0, 0, 1, 1`. With `centers`
     the middles of pixels count (LSD, GLASS): the top left one of `h w` is at `1 / (2 h), 1 / (2 w)`.
     """
-    y, x = ((torch.arange(n) + 0.5) / n if centers else torch.linspace(0, 1, n) for n in (height, width))
+    y, x = (
+        (torch.arange(n, device=device) + 0.5) / n if centers else torch.linspace(0, 1, n, device=device)
+        for n in (height, width)
+    )
     y, x = y[:, None].expand(height, width), x[None, :].expand(height, width)
     return torch.stack([y, x, 1 - y, 1 - x])
 
@@ -29,16 +34,12 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.centers, self.signed = centers, signed  # signed: row and column from -1 to 1 alone (SAVi)
         self.project = nn.Linear(2 if signed else 4, channels)
-        self._grids: dict[tuple, Tensor] = {}  # no buffer: the size may change between calls
 
     def forward(self, height: int, width: int) -> Float[Tensor, "1 c h w"]:
         """The embedding for a map of this size in pixels."""
         weight = self.project.weight
-        key = (height, width, weight.device, weight.dtype)
-        if key not in self._grids:
-            grid = corner_grid(height, width, centers=self.centers)
-            self._grids[key] = (2 * grid[:2] - 1 if self.signed else grid).to(weight)
-        grid = self._grids[key].movedim(0, -1)  # h w 4
+        grid = corner_grid(height, width, centers=self.centers, device=weight.device)
+        grid = (2 * grid[:2] - 1 if self.signed else grid).to(weight).movedim(0, -1)  # h w 4
         return self.project(grid).movedim(-1, 0)[None]
 
 

@@ -21,6 +21,13 @@ from slotworks.yaml_text import LIMIT, read_yaml
 
 T = TypeVar("T")
 
+FORMAT = 1
+"""The number of a run folder's layout, `format` in run.yaml. A file without one is of the first.
+
+It grows when an older version could no longer read what a new one writes; `tests/test_old_runs.py` opens folders of
+every number.
+"""
+
 
 def save_run(run: Run, path: Path) -> None:
     """Write a run as YAML, whole or not at all.
@@ -29,14 +36,14 @@ def save_run(run: Run, path: Path) -> None:
         ValueError: if a setting cannot be written as plain text.
         UserError: if the disk refuses.
     """
-    write_text(path, to_yaml(run))
+    write_text(path, f"format: {FORMAT}\n{to_yaml(run)}")
 
 
 def load_run(path: Path | str) -> Run:
     """Read the run of a run folder, or of its `run.yaml`.
 
     Raises:
-        UserError: if the file is missing or not a run: names the setting and what was expected.
+        UserError: if the file is missing, not a run or of a newer version: names the setting and what was expected.
     """
     path = Path(path)
     path = path / "run.yaml" if os.path.isdir(path) else path
@@ -49,7 +56,19 @@ def load_run(path: Path | str) -> Run:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason}); save it in that encoding.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    return from_yaml(Run, text, source=str(path))
+    return from_plain(Run, _without_format(_plain(text, str(path)), path), source=str(path))
+
+
+def _without_format(plain: Any, path: Path) -> Any:
+    """The settings of a run.yaml, whose format is looked at before its fields: a newer one may have others."""
+    if not isinstance(plain, dict):
+        return plain
+    number = plain.pop("format", 1)
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= FORMAT:
+        raise UserError(
+            f"{path} has the format {quote(number)}; this slotworks reads up to {FORMAT}. Install a newer one."
+        )
+    return plain
 
 
 class _Dumper(yaml.SafeDumper):
@@ -72,11 +91,14 @@ def from_yaml(cls: type[T], text: str, *, source: str) -> T:
     Raises:
         UserError: as `from_plain`, and if the text is not YAML.
     """
+    return from_plain(cls, _plain(text, source), source=source)
+
+
+def _plain(text: str, source: str) -> Any:
     try:
-        plain = read_yaml(text)
+        return read_yaml(text)
     except ValueError as error:
         raise UserError(f"{source} is not valid YAML: {error}.") from None
-    return from_plain(cls, plain, source=source)
 
 
 def to_plain(value: Any, where: str = "the settings") -> Any:

@@ -1,0 +1,66 @@
+"""What a release needs: one version everywhere, a citation, a workflow, and announcements that are kept."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import slotworks
+from slotworks import errors
+from slotworks.errors import deprecated
+
+ROOT = Path(__file__).parents[1]
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+
+
+def test_one_version_everywhere():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", slotworks.__version__)
+    assert CITATION["version"] == slotworks.__version__
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading is not None
+    assert heading[1] == slotworks.__version__
+
+
+def test_the_citation_has_what_the_format_asks_for():
+    assert CITATION.keys() >= {"cff-version", "message", "title", "authors"}
+    assert CITATION["cff-version"] == "1.2.0"
+    assert all(author.keys() & {"name", "family-names"} for author in CITATION["authors"])
+    assert CITATION["license"] == "Apache-2.0"
+
+
+def test_the_workflow_publishes_what_was_tried_and_nothing_else():
+    jobs = WORKFLOW["jobs"]
+    assert (jobs["try"]["needs"], jobs["publish"]["needs"]) == ("build", "try")
+    assert jobs["publish"]["if"] == "github.ref_type == 'tag'"
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    assert "secrets." not in text
+    assert "password:" not in text
+    named = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert named is not None
+    assert jobs["try"]["strategy"]["matrix"]["python"] == [
+        f"3.{minor}" for minor in range(int(named[1]), int(named[2]))
+    ]
+
+
+def old_function():
+    deprecated("old_function()", "new_function()", gone="1.2.0")
+
+
+def test_what_will_go_is_said_where_it_is_called(monkeypatch):
+    monkeypatch.setattr(errors, "__version__", "1.1.9")
+    with pytest.warns(
+        FutureWarning, match=r"^old_function\(\) goes away in slotworks 1.2.0; use new_function\(\).$"
+    ) as told:
+        old_function()
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("version", ["1.2.0", "1.3.1", "2.0.0"])
+def test_what_was_announced_must_be_gone(version, monkeypatch):
+    monkeypatch.setattr(errors, "__version__", version)
+    with pytest.raises(AssertionError, match="remove it"):
+        old_function()
