@@ -35,7 +35,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from slotworks.errors import UserError
-from slotworks.reports.seeds import seed_folders
+from slotworks.files import seed_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "records"

@@ -222,3 +222,10 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """The run folders of `--seeds`, in the order of the seeds, or the run folder itself."""
+    seeds = {int(found[1]): path for path in folder.glob("seed*") if (found := re.fullmatch(r"seed(\d+)", path.name))}
+    trained = [seeds[seed] for seed in sorted(seeds) if (seeds[seed] / "run.yaml").is_file()]
+    return [folder] if (folder / "run.yaml").is_file() or not trained else trained

@@ -242,7 +242,7 @@ def test_a_number_that_is_not_known_is_refused_before_the_fields(number, tmp_pat
 def test_a_published_folder_of_each_number_says_what_it_said(number):
     folder = RUNS.parent / f"published_{number}"
     assert json.loads((folder / "config.json").read_text())["version"] == number
-    run, method = slotworks.from_pretrained(folder, device="cpu")
+    _, method = slotworks.from_pretrained(folder, device="cpu")
     with torch.no_grad():
         out = method.encode(torch.linspace(0, 1, 3 * 35 * 35).reshape(1, 3, 35, 35))
     assert weighted(out.slots) == pytest.approx(json.loads((folder / "numbers.json").read_text())["slots"], rel=1e-5)

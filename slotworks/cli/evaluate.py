@@ -94,9 +94,9 @@ def evaluate(
     from slotworks import api
     from slotworks.cli.pictures import own_pictures
     from slotworks.cli.sources import find_all_data, find_run, with_root
+    from slotworks.files import seed_folders
     from slotworks.parts import import_file
     from slotworks.protocols import DEFAULT
-    from slotworks.reports.seeds import seed_folders
     from slotworks.training import load_run
 
     if module:
@@ -106,7 +106,7 @@ def evaluate(
     if pictures and (data or root):
         raise UserError("--pictures names the data; leave --data and --root out.")
     given = _given(task, tasks)
-    bases = [(base, [*map(str, seed_folders(Path(base)))]) for base in runs]
+    bases = [(base, [base if one == Path(base) else str(one) for one in seed_folders(Path(base))]) for base in runs]
     runs = tuple(one for _, seeds in bases for one in seeds)
     sources = find_all_data(data, root)
     places = _places(runs, out_folder)

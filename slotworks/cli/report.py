@@ -30,8 +30,9 @@ def report(run: Annotated[Path, tyro.conf.Positional], /, open: bool = False, js
         open: show the page in a browser.
         json: print the path as JSON.
     """
+    from slotworks.files import seed_folders
     from slotworks.reports import write_report
-    from slotworks.reports.seeds import seed_folders, write_seeds_report
+    from slotworks.reports.seeds import write_seeds_report
 
     folder = run_of(run)
     path = write_report(folder) if seed_folders(folder) == [folder] else write_seeds_report(folder)

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from slotworks.errors import UserError
-from slotworks.files import write_text
+from slotworks.files import seed_folders, write_text
 from slotworks.json_text import read_json
 from slotworks.reports.curves import finite_number
 from slotworks.reports.labels import label
@@ -27,13 +27,6 @@ Key = tuple[str, str, str]
 CHANGED = "; not as in training:"  # in the rules of a record that was made with other settings of the method
 RESIZED = re.compile(r"; images resized from \d+ x \d+ to \d+ x \d+ pixels")  # for the method; masks are as they were
 COUNTS = ("num_train", "num_val", "num_test")  # of drawn scenes: how many there are changes none of them
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """The run folders of `--seeds`, in the order of the seeds, or the run folder itself."""
-    seeds = {int(found[1]): path for path in folder.glob("seed*") if (found := re.fullmatch(r"seed(\d+)", path.name))}
-    trained = [seeds[seed] for seed in sorted(seeds) if (seeds[seed] / "run.yaml").is_file()]
-    return [folder] if (folder / "run.yaml").is_file() or not trained else trained
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from slotworks.cli import main
 from slotworks.errors import UserError
+from slotworks.files import seed_folders
 from slotworks.reports.compare import compare, paired_bootstrap, per_image
-from slotworks.reports.seeds import read_entry, seed_folders
+from slotworks.reports.seeds import read_entry
 
 SCENES = {"kind": "TetrominoScenes", "num_train": 60_000, "num_val": 320, "num_test": 320, "seed": 0}
 
