@@ -163,7 +163,8 @@ def _panel(draw: Any, rows: Any, places: Sequence[int], name: str, x: int, top: 
         if first:
             reference = metric["mean"]
         color = REFERENCE if first and row["group"] else BAR
-        draw.rectangle([across(0.0), y + 5, across(metric["mean"]), y + LINE - 5], color)
+        start, end = sorted((across(0.0), across(metric["mean"])))  # a mean may lie below 0
+        draw.rectangle([start, y + 5, end, y + LINE - 5], color)
         middle = y + LINE / 2
         spread = [across(min(max(metric["mean"] + sign * metric["std"], low), high)) for sign in (-1, 1)]
         draw.line([(spread[0], middle), (spread[1], middle)], INK)

@@ -11,7 +11,7 @@ from PIL import Image
 from slotworks.cli import main
 from slotworks.errors import UserError
 from slotworks.files import seed_folders
-from slotworks.reports.compare import compare, paired_bootstrap, per_image
+from slotworks.reports.compare import compare, paired_bootstrap, per_image, picture
 from slotworks.reports.seeds import read_entry
 
 SCENES = {"kind": "TetrominoScenes", "num_train": 60_000, "num_val": 320, "num_test": 320, "seed": 0}
@@ -205,6 +205,16 @@ def test_the_picture_has_a_bar_for_each_entry(written):
     for color, share in ((grey, 0.5), (blue, 0.85)):
         columns = (sheet == color).all(axis=2).any(axis=0).nonzero()[0]
         assert columns.max() - columns.min() == pytest.approx(300 * share, abs=2)
+
+
+def test_a_mean_below_zero_is_drawn(tmp_path):
+    """An adjusted Rand index may be: its bar goes to the left of zero."""
+    write(tmp_path / "a", [-0.5, -0.3])
+    write(tmp_path / "b", [0.2, 0.4])
+    found = compare(entries(tmp_path / "a", tmp_path / "b"))
+    sheet = np.asarray(picture(found, {str(tmp_path / "a"): "a", str(tmp_path / "b"): "b"})).astype(int)
+    grey, blue = ((sheet == color).all(axis=2).any(axis=0).nonzero()[0] for color in ((201, 205, 212), (127, 167, 214)))
+    assert grey.max() <= blue.min() + 1
 
 
 def test_mistakes_are_one_sentence(written, capsys):
