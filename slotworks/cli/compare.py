@@ -67,14 +67,12 @@ def compare(
         return
     for one in found:
         head, rows, apart = report.cells(one, names)
+        titles, *lines = zip(head, *rows, *apart, strict=True)  # a line for each metric: there are more of them
         table = Table(title=escape(report.about(one)), title_justify="left")
-        for column, title in enumerate(head):
-            table.add_column(title, justify="right" if column else "left")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        table.add_section()
-        for row in apart:
-            table.add_row(*map(escape, row))
+        for column, title in enumerate(titles):
+            table.add_column(escape(title), justify="right" if column else "left")
+        for line in lines:
+            table.add_row(*map(escape, line))
         out.print(table)
         out.print(report.legend(one), style="dim", soft_wrap=True, markup=False)
         out.print(one["rules"], style="dim", soft_wrap=True, markup=False)

@@ -135,7 +135,7 @@ class TokenDecoder(nn.Module):
 
         SLATE's slots look at the same embeddings, without the begin token.
         """
-        begin = self.begin.expand(len(tokens), 1, -1)
+        begin = self.begin.expand(tokens.shape[0], 1, -1)
         x = torch.cat([begin, self.words(tokens)], dim=1)
         positions = self.positions[: x.shape[1]]
         if len(positions) < x.shape[1]:  # the last token has none, and nobody reads it

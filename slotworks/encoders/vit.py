@@ -220,7 +220,7 @@ class ViTEncoder(nn.Module):
         if "interpolate_pos_encoding" in known:
             inputs["interpolate_pos_encoding"] = True
         if "noise" in known:  # MAE sorts its patches by noise, also when it hides none of them
-            inputs["noise"] = torch.arange(rows * columns, device=image.device).expand(len(image), -1)
+            inputs["noise"] = torch.arange(rows * columns, device=image.device).expand(image.shape[0], -1)
 
         # Nothing below the trained blocks needs a gradient, so none is recorded there.
         with nullcontext() if config.trained_blocks else torch.no_grad():

@@ -45,5 +45,5 @@ class Blocks(Untrained):
         height, width = image.shape[-2:]
         down = torch.arange(height, device=image.device) * rows // height
         across = torch.arange(width, device=image.device) * columns // width
-        labels = (down[:, None] * columns + across).flatten().expand(len(image), -1)
+        labels = (down[:, None] * columns + across).flatten().expand(image.shape[0], -1)
         return segments_as_slots(labels, image.flatten(2).mT, rows * columns, (height, width))

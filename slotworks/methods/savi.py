@@ -215,7 +215,7 @@ class SAVi(VideoMethod):
         elif self.takes_boxes:
             slots = self.initializer(self._conditions(boxes, num_slots or self.config.num_slots))
         else:
-            slots = self.initializer(len(video), num_slots)
+            slots = self.initializer(video.shape[0], num_slots)
         features = map_over_time(lambda frame: self.transformer(self.encoder(frame)), video)
         out = self.video_slots(features, slots, first=state is None, num_iterations=num_iterations)
         return replace(out, grid=self.encoder.grid(video.shape[-2], video.shape[-1]))

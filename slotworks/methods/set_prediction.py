@@ -82,7 +82,7 @@ class SetPrediction(Method):
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
         features = self.encoder(2 * image - 1)
-        out = self.slot_attention(features, self.initializer(len(image), num_slots), num_iterations=num_iterations)
+        out = self.slot_attention(features, self.initializer(image.shape[0], num_slots), num_iterations=num_iterations)
         return replace(out, grid=self.encoder.grid(*image.shape[-2:]))
 
     def predict_set(self, slots: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
@@ -101,7 +101,7 @@ class SetPrediction(Method):
 
     def _steps(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b n d"]]:
         """Slots after each iteration."""
-        features, slots = self.encoder(2 * image - 1), self.initializer(len(image))
+        features, slots = self.encoder(2 * image - 1), self.initializer(image.shape[0])
         for _ in range(self.config.num_iterations):
             slots = self.slot_attention(features, slots, num_iterations=1).slots
             yield slots

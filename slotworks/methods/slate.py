@@ -139,7 +139,7 @@ class Slate(Method):
     ) -> SlotOutput:
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
-        slots = self.initializer(len(features), num_slots)
+        slots = self.initializer(features.shape[0], num_slots)
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
         size = self.config.image_size
         return replace(out, grid=self.config.grid if self.encoder is None else self.encoder.grid(size, size))

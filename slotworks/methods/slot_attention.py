@@ -117,7 +117,7 @@ class SlotAttentionAutoencoder(Method):
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
         features = self.encoder(2 * image - 1 if self.config.parts == "slot_attention" else image)
-        slots = self.initializer(len(image), num_slots)
+        slots = self.initializer(image.shape[0], num_slots)  # `len` would fix the batch of an exported program
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
         asked = None if self.config.mask_posterior is None else image
         return replace(out, grid=self.encoder.grid(*image.shape[-2:]), image=asked)

@@ -192,7 +192,7 @@ class SlotDiffusion(Method):
         num_iterations: int | None = None,
     ) -> SlotOutput:
         """Features of the encoder to slots."""
-        start = self.front.initializer(len(features), num_slots)
+        start = self.front.initializer(features.shape[0], num_slots)
         count = self.front.iterations(num_iterations)
         out = self.slot_attention(self.front.placed(features, grid), start, num_iterations=count)
         return replace(out, grid=grid)
@@ -280,7 +280,7 @@ class VideoSlotDiffusion(VideoMethod):
         """Videos in [0, 1] to slots of every frame; with the `state` of an earlier call their continuation."""
         grid = self.front.grid(video.shape[-2], video.shape[-1])
         features = self.front.placed(self.front.features(video.flatten(0, 1)), grid).unflatten(0, video.shape[:2])
-        start = self.front.initializer(len(video)) if state is None else state
+        start = self.front.initializer(video.shape[0]) if state is None else state
         count = self.front.iterations(None)
         return replace(self.video_slots(features, start, first=state is None, num_iterations=count), grid=grid)
 

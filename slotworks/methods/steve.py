@@ -130,7 +130,7 @@ class Steve(VideoMethod):
         initialiser is shared.
         """
         features = map_over_time(self.encoder, video)
-        slots = self.initializer(len(video), num_slots) if state is None else state
+        slots = self.initializer(video.shape[0], num_slots) if state is None else state
         out = self.slots(features, slots, first=state is None)
         return replace(out, grid=self.encoder.grid(video.shape[-2], video.shape[-1]))
 

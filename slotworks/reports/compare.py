@@ -300,6 +300,7 @@ def picture(comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
         {
             "group": about(one),
             "variant": names[entry["name"]],
+            "diverged": 0,
             "failed": [],
             "metrics": {n: value | {"std": value["std"] or 0.0} for n, value in entry["metrics"].items()},
         }

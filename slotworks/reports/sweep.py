@@ -157,7 +157,7 @@ def _panel(draw: Any, rows: Any, places: Sequence[int], name: str, x: int, top: 
         first = row["group"] != group
         group = row["group"]
         if metric is None:
-            draw.text((x + 4, y + 3), "failed" if row["failed"] else "diverged", INK, font)
+            draw.text((x + 4, y + 3), "failed" if row["failed"] else "diverged" if row["diverged"] else "", INK, font)
             reference = None if first else reference
             continue
         if first:

@@ -103,7 +103,7 @@ class FeatureSlots(Method):
             clusters = self.initializer.cluster(points, num_slots) if clusters is None else clusters
             slots = self.initializer(clusters, projected, num_slots)
         else:
-            slots = self.initializer(len(points), num_slots)
+            slots = self.initializer(points.shape[0], num_slots)
         values = None if self.coordinates is None else projected + self.coordinates(self.waves)
         return self.slot_attention(projected, slots, num_iterations=num_iterations, value_features=values)
 

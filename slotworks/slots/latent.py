@@ -128,6 +128,6 @@ class LatentSlotAttention(nn.Module):
             slots = self.box_mlp(boxes)
         else:
             assert self.initializer is not None
-            slots = self.initializer(len(features), num_slots)
+            slots = self.initializer(features.shape[0], num_slots)
         out = self.slot_attention(self.feature_mlp(x), slots, num_iterations=num_iterations, slot_mask=slot_mask)
         return replace(out, grid=grid)
