@@ -38,9 +38,9 @@ COUNTS = """
     latent_dim latent_size layers map_size map_stride max_iterations max_objects max_tokens mlp_dim model_dim
     norm_groups num_codes num_depths num_eigenvectors num_frames num_heads num_images num_iterations num_layers
     num_steps num_timesteps num_train_images patch_size per_slot_dim predictor_blocks predictor_dim predictor_heads
-    predictor_mlp_dim predictor_qkv_dim prompts_per_pass qkv_dim resnet_norm_groups resnet_strides resnet_width restarts
-    rows seeds short_clips slot_dim slot_heads smooth steps test_iterations text_heads text_layers top_k unet_dims
-    vae_batch vae_dims vae_steps vocab_size
+    predictor_mlp_dim predictor_qkv_dim prompts_per_pass qkv_dim rates resnet_norm_groups resnet_strides resnet_width
+    restarts rows seeds short_clips slot_dim slot_heads smooth steps test_iterations text_heads text_layers top_k
+    unet_dims vae_batch vae_dims vae_steps vocab_size
 """
 NOT_NEGATIVES = """
     attention_from autoencode_steps crops decoder_mask_shuffle decoder_shuffle dilate encoder_blocks erode held_out
@@ -48,8 +48,8 @@ NOT_NEGATIVES = """
     timestep train_size trained_blocks val_size
 """
 SHARES = """
-    appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light mask_ratio predictor_dropout
-    shadow spare_below test_fraction top_p val_fraction word_dropout
+    appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light mask_ratio max_share
+    predictor_dropout shadow spare_below test_fraction top_p val_fraction word_dropout
 """
 RANGES: dict[str, Range] = {
     "num_slots": (1, MAX_SLOTS),

@@ -183,7 +183,7 @@ def _commands(name: str) -> list[str]:
 
     recipe = recipes()[name]
     run, first = recipe(), []
-    root = Path(str(getattr(getattr(run.data, "images", None), "root", "")))
+    root = Path(str(getattr(getattr(run.data, "images", run.data), "root", "")))
     if root.parent == Path("data/generated") and root.name in RECIPES:
         first.append(f"slotworks synthesize {root.name}")
     for value in vars(run.method).values():

@@ -1,4 +1,4 @@
-"""What `slotworks synthesize` makes: the generated training sets of GLASS (Singh et al. 2025).
+"""What `slotworks synthesize` makes: the training sets of GLASS (Singh et al. 2025) and of Dataset Diffusion.
 
 glass.coco    captions by BLIP-2 for COCO's training images, Stable Diffusion 2.1
 glass.voc     the same for VOC's trainaug
@@ -11,6 +11,9 @@ say: `_names` are the recipes that take COCO's class names alone. docs/synthesis
 
 Networks of Stable Diffusion and BLIP-2 compute in float16, as in the code of Dataset Diffusion, from which the masks
 come; on drawn scenes in what the device computes fast.
+
+dataset_diffusion.voc and .coco are the images of Dataset Diffusion's segmenter: one prompt for all classes of an image,
+maps of one size, and 0.5 as the lower limit, as in its `gen_data.py`.
 
 The other rows of the paper have recipes of their own (`_labels` the dagger, `_templates` and `_sharegpt` Table 13) or
 are fields: `--source.captioner.model`, `--masks sam2` (Table 6c).
@@ -140,6 +143,30 @@ def scenes_repeated() -> Synthesis:
     return replace(scenes(), source=SceneCaptions(REPEATED_SCENES), num_images=160, power=1)
 
 
+def _dataset_diffusion(data: DataConfig) -> Synthesis:
+    """Its `gen_data.py`; its scripts leave the checkpoint blank, which has to draw 512 pixels by default."""
+    source = LabelPrompts(data)
+    return Synthesis(source=source, model="stabilityai/stable-diffusion-2-1-base", precision="16", low=0.5)
+
+
+def dataset_diffusion_voc() -> Synthesis:
+    """VOC's classes for Dataset Diffusion's segmenter; its captions are another model's, here "a photo of cat dog".
+
+    Command:   slotworks synthesize dataset_diffusion.voc
+    Takes:     not measured; 100 U-Net calls for each image
+    """
+    return _dataset_diffusion(VOC(train_masks=True))
+
+
+def dataset_diffusion_coco() -> Synthesis:
+    """COCO's classes for Dataset Diffusion's segmenter; its captions are COCO's own, here "a photo of cat dog".
+
+    Command:   slotworks synthesize dataset_diffusion.coco
+    Takes:     not measured; 100 U-Net calls for each image
+    """
+    return _dataset_diffusion(COCO(train_masks=True))
+
+
 RECIPES: dict[str, Callable[[], Synthesis]] = {
     f"glass.{function.__name__}": function
     for function in (
@@ -156,7 +183,7 @@ RECIPES: dict[str, Callable[[], Synthesis]] = {
             scenes_repeated,
         ),
     )
-}
+} | {"dataset_diffusion.voc": dataset_diffusion_voc, "dataset_diffusion.coco": dataset_diffusion_coco}
 
 
 def find_synthesis(name: str) -> Callable[[], Synthesis]:

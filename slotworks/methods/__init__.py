@@ -1,6 +1,7 @@
 """The papers: one short file each, joining parts from `encoders`, `slots` and `decoders`."""
 
 from slotworks.methods.blocks import Blocks, BlocksConfig
+from slotworks.methods.dataset_diffusion import DatasetDiffusion, DatasetDiffusionConfig
 from slotworks.methods.deep_spectral import DeepSpectral, DeepSpectralConfig
 from slotworks.methods.diff_cut import DiffCut, DiffCutConfig
 from slotworks.methods.dinosaur import Dinosaur, DinosaurConfig, DinosaurStudent, DinosaurStudentConfig
@@ -36,6 +37,8 @@ __all__ = [
     "BlocksConfig",
     "DSPNConfig",
     "DVAEConfig",
+    "DatasetDiffusion",
+    "DatasetDiffusionConfig",
     "DeepSpectral",
     "DeepSpectralConfig",
     "DiffCut",

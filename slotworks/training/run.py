@@ -32,6 +32,7 @@ class Adam:
     decay: Literal["none", "linear", "cosine"] = "none"  # shape of the final decay
     decay_start: float = 0.0  # where the final decay begins, as a fraction of all steps in [0, 1)
     decay_after_warmup: bool = False  # or where the warmup ends (SAVi, SlotDiffusion), to the very step
+    decay_power: float = 1.0  # power of the shape of the final decay; 0.9 with linear: poly of mmsegmentation
     final_lr_scale: float = 0.0  # factor on lr that the final decay reaches at the last step
     max_grad_norm: float | None = None  # gradients are scaled down to this norm; None: not clipped
     grad_norm_type: Literal["l2", "inf"] = "l2"  # l2: root of summed squares; inf: largest entry (SLATE, STEVE)
@@ -65,6 +66,7 @@ class Adam:
             f"optimizer.decay_start is {self.decay_start}, but decay_after_warmup is set; the final decay has one "
             "beginning, so give one of the two.",
         )
+        _check(self.decay_power > 0, f"optimizer.decay_power is {self.decay_power}; it must be above 0.")
         _check(self.final_lr_scale >= 0, f"optimizer.final_lr_scale is {self.final_lr_scale}; it cannot be negative.")
         _check(
             self.max_grad_norm is None or self.max_grad_norm > 0,
@@ -87,7 +89,7 @@ def schedule(optimizer: Adam, step: int, total_steps: int) -> float:
     half-life 100k the largest value is 3.73e-4, at step 10k. With `half_life_after_warmup` the factor is
     `0.5^(max(step - warmup, 0) / half_life)`, as in DINOSAUR's code, and the largest value is 4e-4. The decay goes from
     1 at `decay_start * total_steps`, or at the end of the warmup with `decay_after_warmup`, to `final_lr_scale` at
-    `total_steps`.
+    `total_steps`, along a line or half a cosine to the power `decay_power`.
     """
     lr = optimizer.lr
     if step < optimizer.warmup_steps:
@@ -99,7 +101,7 @@ def schedule(optimizer: Adam, step: int, total_steps: int) -> float:
         start = optimizer.warmup_steps if optimizer.decay_after_warmup else optimizer.decay_start * total_steps
         progress = min(max((step - start) / max(total_steps - start, 1), 0.0), 1.0)
         left = 1 - progress if optimizer.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
-        lr *= optimizer.final_lr_scale + (1 - optimizer.final_lr_scale) * left
+        lr *= optimizer.final_lr_scale + (1 - optimizer.final_lr_scale) * left**optimizer.decay_power
     return lr
 
 

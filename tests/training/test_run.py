@@ -42,6 +42,12 @@ from slotworks.types import DataConfig, MethodConfig
             id="savi",
         ),
         pytest.param(
+            Adam(lr=1e-4, decay="linear", decay_power=0.9),
+            20_000,
+            {0: 1e-4, 5_000: 7.719e-5, 10_000: 5.359e-5, 19_000: 6.746e-6, 20_000: 0},
+            id="mmsegmentation",
+        ),
+        pytest.param(
             Adam(lr=1e-4, warmup_steps=30_000, half_life_steps=250_000),
             200_000,
             {30_000: 9.20e-5, 100_000: 7.58e-5, 200_000: 5.74e-5},
@@ -97,6 +103,7 @@ def recheck(settings, **change):
             "optimizer.decay_start is 0.1, but decay_after_warmup is set",
         ),
         ({"final_lr_scale": -0.1}, "optimizer.final_lr_scale is -0.1"),
+        ({"decay_power": 0.0}, "optimizer.decay_power is 0.0; it must be above 0."),
         ({"max_grad_norm": 0.0}, "optimizer.max_grad_norm is 0.0; give a norm above 0, or None for no clipping."),
         ({"grad_norm_type": "l1"}, "optimizer.grad_norm_type is 'l1'; choose l2 or inf."),
         ({"lr_scales": {"encoder": -1.0}}, r"optimizer.lr_scales\['encoder'\] is -1.0"),

@@ -22,7 +22,7 @@ from slotworks.data.stores.store import Row, Store
 from slotworks.errors import needs_extra, quote
 from slotworks.images import open_picture, reading
 from slotworks.json_text import read_json
-from slotworks.types import DataConfig, Dataset, RawBatch, UserError
+from slotworks.types import DataConfig, Dataset, MethodConfig, RawBatch, UserError
 
 VERSION = 1
 UNCERTAIN = 255  # in a mask: nothing is claimed about this pixel
@@ -97,6 +97,28 @@ class Generated(PreparedData):
         store = super().open(split)
         classes = store.index["source"].get("masks") == "classes"
         return ClassStore(store.path, store.rows) if classes else store
+
+    def check_method(self, method: MethodConfig) -> None:
+        """A method that names classes needs masks of the same ones.
+
+        Raises:
+            UserError: the shards hold segments, or the masks of other classes.
+        """
+        wanted = getattr(method, "class_names", None)
+        if wanted is None:
+            return
+        facts = read_facts(self._shards()[0])
+        if facts["masks"] != "classes":
+            raise UserError(
+                f"The masks in {self.root} are {facts['masks']}, and {type(method).__name__} learns classes; "
+                "synthesize with `--masks attention`."
+            )
+        if tuple(facts["class_names"]) != tuple(wanted):
+            ours, theirs = (sum(map(bool, names)) for names in (wanted, facts["class_names"]))
+            raise UserError(
+                f"method.class_names names {ours} classes, the masks in {self.root} are of {theirs}, or of others in "
+                "this order; the names have to be those of the shards."
+            )
 
     def shown(self, split: str) -> DataConfig:
         """Real images, where there are any, to look at."""

@@ -1,0 +1,79 @@
+"""ResNet-50 and ResNet-101 of `transformers` with maps of an eighth of the image, as segmenters take them.
+
+The last two stages keep the size of their input and look two and four times as far instead (Chen et al. 2017); the
+first block of each looks half as far as the others, as mmsegmentation's `contract_dilation` has it. Weights are those
+of the network without this.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slotworks.encoders.pretrained import load_part
+from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD
+from slotworks.errors import needs_extra
+from slotworks.nn.init import unlike
+from slotworks.types import UserError
+
+DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
+"""Blocks of each stage, by the number of layers in the name."""
+
+STAGES = ["stage3", "stage4"]
+
+
+class DilatedResNet(nn.Module):
+    """Two maps of an image in [0, 1], normalised by ImageNet's statistics: of the third and of the fourth stage.
+
+    Fresh until `load` is called; all weights are trained, BatchNorm too. Needs the extra `vision`.
+
+    Args:
+        depth: 50 or 101.
+    """
+
+    feature_dims = (1024, 2048)
+
+    def __init__(self, depth: int):
+        super().__init__()
+        with needs_extra("vision"):
+            from transformers import ResNetBackbone, ResNetConfig
+        self.depth = depth
+        self.network: Any = ResNetBackbone(ResNetConfig(depths=DEPTHS[depth], out_features=STAGES))
+        for stage, rate in ((2, 2), (3, 4)):
+            for number, block in enumerate(self.network.encoder.stages[stage].layers):
+                for conv in (layer for layer in block.modules() if isinstance(layer, nn.Conv2d)):
+                    conv.stride = (1, 1)
+                    if conv.kernel_size == (3, 3):
+                        conv.dilation = conv.padding = (rate, rate) if number else (rate // 2, rate // 2)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 1024 y x"], Float[Tensor, "b 2048 y x"]]:
+        """What both stages give, for every eighth pixel of each side."""
+        third, fourth = self.network((image - self.mean) / self.std).feature_maps
+        return third, fourth
+
+    def load(self, model: str) -> None:
+        """Take the weights of a published ResNet of the same depth.
+
+        Args:
+            model: hub id, or a folder as `save_pretrained` writes it.
+
+        Raises:
+            UserError: it cannot be found, downloaded or read, or is another network.
+        """
+        from transformers import ResNetBackbone
+
+        options = {"out_features": STAGES, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        network, report = load_part(ResNetBackbone.from_pretrained, model, **options)
+        given = network.state_dict()
+        wrong = [*sorted(report["missing_keys"]), *unlike(self.network.state_dict(), given)]
+        if wrong:
+            raise UserError(
+                f"{model} is no ResNet-{self.depth}, as method.backbone asks for: it differs in {wrong[0]}; give the "
+                "weights of one."
+            )
+        self.network.load_state_dict(given)
