@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.encoders.pretrained import load_part
-from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD
+from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _quiet
 from slotworks.errors import needs_extra
 from slotworks.nn.init import unlike
 from slotworks.types import UserError
@@ -68,7 +68,8 @@ class DilatedResNet(nn.Module):
         from transformers import ResNetBackbone
 
         options = {"out_features": STAGES, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        network, report = load_part(ResNetBackbone.from_pretrained, model, **options)
+        with _quiet():
+            network, report = load_part(ResNetBackbone.from_pretrained, model, **options)
         given = network.state_dict()
         wrong = [*sorted(report["missing_keys"]), *unlike(self.network.state_dict(), given)]
         if wrong:
