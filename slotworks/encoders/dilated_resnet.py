@@ -33,13 +33,16 @@ class DilatedResNet(nn.Module):
     """
 
     feature_dims = (1024, 2048)
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, depth: int):
         super().__init__()
         with needs_extra("vision"):
             from transformers import ResNetBackbone, ResNetConfig
         self.depth = depth
-        self.network: Any = ResNetBackbone(ResNetConfig(depths=DEPTHS[depth], out_features=STAGES))
+        settings: dict[str, Any] = {"depths": DEPTHS[depth], "out_features": STAGES}
+        self.network: Any = ResNetBackbone(ResNetConfig(**settings))
         for stage, rate in ((2, 2), (3, 4)):
             for number, block in enumerate(self.network.encoder.stages[stage].layers):
                 for conv in (layer for layer in block.modules() if isinstance(layer, nn.Conv2d)):

@@ -109,6 +109,7 @@ class DatasetDiffusion(Method):
 
     semantic_rule = "labels"  # how `evaluate_semantic` reads the slots
     config: DatasetDiffusionConfig
+    outputs: Tensor
 
     def __init__(self, config: DatasetDiffusionConfig):
         super().__init__()
