@@ -3,6 +3,9 @@
 Names were written down once from the originals' modules; each function says which repository, commit and file.
 """
 
+import zlib
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -161,3 +164,29 @@ def pair(w, name):
 
 def four(w, name):
     return [w[f"{name}.{kind}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+
+# ---- checkpoints whose originals ran: names, shapes and outputs in tests/references ----------------------------------
+
+
+def drawn_by_name(name, shape):
+    """The original's array of this name, from a seed that is the name: kernels by the root of their fan in."""
+    drawn = noise_of(name, shape)
+    if name.endswith("embedding.weight") or name == "init_latents":
+        return drawn
+    if len(shape) > 1:
+        return drawn / np.prod(shape[1:]) ** 0.5
+    return float(name.endswith("weight")) + 0.2 * drawn
+
+
+def noise_of(name, shape):
+    return torch.from_numpy(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape))
+
+
+def names_and_outputs(file, key):
+    """Names with shapes, and outputs, of one model in a file of `tests/references`."""
+    with np.load(Path(__file__).parent / "references" / f"{file}.npz", allow_pickle=False) as stored:
+        found = {name.removeprefix(f"{key}/"): stored[name] for name in stored.files if name.startswith(f"{key}/")}
+    lines = [str(line).split(" ") for line in found.pop("names")]
+    shapes = {name: tuple(int(n) for n in sizes.split(",") if n) for name, sizes in lines}
+    return shapes, {name: torch.from_numpy(value) for name, value in found.items()}

@@ -99,8 +99,7 @@ def convert(source: Source, options: Options) -> Made:
         "feature_mlp_dim": len(theirs["perceptual_grouping.positional_embedding.layers.1.1.bias"]),
         "mlp_dim": len(theirs["perceptual_grouping.slot_attention.ff_mlp.module.1.bias"]),
         "decoder": kind,
-        **({"num_slots": slots} if slots else {}),
-        **options.given(num_heads="decoder_heads"),
+        **options.given(slots=slots, encoder="", **({"num_heads": "decoder_heads"} if kind == "transformer" else {})),
     }
     if kind == "mlp":
         layers = count(names, r"decoder\.hidden\.(\d+)\.")

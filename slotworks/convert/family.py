@@ -47,10 +47,29 @@ class Options:
             )
         return run
 
-    def given(self, **names: str) -> dict[str, Any]:
-        """Settings of a method from options that are given: `given(num_heads="decoder_heads")`."""
+    def given(self, *, slots: int | None = None, **names: str) -> dict[str, Any]:
+        """Settings of a method from options that are given: `given(num_heads="decoder_heads")`.
+
+        Args:
+            slots: how many there are, where the checkpoint tells.
+            names: the method's settings by the options it has beside numbers of slots and iterations; "" for one that
+                is read elsewhere.
+
+        Raises:
+            UserError: an option means nothing for this checkpoint, or contradicts it.
+        """
         own = {"num_slots": "num_slots", "num_iterations": "num_iterations"} | names
-        return {its: value for name, its in own.items() if (value := getattr(self, name)) is not None}
+        if slots is not None and self.num_slots not in (None, slots):
+            raise UserError(
+                f"num_slots is {self.num_slots}, but the checkpoint has {slots} slots of its own; leave it out."
+            )
+        for name in ("num_slots", "num_iterations", "num_heads", "image_size", "encoder"):
+            if name not in own and getattr(self, name) is not None:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, which means nothing for this checkpoint; leave it out."
+                )
+        found = {its: value for name, its in own.items() if its and (value := getattr(self, name)) is not None}
+        return found | ({} if slots is None else {"num_slots": slots})
 
 
 @dataclass(frozen=True)
@@ -105,11 +124,11 @@ def settings(config: Config, *, source: Path, **changes: Any) -> Config:
 
 def completed(run: Run, method: MethodConfig, source: Path) -> Run:
     """The run with this method, on images of its size."""
-    data, size = run.data, getattr(method, "image_size", None)
+    data: Any = run.data
+    size = getattr(method, "image_size", None)
     if size is not None and "image_size" in {field.name for field in fields(data)}:
-        own = getattr(data, "image_size", None)
-        square = size[0] if isinstance(size, tuple) and len(set(size)) == 1 else size
-        data = replace(data, image_size=square if isinstance(own, int) and isinstance(square, int) else size)  # pyright: ignore[reportCallIssue]
+        square = isinstance(size, tuple) and len(set(size)) == 1 and not isinstance(data.image_size, tuple)
+        data = replace(data, image_size=size[0] if square else size)
     return replace(run, method=method, data=data, expected=f"converted from {source.name}", last_eval_all=False)
 
 

@@ -15,16 +15,18 @@ KINDS = {".*": ("weight", "bias"), ".@": ("weight_ih", "weight_hh", "bias_ih", "
 _INDEX = re.compile(r"\{(\d*)i(\+\d+)?\}")
 
 
-def table(lines: str, *, count: int = 0) -> Names:
+def table(lines: str, *, count: int = 0, **words: str) -> Names:
     """Two names a line, ours and theirs.
 
     `.*` at the end stands for weight and bias, `.@` for the four arrays of a GRU. A line with `{i}` stands for `count`
-    lines; `{2i+1}` is a number made of it.
+    lines; `{2i+1}` is a number made of it. `<here>` is replaced by the word that is given for it.
 
-    >>> table("a.{i}.* b.{2i+1}.*", count=1)
+    >>> table("<here>.{i}.* b.{2i+1}.*", count=1, here="a")
     {'a.0.weight': 'b.1.weight', 'a.0.bias': 'b.1.bias'}
     """
     found: Names = {}
+    for word, value in words.items():
+        lines = lines.replace(f"<{word}>", value)
     for line in filter(None, map(str.strip, lines.splitlines())):
         for i in range(count) if _INDEX.search(line) else (0,):
             ours, theirs = _INDEX.sub(lambda part, i=i: _number(part, i), line).split()

@@ -105,8 +105,7 @@ def convert(source: Source, options: Options) -> Made:
         "gradient": "bilevel" if start == "learned" else "unrolled",
         "decoder_blocks": blocks,
         "train_orders": "standard" if orders == 1 else "random",
-        **({"num_slots": slots} if slots else {}),
-        **options.given(num_heads="decoder_heads"),
+        **options.given(slots=slots, encoder="", num_heads="decoder_heads"),
     }
     if orders == 1:
         changes["eval_orders"] = "standard"
