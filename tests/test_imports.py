@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "zoo": ("tables", "reports"),  # reports: numbers of a record in words
     "hub": ("types", "methods", "data", "training", "reports", "zoo"),  # reports: the card
     "export": ("types", "nn", "methods", "data", "training"),
-    "convert": ("types", "encoders", "methods", "training", "configs"),  # published checkpoints to run folders
+    "convert": ("types", "encoders", "decoders", "methods", "training", "configs"),  # others' checkpoints
     "__init__": ("api", "hub"),
 }
 BELOW_ALL = (  # no torch in these

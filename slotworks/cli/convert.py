@@ -10,6 +10,7 @@ import tyro
 from slotworks.cli.console import out, parse, print_json
 from slotworks.cli.runs import run_of
 from slotworks.types import UserError
+from slotworks.yaml_text import read_yaml
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,6 +33,7 @@ def convert(
     feature_dim: int = 768,
     diffusion: str | None = None,
     image_size: int | None = None,
+    settings: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
     """Turn a published checkpoint into a run folder, write a run as its original's code reads it, take out a U-Net.
@@ -60,6 +62,7 @@ def convert(
         feature_dim: with the word glass: width of its tokens.
         diffusion: of GLASS: where the VAE and an untrained U-Net come from, hub id or folder; Stable Diffusion 2.1.
         image_size: pixels; of GLASS those of the images that are generated; 256.
+        settings: others of the method that the checkpoint does not tell, such as slot_heads=2.
         json: print what was made as JSON.
     """
     from slotworks.convert import Options, convert_glass, export_unet, write_back
@@ -88,7 +91,10 @@ def convert(
             )
             made = convert_glass(Path(source), out_folder, encoder=network, diffusion=diffusion, image_size=image_size)
         else:
-            options = Options(out_folder, recipe, encoder, num_slots, num_iterations, num_heads, image_size)
+            changes = {}
+            for name, _, value in (word.partition("=") for word in settings):
+                changes[name.replace("-", "_").removeprefix("method.")] = _value(name, value)
+            options = Options(out_folder, recipe, encoder, num_slots, num_iterations, num_heads, image_size, changes)
             made = convert_source(Path(source), options, diffusion=diffusion)
         folder, parts, foreign = made.folder, ", ".join(made.parts), made.foreign
         kind = type(made.run.method).__name__.removesuffix("Config")
@@ -104,3 +110,17 @@ def convert(
             more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
             said = f"Beside the weights it holds {', '.join(foreign[:3])}{more}, which were not opened."
             out.print(said, soft_wrap=True, markup=False)
+
+
+def _value(name: str, text: str) -> Any:
+    """A setting's value from the command line, as YAML says it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not text:
+        raise UserError(f"{name} has no value; give NAME=VALUE, such as slot_heads=2.")
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"The value of {name} is not understood ({error}); give NAME=VALUE.") from None

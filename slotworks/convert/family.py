@@ -1,7 +1,7 @@
 """What a family of checkpoints is, and how its conversion becomes a run folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ class Options:
     num_iterations: int | None = None
     num_heads: int | None = None  # of the decoder's attentions
     image_size: int | None = None  # pixels
+    changes: Mapping[str, Any] = field(default_factory=dict)  # other settings of the method, by name
 
     def run(self, name: str, kind: type[MethodConfig]) -> Run:
         """The run of `recipe`, or of the recipe `name`; its method is of class `kind`.
@@ -69,7 +70,7 @@ class Options:
                     f"{name} is {getattr(self, name)}, which means nothing for this checkpoint; leave it out."
                 )
         found = {its: value for name, its in own.items() if its and (value := getattr(self, name)) is not None}
-        return found | ({} if slots is None else {"num_slots": slots})
+        return found | ({} if slots is None else {"num_slots": slots}) | dict(self.changes)
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ class Family:
     about: str
     signs: tuple[str, ...]  # tensors that all its checkpoints have, and together no other; a|b: one of the two
     convert: Callable[[Source, Options], Made]
-    absent: tuple[str, ...] = ()  # tensors that tell it from a family with the same signs
     layouts: tuple[str, ...] = ("torch", "safetensors")
+    test: Callable[[Source], bool] = bool  # what else must be true of a file
 
     def is_of(self, source: Source) -> bool:
         """Whether this is one of its checkpoints."""
         found = all(any(map(source.has, sign.split("|"))) for sign in self.signs)
-        return source.layout in self.layouts and found and not any(map(source.has, self.absent))
+        return source.layout in self.layouts and found and self.test(source)
 
 
 def settings(config: Config, *, source: Path, **changes: Any) -> Config:
@@ -116,6 +117,9 @@ def settings(config: Config, *, source: Path, **changes: Any) -> Config:
     Raises:
         UserError: they do not fit together.
     """
+    unknown = changes.keys() - {one.name for one in fields(config)}
+    if unknown:
+        raise UserError(f"{type(config).__name__} has no setting {sorted(unknown)[0]}; look at its fields.")
     try:
         return replace(config, **changes)
     except ValueError as error:
@@ -123,13 +127,20 @@ def settings(config: Config, *, source: Path, **changes: Any) -> Config:
 
 
 def completed(run: Run, method: MethodConfig, source: Path) -> Run:
-    """The run with this method, on images of its size."""
+    """The run with this method, on images of its size.
+
+    Raises:
+        UserError: the data of the recipe have another size.
+    """
     data: Any = run.data
     size = getattr(method, "image_size", None)
-    if size is not None and "image_size" in {field.name for field in fields(data)}:
+    if size is not None and "image_size" in {one.name for one in fields(data)}:
         square = isinstance(size, tuple) and len(set(size)) == 1 and not isinstance(data.image_size, tuple)
         data = replace(data, image_size=size[0] if square else size)
-    return replace(run, method=method, data=data, expected=f"converted from {source.name}", last_eval_all=False)
+    try:
+        return replace(run, method=method, data=data, expected=f"converted from {source.name}", last_eval_all=False)
+    except ValueError as error:
+        raise UserError(f"The recipe does not fit {source}: {error} Name another with --recipe.") from None
 
 
 def check_place(out: Path) -> None:

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from slotworks.convert.msgpack import flat, read_flax
 from slotworks.convert.pickles import Stored, read_saved, tensors_in
+from slotworks.convert.tensorbundle import read_bundle
 from slotworks.errors import UserError
 from slotworks.training.checkpoint import check_weights, unwrapped
 
@@ -84,6 +86,10 @@ def _read(file: Path) -> Source:
         found = _state_dict(saved.contents)
         tensors = {name: saved.load(value) if isinstance(value, Stored) else value for name, value in found.items()}
         return Source(file, "torch", _checked(tensors), _facts(saved.contents), saved.foreign)
+    if file.suffix == ".index":
+        return Source(file, "tensorflow", read_bundle(file))
+    if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):  # a map of msgpack
+        return Source(file, "flax", flat(read_flax(file)))
     if file.suffix == ".safetensors":
         return Source(file, "safetensors", unwrapped(load_file(file)))
     contents = torch.load(file, map_location="cpu", weights_only=True)  # torch before 1.6
