@@ -3,9 +3,11 @@
 Names were written down once from the originals' modules; each function says which repository, commit and file.
 """
 
+import struct
 import zlib
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -190,3 +192,122 @@ def names_and_outputs(file, key):
     lines = [str(line).split(" ") for line in found.pop("names")]
     shapes = {name: tuple(int(n) for n in sizes.split(",") if n) for name, sizes in lines}
     return shapes, {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+# ---- files of flax and of TensorFlow, written by their formats apart from the code that reads them -------------------
+
+
+def packed(value):
+    """msgpack as `flax.serialization.to_bytes` writes it."""
+    if isinstance(value, dict):
+        return struct.pack(">BI", 0xDF, len(value)) + b"".join(packed(k) + packed(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return struct.pack(">BI", 0xDD, len(value)) + b"".join(map(packed, value))
+    if isinstance(value, str):
+        return struct.pack(">BI", 0xDB, len(value.encode())) + value.encode()
+    if isinstance(value, bytes):
+        return struct.pack(">BI", 0xC6, len(value)) + value
+    if isinstance(value, bool) or value is None:
+        return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
+    if isinstance(value, int):
+        return struct.pack(">Bq", 0xD3, value) if not 0 <= value < 128 else bytes([value])
+    if isinstance(value, float):
+        return struct.pack(">Bd", 0xCB, value)
+    inner = packed([list(value.shape), value.dtype.name, value.tobytes()])
+    return struct.pack(">BIB", 0xC9, len(inner), 1) + inner
+
+
+def nested(named):
+    tree = {}
+    for name, value in named.items():
+        *folders, last = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = value
+    return tree
+
+
+def save_flax(file, named, *, chunked=()):
+    """As the state of the released training program: the optimiser's target and moments, other variables, a seed."""
+    tree = nested(named)
+    for name in chunked:
+        place = tree
+        *folders, last = name.split("/")
+        for folder in folders:
+            place = place[folder]
+        whole = place[last]
+        pieces = {str(i): piece for i, piece in enumerate(np.array_split(whole.flatten(), 3))}
+        shape = {str(i): n for i, n in enumerate(whole.shape)}
+        place[last] = {"__msgpack_chunked_array__": True, "shape": shape, "chunks": pieces}
+    moments = nested({f"{name}/grad_ema": 0 * value for name, value in named.items()})
+    optimizer = {"target": tree, "state": {"step": 7, "param_states": moments}}
+    file.write_bytes(packed({"step": 7, "optimizer": optimizer, "variables": {}, "rng": np.arange(2, dtype="uint32")}))
+    return file
+
+
+TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10, "float16": 19}
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def field(number, value):
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def masked(data):
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def block(pairs):
+    """A block of a table: keys share their beginning with the key before, but for every sixteenth."""
+    out, last, restarts = b"", b"", []
+    for i, (key, value) in enumerate(pairs):
+        shared = 0
+        if i % 16:
+            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
+                shared += 1
+        else:
+            restarts.append(len(out))
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        last = key
+    return out + b"".join(struct.pack("<I", one) for one in [*restarts, len(restarts)])
+
+
+def save_bundle(folder, named, *, name="ckpt-1"):
+    """Two files as TensorFlow's BundleWriter writes them, in blocks of twenty keys."""
+    data, entries = b"", [(b"", field(1, 1) + field(3, field(1, 1)))]
+    for key in sorted(named):
+        value = named[key]
+        dims = b"".join(field(2, field(1, n)) for n in value.shape)
+        raw = value.tobytes()
+        entry = field(1, TYPES[value.dtype.name]) + field(2, dims) + field(4, len(data)) + field(5, len(raw))
+        entries.append((key.encode(), entry + varint(6 << 3 | 5) + struct.pack("<I", masked(raw))))
+        data += raw
+    graph = b"\x0a\x02ab"
+    entries.append((b"_CHECKPOINTABLE_OBJECT_GRAPH", field(1, 7) + field(4, len(data)) + field(5, len(graph))))
+    entries.sort()
+    out, handles = b"", []
+
+    def place(block):
+        nonlocal out
+        handle = varint(len(out)) + varint(len(block))
+        out += block + b"\0" + struct.pack("<I", masked(block + b"\0"))
+        return handle
+
+    for start in range(0, len(entries), 20):
+        part = entries[start : start + 20]
+        handles.append((part[-1][0] + b"\0", place(block(part))))
+    footer = place(block([])) + place(block(handles))
+    (folder / f"{name}.data-00000-of-00001").write_bytes(data + graph)
+    index = folder / f"{name}.index"
+    index.write_bytes(out + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
+    return index

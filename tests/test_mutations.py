@@ -442,6 +442,36 @@ def published(binary: bool):
     return case
 
 
+def foreign(folder: Path) -> Case:
+    """A file of `torch.save` with an object of a class that is not known when it is read."""
+    import torch
+
+    from slotworks.convert.source import open_source
+
+    folder.mkdir(parents=True)
+    whole = torch.arange(12.0).view(3, 4)
+    state = {"a.weight": whole, "b": whole.T, "c": torch.ones(2).half()}
+    torch.save({"state_dict": state, "epoch": 3, "rest": Case([], list)}, folder / "model.ckpt")
+    return Case([folder / "model.ckpt"], lambda: open_source(folder / "model.ckpt").facts)
+
+
+def of_google(kind: str):
+    def case(folder: Path) -> Case:
+        from published import save_bundle, save_flax
+
+        from slotworks.convert.source import open_source
+
+        folder.mkdir(parents=True)
+        named = {f"a/{i}/kernel": np.arange(6, dtype="float32").reshape(2, 3) + i for i in range(30)}
+        if kind == "flax":
+            return Case([save_flax(folder / "ckpt.flax", named)], lambda: list(open_source(folder).tensors)[:0])
+        save_bundle(folder, named)
+        files = sorted(folder.iterdir())
+        return Case(files, lambda: {k: v.tolist() for k, v in open_source(folder).tensors.items()}, exact=True)
+
+    return case
+
+
 READERS: dict[str, tuple[Callable[[Path], Case], int]] = {
     "pictures": (pictures, 2_400),
     "png": (png, 800),
@@ -465,6 +495,9 @@ READERS: dict[str, tuple[Callable[[Path], Case], int]] = {
     "captions": (captions, 100),
     "published_safetensors": (published(False), 200),
     "published_bin": (published(True), 200),
+    "published_foreign": (foreign, 300),
+    "published_flax": (of_google("flax"), 300),
+    "published_bundle": (of_google("tensorflow"), 300),
 }
 TEXT = (".json", ".jsonl", ".yaml", ".txt")
 
@@ -551,7 +584,8 @@ def try_all(name: str, count: int, folder: Path) -> dict:
 
 
 SMALL = {"pictures": 36, "png": 12, "tfrecords": 12, "store": 12, "store_index": 20, "run_yaml": 40, "manifest": 30,
-         "records": 24, "checkpoint": 12, "synthesis": 15, "captions": 15, "features": 8, "shards": 12}  # fmt: skip
+         "records": 24, "checkpoint": 12, "synthesis": 15, "captions": 15, "features": 8, "shards": 12,
+         "published_foreign": 20, "published_flax": 20, "published_bundle": 20}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -23,7 +23,7 @@ def convert(
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[glass|unet] SOURCE")],
     /,
     out_folder: Annotated[Path, tyro.conf.arg(name="out")],
-    to: Literal["spot"] | None = None,
+    to: Literal["spot", "lsd", "glass"] | None = None,
     recipe: str | None = None,
     encoder: str | None = None,
     num_slots: int | None = None,
@@ -51,7 +51,7 @@ def convert(
     Args:
         words: file or folder of the checkpoint; before it, glass for a folder of StableLSD or GLASS whose network is
             named by patch-size and feature-dim, or unet to take the trained U-Net of a run.
-        out_folder: run folder to make; with unet the folder that gets unet/; with --to the file to write.
+        out_folder: run folder to make; with unet the folder that gets unet/; with --to the file or folder to write.
         to: write the run SOURCE as the code of this family reads it.
         recipe: whose data, protocol and settings the run takes where the checkpoint does not tell.
         encoder: the network that the slots were trained on, hub id or folder, or own: the one in the checkpoint.
@@ -121,6 +121,7 @@ def _value(name: str, text: str) -> Any:
     if not text:
         raise UserError(f"{name} has no value; give NAME=VALUE, such as slot_heads=2.")
     try:
-        return read_yaml(text)
+        value = read_yaml(text)
+        return tuple(value) if isinstance(value, list) else value
     except ValueError as error:
         raise UserError(f"The value of {name} is not understood ({error}); give NAME=VALUE.") from None

@@ -10,12 +10,13 @@ Weights may be safetensors, or a file that `torch.save` wrote: that is read by t
 tensors and nothing else. Optimiser states and random states lie beside them as pickles; they are never opened.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from slotworks.configs import glass as recipes
@@ -25,7 +26,7 @@ from slotworks.encoders.vit import DINOV2_B14_NORMED_448, ViTConfig
 from slotworks.errors import UserError, quote
 from slotworks.files import check_writable, folder_beside
 from slotworks.json_text import read_json
-from slotworks.methods import GlassConfig, StableLSDConfig
+from slotworks.methods import Glass, GlassConfig, StableLSD, StableLSDConfig
 from slotworks.outputs import Outputs, writing
 from slotworks.training import load_method
 from slotworks.training.checkpoint import check_weights, fit, unwrapped
@@ -33,6 +34,7 @@ from slotworks.types import MethodConfig
 
 SLOTS, UNET = "multiheadstevesa", ("unet2dconditionmodel", "unet")
 MLP = ("mlpdecoder", "mlp_decoder")
+WRITTEN = "diffusion_pytorch_model.safetensors"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 SETTINGS = ("num_iterations", "num_slots", "num_heads", "input_size", "out_size", "slot_size", "mlp_hidden_size")
 
@@ -241,3 +243,89 @@ def _read(folder: Path) -> dict[str, Tensor]:
 
 def _shape(value: Tensor) -> str:
     return ", ".join(map(str, value.shape)) or "of a single number"
+
+
+def write_back(method: StableLSD | Glass, out: Path) -> Path:
+    """Write a run of StableLSD or GLASS as their code reads it: the folder that `convert_glass` reads.
+
+    There and back every tensor is the same to the bit, but for the Gaussian that a module with slots from boxes also
+    has and does not use: it is written as zeros.
+
+    Raises:
+        UserError: the method has slots that their code does not know, or somebody else's files are in the way.
+    """
+    config = method.config
+    if config.initializer == "per_slot" or config.gradient == "implicit":
+        raise UserError(
+            f"This run starts slots {config.initializer!r} with the gradient {config.gradient!r}, which the code of "
+            "StableLSD and GLASS does not have."
+        )
+    own = {name: value.detach().clone() for name, value in method.state_dict().items()}
+    slots = {name.removeprefix("slots."): value for name, value in own.items() if name.startswith("slots.")}
+    mlp = {n.removeprefix("feature_decoder."): v for n, v in own.items() if n.startswith("feature_decoder.")}
+    settings = {
+        "_class_name": "MultiHeadSTEVESA",
+        "num_iterations": config.num_iterations,
+        "num_slots": config.num_slots,
+        "num_heads": config.num_heads,
+        "slot_size": config.slot_dim,
+        "mlp_hidden_size": config.mlp_dim,
+        "out_size": config.diffusion.context_dim,
+        "input_size": config.encoder.feature_dim,
+        "input_resolution": config.encoder.grid[0],
+        "epsilon": 1e-6,
+        "learnable_slot_init": config.initializer == "learned",
+        "bi_level": config.gradient == "bilevel",
+        "init_mlp": config.initializer == "boxes",
+    }
+    check_writable(out)
+    with writing(out, doing="converting") as outputs, folder_beside(out / SLOTS) as beside:
+        folder = beside / SLOTS
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(_published_slots(slots, config.encoder.grid[0]), folder / WRITTEN)
+        made = [SLOTS]
+        if mlp:
+            (beside / MLP[0]).mkdir()
+            save_file(_published_mlp(mlp), beside / MLP[0] / WRITTEN)
+            made.append(MLP[0])
+        if config.diffusion.trained:
+            (beside / "exported").mkdir()
+            method.decoder.export(beside / "exported").rename(beside / UNET[0])
+            made.append(UNET[0])
+        for name in made:
+            outputs.place(beside / name, name)
+    return out
+
+
+def _published_slots(ours: dict[str, Tensor], side: int) -> dict[str, Tensor]:
+    """The reverse of `slot_weights`, with the grid of positions, which their module stores."""
+    back = sorted(((mine, theirs) for theirs, mine in SLOT_MODULES.items()), key=lambda pair: -len(pair[0]))
+    coordinates = torch.linspace(0.0, 1.0, side + 1)
+    middle = 0.5 * (coordinates[:-1] + coordinates[1:])
+    columns, rows = torch.meshgrid(middle, middle, indexing="xy")
+    found = {"pos.pe": torch.stack((rows, columns, 1 - rows, 1 - columns))[None]}
+    for name, value in ours.items():
+        if name == "initializer.slots":
+            found["slot_mu"] = value[None]
+        elif name.startswith("initializer."):
+            found[f"slot_{name.removeprefix('initializer.')}"] = value
+        else:
+            mine, theirs = next(pair for pair in back if name.startswith(f"{pair[0]}."))
+            found[theirs + name.removeprefix(mine)] = value
+    found["pos.projection.weight"] = found["pos.projection.weight"][:, :, None, None]
+    if "slot_mu" not in found:
+        width = len(found["norm_slots.weight"])
+        found |= {name: torch.zeros(1, 1, width) for name in ("slot_mu", "slot_log_sigma")}
+    return {name: value.contiguous() for name, value in found.items()}
+
+
+def _published_mlp(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `feature_decoder_weights`."""
+    layers = len({name.split(".")[1] for name in ours if name.startswith("hidden.")})
+    found = {"pos_embed": ours["position"][None]}
+    for kind in ("weight", "bias"):
+        for k in range(layers):
+            found[f"decoder.{2 * k}.{kind}"] = ours[f"hidden.{k}.{kind}"]
+        found[f"decoder.{2 * layers}.{kind}"] = torch.cat([ours[f"to_features.{kind}"], ours[f"to_mask.{kind}"]])
+    return {name: value.contiguous() for name, value in found.items()}

@@ -8,7 +8,7 @@ from slotworks.convert.family import Converted, Family, Options, check_place, wr
 from slotworks.convert.source import Source, open_source
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, fitted
 from slotworks.errors import UserError, shorten
-from slotworks.methods import Spot
+from slotworks.methods import Glass, Spot, StableLSD
 from slotworks.training import load_method
 
 FAMILIES: tuple[Family, ...] = (
@@ -17,7 +17,6 @@ FAMILIES: tuple[Family, ...] = (
     *slate.FAMILIES,
     *(savi.FAMILY, slot_attention.FAMILY),
 )
-WRITERS = ("spot",)
 
 
 def recognise(source: Source) -> Family:
@@ -70,4 +69,6 @@ def write_back(run_folder: Path | str, out: Path | str, family: str) -> Path:
     method = load_method(run_folder)
     if family == "spot" and isinstance(method, Spot):
         return spot.write_back(method, Path(out))
+    if (family == "lsd" and isinstance(method, StableLSD)) or (family == "glass" and isinstance(method, Glass)):
+        return glass.write_back(method, Path(out))
     raise UserError(f"{run_folder} is a run of {type(method).__name__}, which cannot be written for {family}.")

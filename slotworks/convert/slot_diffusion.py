@@ -16,7 +16,7 @@ from slotworks.convert.family import Family, Made, Options, checked, completed, 
 from slotworks.convert.names import Names, carried, count, shape, table
 from slotworks.convert.source import Source
 from slotworks.decoders import DenoiserConfig
-from slotworks.encoders.vit import fitted
+from slotworks.encoders.vit import DINO_B8, DINO_B16, DINO_S8, DINO_S16, ViTConfig, fitted
 from slotworks.errors import UserError
 from slotworks.methods import (
     DVAEConfig,
@@ -118,7 +118,7 @@ def convert_diffusion(source: Source, options: Options) -> Made:
         raise UserError(f"{said} was trained on images that are not square, which SlotDiffusion here does not take.")
     if with_vit:
         # `last_hidden_state` there, which is behind the last norm
-        encoder = replace(run.method.encoder or fitted(_dino(theirs, said)), features="normed")
+        encoder = replace(_dino(theirs, said), features="normed")
         if options.encoder:
             encoder = fitted(replace(encoder, model=options.encoder))
         facts |= {"encoder": replace(encoder, image_size=rows * encoder.patch_size)}
@@ -161,14 +161,14 @@ def convert_diffusion(source: Source, options: Options) -> Made:
     return checked(Made(completed(run, method, source.path), weights, found), source=said)
 
 
-def _dino(theirs: dict[str, Tensor], said: str) -> Any:
-    from slotworks.encoders.vit import DINO_B8, DINO_B16, DINO_S8, DINO_S16
-
+def _dino(theirs: dict[str, Tensor], said: str) -> ViTConfig:
+    """The DINO in it, by its measures; images are normalised around a half there."""
     width, _, patch, _ = shape(theirs, "encoder.dino.embeddings.patch_embeddings.projection.weight", 4, source=said)
     known = {(one.feature_dim, one.patch_size): one for one in (DINO_B8, DINO_B16, DINO_S8, DINO_S16)}
     if (width, patch) not in known:
         raise UserError(f"{said} has a DINO {width} wide with patches of {patch} pixels, which is not known here.")
-    return replace(known[width, patch], mean=(0.5,) * 3, std=(0.5,) * 3)
+    half = (0.5, 0.5, 0.5)
+    return replace(known[width, patch], mean=half, std=half, position_offset=0.0)
 
 
 def settings_of_denoiser(config: DenoiserConfig, source: Source, measures: dict[str, Any]) -> DenoiserConfig:

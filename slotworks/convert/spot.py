@@ -4,6 +4,7 @@ Names are those of gkakogeorgiou/spot at 13c5926f4839: `spot.py`, `slot_attn.py`
 stage holds two vision transformers: the student's, whose last blocks were trained, and the frozen one.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,9 +147,11 @@ def write_back(method: Spot, out: Path) -> Path:
     """Write a run of SPOT as its code reads it, `{"model": ...}` of `torch.save`, with its vision transformers.
 
     Raises:
-        UserError: the method has departures that SPOT's code does not know.
+        UserError: the method has departures that SPOT's code does not know, or there is such a file.
     """
     config = method.config
+    if os.path.lexists(out):
+        raise UserError(f"{out} is there already; choose another name.")
     if config.initializer not in STARTS or method.components is not None or method.coordinates is not None:
         raise UserError(f"This run of {type(method).__name__} has parts that SPOT's code does not have.")
     if config.hidden_inputs:

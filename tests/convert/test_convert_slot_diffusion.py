@@ -100,6 +100,29 @@ def test_outputs_are_the_originals(tmp_path, key):
         torch.testing.assert_close(value, expected[name].view(value.shape), **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_a_frozen_dino(tmp_path):
+    """Of the configurations for VOC and COCO: the ResNet is not there, features are those behind the last norm."""
+    state = checkpoint("savi_diffusion")
+    state = {name: value for name, value in state.items() if not name.startswith(("encoder", "predictor"))}
+    state |= {
+        "encoder.dino.embeddings.patch_embeddings.projection.weight": torch.zeros(384, 3, 8, 8),
+        "encoder_pos_embedding.grid": torch.zeros(1, 2, 2, 4),
+        "encoder_pos_embedding.dense.weight": torch.ones(384, 4),
+        "encoder_pos_embedding.dense.bias": torch.ones(384),
+        "encoder_out_layer.0.weight": torch.ones(384),
+        "encoder_out_layer.0.bias": torch.ones(384),
+        "encoder_out_layer.1.weight": torch.ones(24, 384),
+        "encoder_out_layer.1.bias": torch.ones(24),
+        "encoder_out_layer.3.weight": torch.ones(24, 24),
+        "encoder_out_layer.3.bias": torch.ones(24),
+    }
+    _, run, method = converted(tmp_path, state)
+    encoder = run.method.encoder
+    assert (encoder.model, encoder.features, encoder.image_size) == ("facebook/dino-vits8", "normed", 16)
+    assert (encoder.mean, encoder.position_offset) == ((0.5, 0.5, 0.5), 0.0)
+    assert torch.equal(method.front.position.project.weight, torch.ones(384, 4))
+
+
 @pytest.mark.parametrize(
     ("key", "change", "given", "sentence"),
     [

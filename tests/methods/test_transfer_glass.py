@@ -194,6 +194,36 @@ def test_a_second_stage_brings_its_own_unet(tmp_path, tiny_vit, diffusion):
     assert all(torch.equal(again.state_dict()[name], value) for name, value in unet.state_dict().items())
 
 
+@pytest.mark.parametrize("stage", ["lsd", "glass"])
+def test_there_and_back_is_the_same_to_the_bit(tmp_path, tiny_vit, diffusion, stage):
+    diffusers = pytest.importorskip("diffusers")
+    unet = None
+    if stage == "glass":
+        torch.manual_seed(7)
+        config = diffusers.UNet2DConditionModel.load_config(diffusion / "unet")
+        unet = diffusers.UNet2DConditionModel.from_config(config)
+    source = checkpoint(tmp_path / "released", unet=unet, mlp=mlp_state() if unet else None)
+    weights = "diffusion_pytorch_model.safetensors"
+    grid = (torch.arange(4) + 0.5) / 4  # the original's: rows, columns and their distances to the other side
+    rows, columns = torch.meshgrid(grid, grid, indexing="ij")
+    given = load_file(source / "multiheadstevesa" / weights)
+    given["pos.pe"] = torch.stack((rows, columns, 1 - rows, 1 - columns))[None]
+    save_file(given, source / "multiheadstevesa" / weights)
+    convert(source, tmp_path / "run", replace(tiny_vit, features="normed"), diffusion)
+    assert main(["convert", str(tmp_path / "run"), "--to", stage, "--out", str(tmp_path / "back")]) == 0
+    found = load_file(tmp_path / "back" / "multiheadstevesa" / weights)
+    torch.testing.assert_close(found, given, rtol=0, atol=0)
+    settings = json.loads((tmp_path / "back" / "multiheadstevesa" / "config.json").read_text())
+    assert settings == CONFIG | {"init_mlp": False}
+    assert (tmp_path / "back" / "mlpdecoder").exists() == (unet is not None)
+    if unet:
+        torch.testing.assert_close(load_file(tmp_path / "back" / "mlpdecoder" / weights), mlp_state(), rtol=0, atol=0)
+        again = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "back" / "unet2dconditionmodel")
+        torch.testing.assert_close(again.state_dict(), unet.state_dict(), rtol=0, atol=0)
+    other = "glass" if stage == "lsd" else "lsd"
+    assert main(["convert", str(tmp_path / "run"), "--to", other, "--out", str(tmp_path / "other")]) == 2
+
+
 def test_on_the_command_line(tmp_path, tiny_vit, diffusion, capsys):
     source = checkpoint(tmp_path / "released")
     options = ["--encoder", tiny_vit.model, "--patch-size", "8", "--feature-dim", "12", "--diffusion", str(diffusion)]
