@@ -74,7 +74,9 @@ def convert(
     check_options(num_slots=num_slots, num_iterations=num_iterations, num_heads=num_heads)
     what, source = words if len(words) == 2 else (None, *words) if len(words) == 1 else (None, None)
     if source is None or what not in (None, "glass", "unet") or (to and what):
-        raise UserError(f"{' '.join(words)} is not understood; give one checkpoint, or glass or unet before it.")
+        raise UserError(
+            f"{' '.join(words) or 'Nothing'} is not understood; give one checkpoint, or glass or unet before it."
+        )
     foreign: tuple[str, ...] = ()
     if to or what == "unet":
         run = run_of(Path(source))

@@ -110,6 +110,7 @@ def convert(source: Source, options: Options) -> Made:
         own = getattr(method, name)
         if found and found != len(own):
             raise UserError(f"{said} has {found} layers, but {name} are {list(own)}; give one number for each layer.")
+    assert isinstance(method, SAViConfig)
     torch_like = _torch_like(theirs, method, said)
     names |= table(NAMES, count=layers)
     weights = carried(torch_like, names, expected_of(method), source=said, family="SAVi (google-research)")
@@ -122,10 +123,10 @@ def _resnet_names(theirs: dict[str, Tensor], net: str) -> Names:
     names = table(RESNET, net=net)
     found = sorted({(int(m[1]), int(m[2])) for n in theirs if (m := re.match(rf"{net}/stage(\d+)/block(\d+)/", n))})
     for number, (stage, block) in enumerate(found):
-        words = {"n": str(number), "block": f"{net}/stage{stage}/block{block}"}
-        names |= table(RESNET_BLOCK, **words)
-        if f"{words['block']}/proj_conv/kernel" in theirs:
-            names |= table(RESNET_SHORTCUT, **words)
+        place = f"{net}/stage{stage}/block{block}"
+        names |= table(RESNET_BLOCK, n=str(number), block=place)
+        if f"{place}/proj_conv/kernel" in theirs:
+            names |= table(RESNET_SHORTCUT, n=str(number), block=place)
     return names
 
 

@@ -64,8 +64,8 @@ def convert_slate(source: Source, options: Options) -> Made:
     theirs |= {"dictionary.begin": words[0], "dictionary.words": words[1:]}
     vae, block = parts.dvae_names(theirs, ours="dvae.", its="dvae.")
     transformer, blocks = parts.transformer_names(theirs, ours="decoder.transformer.", its="tf_dec.")
-    attention = {"ours": "slot_attention.", "theirs": "slot_attn.slot_attention."}
-    names = table(SLATE) | vae | transformer | table(parts.SLOT_ATTENTION, **attention)
+    attention = table(parts.SLOT_ATTENTION, ours="slot_attention.", theirs="slot_attn.slot_attention.")
+    names = table(SLATE) | vae | transformer | attention
     patches = shape(theirs, "positional_encoder.pe", 3, source=said)[1] - 1
     size = 4 * side_of(patches, "its position embedding", source.path)
     run = options.run("slate.shapes3d" if size == 64 else "slate.clevr_mirror", SlateConfig)
@@ -92,8 +92,8 @@ def convert_steve(source: Source, options: Options) -> Made:
     vae, block = parts.dvae_names(theirs, ours="dvae.", its="dvae.")
     transformer, blocks = parts.transformer_names(theirs, ours="decoder.transformer.", its="steve_decoder.tf.")
     predictors = count(theirs, r"steve_encoder\.savi\.predictor\.blocks\.(\d+)\.")
-    attention = {"ours": "slots.corrector.", "theirs": "steve_encoder.savi."}
-    names = table(STEVE, count=predictors) | vae | transformer | table(parts.SLOT_ATTENTION, **attention)
+    attention = table(parts.SLOT_ATTENTION, ours="slots.corrector.", theirs="steve_encoder.savi.")
+    names = table(STEVE, count=predictors) | vae | transformer | attention
     patches = shape(theirs, "steve_decoder.pos.pe", 3, source=said)[1] - 1
     size = 4 * side_of(patches, "its position embedding", source.path)
     words, width = shape(theirs, "steve_decoder.dict.dictionary.weight", 2, source=said)
