@@ -134,7 +134,10 @@ def export(run_folder: str | Path, out: str | Path, *, to: Literal["onnx", "torc
             import onnx  # noqa: F401
             import onnxscript  # noqa: F401
     run, method = load(run_folder, device="cpu")
-    found, left_out = programs(run, method)
+    try:
+        found, left_out = programs(run, method)
+    except UserError as error:
+        raise UserError(f"{run_folder} cannot be exported: {error}") from None
     written = []
     with writing(out, doing="writing programs") as outputs, torch.no_grad():
         for program in found:

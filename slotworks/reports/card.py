@@ -85,9 +85,9 @@ def _number(name: str, mean: Any, sem: Any) -> str:
 
 
 def _name(data: Mapping[str, Any]) -> str:
-    """The class of the data, and of what it wraps, such as features of pictures."""
-    inner = [value["kind"] for value in data.values() if isinstance(value, Mapping) and "kind" in value]
-    return " of ".join([data["kind"], *inner])
+    """The class of the data, and of the pictures that it wraps, as features of them do."""
+    images = data.get("images")
+    return f"{data['kind']} of {_name(images)}" if isinstance(images, Mapping) and "kind" in images else data["kind"]
 
 
 def _short(value: Any) -> str:

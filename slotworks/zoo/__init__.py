@@ -43,7 +43,7 @@ MEMBERS = (
     Member("dinosaur-scenes", "dinosaur.scenes_mini"),
     Member("spot-scenes", "spot.scenes_stage2_mini"),
     Member("stable-lsd-scenes", "stable_lsd.scenes_mini"),
-    Member("glass-scenes", "glass.scenes_mini"),
+    Member("glass-scenes", "glass.scenes_repeated_mini"),
 )
 
 
