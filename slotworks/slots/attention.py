@@ -17,6 +17,7 @@ ablations of its supplement, section 2, and the departures of later code, each u
 | BO-QSA | `gradient="bilevel", eps=1.0, eps_in="denominator"` with `LearnedInit` |
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -161,7 +162,9 @@ class SlotAttention(nn.Module):
         `feature_mask` is False at padding, which no slot reads; `slot_mask` is False for absent slots, which win no
         position. `value_features` take the place of `features` in what a slot gathers, not in where it looks.
         """
-        with torch.autocast(features.device.type, enabled=False):  # float16 and bfloat16 lose the normalisation
+        kind = features.device.type
+        mixed = torch.is_autocast_enabled(kind)  # asked, for an exported program cannot be read again with a context
+        with torch.autocast(kind, enabled=False) if mixed else nullcontext():  # float16 loses the normalisation
             if features.dtype != torch.float64:
                 features, slots = features.float(), slots.float()
             x = self.norm_features(features)
