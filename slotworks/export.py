@@ -15,6 +15,7 @@ function: `torch.manual_seed(seed)` and `torch.randn` (or `torch.rand`, as expor
 """
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -32,7 +33,7 @@ import slotworks.data.scenes
 import slotworks.data.stores.generated
 import slotworks.data.stores.latents
 import slotworks.methods  # noqa: F401  (a run folder names classes of these packages; it never says what to import)
-from slotworks.errors import UserError, needs_extra, shorten
+from slotworks.errors import UserError, check_extra, shorten
 from slotworks.nn.noise import noise_from
 from slotworks.outputs import Outputs, writing
 from slotworks.training.reopen import load
@@ -130,9 +131,7 @@ def export(run_folder: str | Path, out: str | Path, *, to: Literal["onnx", "torc
     if to not in ENDINGS:
         raise UserError(f"`to` is {to!r}; programs are made for onnx or torch.")
     if to == "onnx":
-        with needs_extra("export"):
-            import onnx  # noqa: F401
-            import onnxscript  # noqa: F401
+        check_extra("export", "onnx", "onnxscript")
     run, method = load(run_folder, device="cpu")
     try:
         found, left_out = programs(run, method)
@@ -253,8 +252,7 @@ def _by_runtime(path: Path, inputs: dict[str, Tensor]) -> list[Tensor] | None:
     """What onnxruntime computes; None where it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
-    import onnxruntime
-
+    onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.markup import escape
@@ -58,8 +58,8 @@ def compare(
 
     check_options(seed=seed)
     entries = [read_entry(run_of(run), str(run)) for run in runs]
-    wanted = {"data": data, "split": split, "protocol": protocol}
-    found = report.compare(entries, **wanted, metrics=metric, confidence=confidence, seed=seed)
+    how: Any = {"metrics": metric, "confidence": confidence, "seed": seed}
+    found = report.compare(entries, data=data, split=split, protocol=protocol, **how)
     names = short_names([entry.name for entry in entries])
     written = report.write_comparison(found, out_folder, names)
     if json:

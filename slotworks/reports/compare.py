@@ -199,7 +199,7 @@ def paired_bootstrap(
         batch=max(1, BATCH // len(apart)),
         confidence_level=confidence,
         method="percentile",
-        random_state=np.random.default_rng(seed),
+        random_state=np.random.default_rng(seed),  # pyright: ignore[reportCallIssue]  (`rng` from scipy 1.15 on)
     ).confidence_interval
     return float(found.low), float(found.high)
 
