@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from slotworks.evaluation.masks import decode, inspecting, soft_masks
+from slotworks.evaluation.masks import decode, inspecting, merge_similar, similar_slots, soft_masks
 from slotworks.evaluation.removal import going
 from slotworks.evaluation.rendering import Rendered, Renderer, render, renderer_of
 from slotworks.evaluation.segment import upsampled_argmax
@@ -33,6 +33,11 @@ class Scene:
     slots: Float[Tensor, "n d"]
     masks: Float[Tensor, "n y x"]  # of the decoder, or attention where there is none; they sum to one over slots
     features: Float[Tensor, "p c"] | None = None  # for teacher-forced decoders
+    owners: Int64[Tensor, " n"] | None = None  # where slots are joined: into which each; `masks` are added up there
+
+    def joined(self, index: int) -> list[int]:
+        """A slot and those that are joined into it."""
+        return [index] if self.owners is None else (self.owners == index).nonzero()[:, 0].tolist()
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def take_apart(
     *,
     num_slots: int | None = None,
     boxes: Sequence[Sequence[float]] | None = None,
+    merge: float | None = None,
     seed: int = 0,
 ) -> Scene:
     """A picture in [0, 1], at the size the method looks at, to its slots.
@@ -65,18 +71,26 @@ def take_apart(
         image: in [0, 1], at the size the method looks at.
         num_slots: another number of slots than in training, where the method allows it.
         boxes: of the objects, `x0 y0 x1 y1` in [0, 1], for a method whose slots start from them.
+        merge: join the masks of slots whose cosine is above this, see `slotworks.evaluation.masks.merge_similar`; the
+            slots stay as they are, and are taken out together.
         seed: of the initial slots.
 
     Raises:
-        UserError: if the method cannot be given so many slots, or boxes, or is given none and needs them.
+        UserError: if the method cannot be given so many slots, or boxes, or is given none and needs them; if `merge` is
+            no cosine.
     """
     options: dict[str, Any] = {} if num_slots is None else {"num_slots": num_slots}
     with inspecting(method, seed=seed) as device:
         if boxes is not None:
             options["boxes"] = boxes_tensor(boxes).to(device)
         output = encode_frames(method, image[None, None].to(device), None, options)
-        masks = soft_masks(output, decode(method, output))[0, 0].float()
-    return Scene(image, output.slots[0, 0], masks, None if output.features is None else output.features[0, 0])
+        masks, owners = soft_masks(output, decode(method, output))[0].float(), None
+        if merge is not None:
+            owners = similar_slots(masks, output.slots[0], merge)[0]
+            masks = merge_similar(masks, output.slots[0], merge)
+    return Scene(
+        image, output.slots[0, 0], masks[0], None if output.features is None else output.features[0, 0], owners
+    )
 
 
 def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> int:
@@ -101,7 +115,7 @@ def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -
 
 
 def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> list[int]:
-    """All slots to take out with the object at a pixel: the one that owns it, then the spare ones that look there.
+    """All slots to take out with the object at a pixel: its owner, those joined into it, and spare ones that look there.
 
     Arguments and errors are those of `slot_at`.
     """
@@ -109,7 +123,9 @@ def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None)
     height, width = scene.image.shape[-2:]
     masks = interpolate(scene.masks[None].float(), (height, width), mode="bilinear", align_corners=False)
     drop = going(masks, torch.tensor([index], device=masks.device))[0]
-    return [index, *(k for k in drop.nonzero()[:, 0].tolist() if k != index)]
+    joined = scene.joined(index)
+    spare = [k for k in drop.nonzero()[:, 0].tolist() if k not in joined and scene.joined(k) == [k]]
+    return [*joined, *spare]
 
 
 def render_edit(

@@ -104,13 +104,25 @@ def merge_similar(
     Raises:
         UserError: for a video, or a threshold outside [-1, 1].
     """
+    owners = similar_slots(masks, slots, threshold).to(masks.device)
+    where = owners[..., None, None].expand_as(masks)
+    return torch.zeros_like(masks).scatter_add(1, where, masks)
+
+
+def similar_slots(
+    masks: Float[Tensor, "*b n h w"], slots: Float[Tensor, "*b n d"], threshold: float
+) -> Int64[Tensor, "b n"]:
+    """For each slot the one that `merge_similar` joins it into: itself, or one of a lower number.
+
+    Arguments and errors are those of `merge_similar`.
+    """
     if masks.ndim != 4:
         raise UserError("Slots of videos are not merged: the same ones would have to be joined in every frame.")
     if not -1 <= threshold <= 1:
         raise UserError(f"merge is {threshold:g}; it is a cosine, from -1 to 1, above which slots are joined.")
-    merged = masks.clone()
+    owners = torch.arange(masks.shape[1]).repeat(len(masks), 1)
     areas, vectors = masks.flatten(2).sum(2).double().cpu(), slots.double().cpu()
-    for own, area, vector in zip(merged, areas, vectors, strict=True):
+    for owner, area, vector in zip(owners, areas, vectors, strict=True):
         left = [n for n in range(len(area)) if area[n] >= 0.5]
         while len(left) > 2:
             directions = torch.nn.functional.normalize(vector[left], dim=1)
@@ -122,10 +134,9 @@ def merge_similar(
             both = area[first] + area[second]
             vector[first] = (area[first] * vector[first] + area[second] * vector[second]) / both
             area[first] = both
-            own[first] += own[second]
-            own[second] = 0
+            owner[owner == second] = first
             left.remove(second)
-    return merged
+    return owners
 
 
 def predicted_masks(

@@ -85,6 +85,7 @@ class DinosaurStudentConfig(DinosaurConfig):
     """by term; a term not named here weighs 1"""
     teacher: str = "runs/dinosaur.photos_mlp"  # run folder of the first round; read when training starts
     teacher_start: float = 0.5  # weight of the k-means clusters that slots start from beside the teacher's attention
+    teach_decoder: bool = False  # the same masks also teach the student's decoder, as the term distill_decoder
 
     @property
     def starts_trained(self) -> bool:
@@ -222,7 +223,10 @@ class DinosaurStudent(Dinosaur):
         """Nothing: the principal components are the teacher's."""
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The first round's error, and the cross-entropy of attention with the teacher's from the same clusters."""
+        """The first round's error, and the cross-entropy of attention with the teacher's from the same clusters.
+
+        With `teach_decoder` also that of the decoder's masks.
+        """
         if not self.teacher:
             raise ValueError("The teacher is not loaded; call method.prepare(load_method) before training.")
         points = self.points(self.encoder.features_of(batch))
@@ -230,10 +234,12 @@ class DinosaurStudent(Dinosaur):
         out = self._group(points, clusters=clusters)
         masks = self._taught(points, clusters)
         matched = match_masks(out.attn, masks)
-        return {
-            "recon": self._reconstruction(points, out.slots)[0],
-            "distill": soft_distillation_loss(out.attn, masks, matched=matched),
-        }
+        error, decoded, patches = self._reconstruction(points, out.slots)
+        terms = {"recon": error, "distill": soft_distillation_loss(out.attn, masks, matched=matched)}
+        if self.config.teach_decoder:
+            wanted = masks if patches is None else masks[:, :, patches]
+            terms["distill_decoder"] = soft_distillation_loss(decoded, wanted, matched=matched)
+        return terms
 
     @torch.no_grad()
     def _taught(self, points: Tensor, clusters: Tensor | None) -> Tensor:

@@ -108,7 +108,7 @@ def bring(desk: Desk) -> Desk:
     Raises:
         UserError: if none is chosen.
     """
-    return _edited(desk, (*desk.pieces, Piece("other", _chosen(desk, "other")[0])))
+    return _edited(desk, (*desk.pieces, *_whole(desk)))
 
 
 def exchange(desk: Desk) -> Desk:
@@ -117,11 +117,12 @@ def exchange(desk: Desk) -> Desk:
     Raises:
         UserError: if one of them is not chosen, or that of the picture is not there any more.
     """
-    old, new = _chosen(desk, "picture"), _chosen(desk, "other")[0]
+    old, new = _chosen(desk, "picture"), _whole(desk)
     gone = {Piece("picture", slot) for slot in old}
     _check_there(desk, gone)
-    swapped = [Piece("other", new) if piece == Piece("picture", old[0]) else piece for piece in desk.pieces]
-    return _edited(desk, tuple(piece for piece in swapped if piece not in gone))
+    place = desk.pieces.index(next(piece for slot in old if (piece := Piece("picture", slot)) in desk.pieces))
+    kept = [tuple(piece for piece in part if piece not in gone) for part in (desk.pieces[:place], desk.pieces[place:])]
+    return _edited(desk, (*kept[0], *new, *kept[1]))
 
 
 def undo(desk: Desk) -> Desk:
@@ -162,6 +163,11 @@ def _chosen(desk: Desk, side: Side) -> Sequence[int]:
         where = "left" if side == "picture" else "right"
         raise UserError(f"No object is chosen on the {where}; click one there first.")
     return desk.chosen[side]
+
+
+def _whole(desk: Desk) -> list[Piece]:
+    """The chosen object of the second picture: its slot and those joined into it, without spare ones."""
+    return [Piece("other", slot) for slot in desk.scene("other").joined(_chosen(desk, "other")[0])]
 
 
 def _check_there(desk: Desk, gone: set[Piece]) -> None:

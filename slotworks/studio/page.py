@@ -61,12 +61,12 @@ def build_page(studio: Studio) -> Any:
         recon, edited = studio.rendered(desk, **dict(zip(settings, given, strict=True)))
         return [desk, recon, edited, tiles(desk), desks.in_words(desk)]
 
-    def opener(side: Side, read: Callable[[Any, int], Scene]) -> Callable:
-        def work(source: Any, seed: int, desk: Desk | None, *given: Any) -> list[Any]:
+    def opener(side: Side, read: Callable[[Any, int, float | None], Scene]) -> Callable:
+        def work(source: Any, seed: int, merge: float | None, desk: Desk | None, *given: Any) -> list[Any]:
             if side == "picture":
-                desk = desks.open_picture(read(source, int(seed)), None if desk is None else desk.other)
+                desk = desks.open_picture(read(source, int(seed), merge), None if desk is None else desk.other)
             else:
-                desk = desks.open_other(_there(desk), read(source, int(seed)))
+                desk = desks.open_other(_there(desk), read(source, int(seed), merge))
             return [*both(desk), *rendered(desk, given)]
 
         return told(work)
@@ -121,6 +121,9 @@ def build_page(studio: Studio) -> Any:
         strip = gr.Image(label="Slots of the edited picture", **picture, height=190)
         with gr.Accordion("Settings", open=False), gr.Row():
             slot_seed = gr.Number(0, precision=0, label="seed of the slots, when a picture is opened")
+            merge = gr.Number(
+                None, minimum=-1, maximum=1, step=0.01, label="join slots whose cosine is above this; empty: none"
+            )
             settings = {}
             if studio.renderer == "sample":
                 settings["noise_seed"] = gr.Number(0, precision=0, label="seed of the noise")
@@ -132,7 +135,7 @@ def build_page(studio: Studio) -> Any:
         pictures = [shown["picture"], shown["other"]]
         outputs, given = [*pictures, desk, recon, result, strip, words], list(settings.values())
         for event, source, work in sources:
-            event(work, [source, slot_seed, desk, *given], outputs)
+            event(work, [source, slot_seed, merge, desk, *given], outputs)
         for side, _ in SIDES:
             shown[side].select(chooser(side), [desk], [desk, *pictures])
         for name, change in EDITS.items():

@@ -39,25 +39,25 @@ class Studio:
         except (UserError, OSError):  # its files are elsewhere
             self.dataset = None
 
-    def from_file(self, file: str | Path, seed: int = 0) -> Scene:
-        """A picture file taken apart, at the size that the method looks at.
+    def from_file(self, file: str | Path, seed: int = 0, merge: float | None = None) -> Scene:
+        """A picture file taken apart, at the size that the method looks at; with `merge` as `take_apart` has it.
 
         Raises:
-            UserError: if it is no picture, or the method needs boxes.
+            UserError: if it is no picture, the method needs boxes, or `merge` is no cosine.
         """
-        return open_picture(self.method, file, self.run.data.size, seed=seed).scene
+        return open_picture(self.method, file, self.run.data.size, seed=seed, merge=merge).scene
 
-    def from_data(self, index: int, seed: int = 0) -> Scene:
+    def from_data(self, index: int, seed: int = 0, merge: float | None = None) -> Scene:
         """A picture, or the first frame of a video, of the run's test data taken apart; indices wrap around.
 
         Raises:
-            UserError: if the data are not there, or the method needs boxes.
+            UserError: if the data are not there, the method needs boxes, or `merge` is no cosine.
         """
         if self.dataset is None:
             raise UserError("The data that this run was tested on are not here; open a picture file instead.")
         batch = to_batch(self.dataset.__getitems__([int(index) % len(self.dataset)]))
         image = batch["video"][0, 0] if "video" in batch else batch["image"][0]
-        return take_apart(self.method, image, seed=seed)
+        return take_apart(self.method, image, seed=seed, merge=merge)
 
     def rendered(
         self, desk: Desk, *, noise_seed: int = 0, steps: int | None = None, cfg_scale: float | None = None
@@ -87,5 +87,6 @@ def segments(scene: Scene, chosen: tuple[int, ...] = ()) -> Image.Image:
 
 def tiles(desk: Desk) -> Image.Image:
     """Every slot that the edited picture is rendered from, under its number, side by side."""
-    scenes = [(desk.scene(piece.side), piece.slot) for piece in desk.pieces]
+    pieces = [(desk.scene(piece.side), piece.slot) for piece in desk.pieces]
+    scenes = [(scene, slot) for scene, slot in pieces if scene.joined(slot)]  # not those that are joined into another
     return contact_sheet([[slot_tile(scene.image, scene.masks, slot) for scene, slot in scenes]], cell=CELL)

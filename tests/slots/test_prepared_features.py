@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from slotworks.encoders import ViTConfig
+from slotworks.guidance import match_masks
 from slotworks.methods import DinosaurConfig, DinosaurStudentConfig, FeatureKMeansConfig, SpotConfig, SpotStudentConfig
 from slotworks.nn.noise import shared_noise
 from slotworks.nn.position import wave_coordinates
@@ -180,6 +181,25 @@ def test_the_second_round_starts_from_the_weights_of_the_first(config):
     terms["distill"].backward()
     assert method.slot_attention.to_q.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_the_teacher_may_teach_the_decoder_at_the_patches_that_are_decoded():
+    """The cross-entropy of the decoder's masks at 5 of 16 patches, written out for what the student predicts there."""
+    method = student(FLAT, build(FLAT), teach_decoder=True).train()
+    torch.manual_seed(5)
+    terms = method.loss({"features": planted()[0]}, 0)
+    torch.manual_seed(5)
+    points = method.points(planted()[0])
+    clusters = method.clusters(points)
+    out = method._group(points, clusters=clusters)
+    taught = method._taught(points, clusters)
+    _, masks, patches = method._reconstruction(points, out.slots)
+    assert masks.shape == (4, 3, 5)
+    order = match_masks(out.attn, taught)
+    by_hand = -(taught[:, :, patches] * torch.stack([m[k] for m, k in zip(masks, order, strict=True)]).log())
+    torch.testing.assert_close(terms["distill_decoder"], by_hand.sum(1).mean())
+    terms["distill_decoder"].backward()
+    assert method.decoder.to_mask.weight.grad.abs().sum() > 0
 
 
 def test_a_spot_student_on_frozen_features_needs_no_images():

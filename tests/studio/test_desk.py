@@ -1,11 +1,14 @@
 """Edits on the studio's desk: which slots are rendered, what is refused, what comes back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from slotworks.editing import Scene
 from slotworks.studio import desk as desks
 from slotworks.studio.desk import Piece, in_words, open_picture
+from slotworks.studio.views import tiles
 from slotworks.types import UserError
 
 SIZE = (8, 8)
@@ -93,3 +96,20 @@ def test_what_cannot_be_done_is_told(desk):
         desks.remove(last)
     with pytest.raises(UserError, match="lies outside"):
         desks.choose(desk, "picture", 8, 0, SIZE)
+
+
+def test_joined_slots_go_and_come_together():
+    """Slot 1 is joined with 2, whose mask is empty; slot 3 is spare and looks there."""
+    joined = []
+    for offset in (0.0, 10.0):
+        apart = scene(offset, owners=(0, 1, 1, 0))
+        masks = apart.masks.clone()
+        masks[1] += masks[2]
+        masks[2] = 0
+        joined.append(replace(apart, masks=masks, owners=torch.tensor([0, 1, 1, 3])))
+    desk = desks.choose(desks.choose(open_picture(*joined), "picture", 3, 0, SIZE), "other", 3, 0, SIZE)
+    assert desk.chosen["picture"] == (1, 2, 3)
+    assert first(desks.remove(desk)) == [0]
+    assert first(desks.bring(desk)) == [0, 1, 2, 3, 11, 12]
+    assert first(desks.exchange(desk)) == [0, 11, 12]
+    assert tiles(desk).width < tiles(open_picture(scene())).width  # three objects; slot 2 has no picture of its own

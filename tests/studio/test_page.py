@@ -73,6 +73,19 @@ def test_the_chosen_slots_stay_bright(studio):
     assert np.array_equal(chosen[owner != 0], plain[owner != 0] // 3)
 
 
+def test_similar_slots_are_joined_when_a_picture_is_opened(studio):
+    """With a threshold that all pass two groups are left, whose masks are the sums of those apart."""
+    apart, joined = studio.from_data(2), studio.from_data(2, merge=-1.0)
+    assert torch.equal(apart.slots, joined.slots)
+    assert apart.owners is None
+    assert len(set(joined.owners.tolist())) == 2
+    for k in range(4):
+        torch.testing.assert_close(joined.masks[k], apart.masks[joined.owners == k].sum(0))
+    assert views.tiles(desk.open_picture(joined)).width < views.tiles(desk.open_picture(apart)).width
+    with pytest.raises(UserError, match="merge is 3; it is a cosine"):
+        studio.from_data(2, merge=3.0)
+
+
 def test_a_run_whose_data_are_elsewhere_still_opens_files(studio, tmp_path):
     from slotworks.data import CLEVRTex
 
@@ -280,6 +293,8 @@ def test_clicks_in_a_browser(page, tmp_path):
         tab.get_by_text("There is no picture yet").wait_for()
         press("Picture from the test data")
         tab.get_by_text("All 4 slots of the picture.").wait_for()
+        tab.get_by_text("Settings").click()
+        tab.get_by_label("join slots whose cosine is above this").fill("-1")
         press("Second picture from the test data")
         tab.locator("img").nth(3).wait_for()
         tab.locator("img").nth(0).click()
