@@ -115,7 +115,7 @@ def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -
 
 
 def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> list[int]:
-    """All slots to take out with the object at a pixel: its owner, those joined into it, and spare ones that look there.
+    """All slots to take out with the object at a pixel: its owner, those joined into it, spare ones there.
 
     Arguments and errors are those of `slot_at`.
     """
