@@ -24,7 +24,7 @@ import slotworks.methods  # noqa: F401  (a run folder names classes of these pac
 from slotworks.errors import check_extra
 from slotworks.evaluation import doctor, validation
 from slotworks.evaluation.records import place_for_records, save_result
-from slotworks.evaluation.resized import at_size_of, images_for
+from slotworks.evaluation.resized import at_size_of, check_any_size, images_for
 from slotworks.evaluation.task import Job, Task
 from slotworks.evaluation.task import find as find_task
 from slotworks.files import check_writable
@@ -128,6 +128,7 @@ def evaluate(
     device: str | None = None,
     config: MethodConfig | None = None,
     out: str | Path | None = None,
+    image_size: int | None = None,
     **options: Any,
 ) -> list[dict]:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
@@ -149,6 +150,7 @@ def evaluate(
         device: where to compute.
         config: settings of the method that differ from training, such as SPOT's `eval_orders`; the record names them.
         out: folder for `eval/` in place of the run folder, for example of a run that lies where nothing can be written.
+        image_size: pixels of square images, where the method takes other ones than it was trained on.
         options: of the task, such as `protocols=["all"]` of discovery: the fields of its `options`.
 
     Returns:
@@ -157,7 +159,7 @@ def evaluate(
     """
     folder = Path(run_folder)
     options = {name: value for name, value in options.items() if value is not None and value != ()}
-    check_options(num_images=num_images, batch_size=batch_size, seed=seed, **options)
+    check_options(num_images=num_images, batch_size=batch_size, seed=seed, image_size=image_size, **options)
     task = find_task(task) if isinstance(task, str) else task
     chosen = task.read(options)
     place = place_for_records(folder, out)
@@ -165,7 +167,10 @@ def evaluate(
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else list(data)
     split = split or (run.eval_split if all(one.name == run.data.name for one in given) else "test")
     sources = [images_for(run.data, one, split) for one in given]
-    job = Job(method, chosen, run.protocol, num_images, batch_size, seed, partial(at_size_of, run.data))
+    check_any_size(method, image_size)
+    sized = partial(at_size_of, run.data, image_size=image_size)
+    job = Job(method, chosen, run.protocol, num_images, batch_size, seed, sized)
+    options |= {} if image_size is None else {"image_size": image_size}
     changed = changed_settings(folder, config)
     records: list[dict] = []
     shown: Any = None
@@ -221,23 +226,27 @@ def segment(
     *,
     out: str | Path = "segments",
     device: str | None = None,
+    image_size: int | None = None,
     **options: Any,
 ) -> Iterator[dict]:
     """Take own pictures (files or folders) apart with a trained run; yields what it wrote for each.
 
     For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
-    method of videos sees a picture as a video of one frame. Results of earlier calls are not read as pictures.
+    method of videos sees a picture as a video of one frame. Results of earlier calls are not read as pictures. With
+    `image_size` pictures are resized to so many pixels, not to those of training; larger ones give finer masks.
     """
     from slotworks.evaluation.segment_video import segment_files
 
-    check_options(num_slots=options.get("num_slots"), seed=options.get("seed"))
+    check_options(num_slots=options.get("num_slots"), seed=options.get("seed"), image_size=image_size)
     check_writable(out)
     paths = find_images([Path(file) for file in files])[0]
     if any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
         check_extra("video", "av")
     run, method = load(run_folder, device=device)
+    check_any_size(method, image_size)
+    size = (image_size, image_size) if image_size else run.data.size
     with writing(out, doing="writing results") as outputs:
-        yield from segment_files(method, paths, outputs, image_size=run.data.size, protocol=run.protocol, **options)
+        yield from segment_files(method, paths, outputs, image_size=size, protocol=run.protocol, **options)
 
 
 def synthesize(config: "Synthesis", folder: str | Path, *, device: str | None = None, **options: Any) -> dict:

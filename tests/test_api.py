@@ -178,6 +178,26 @@ def test_other_sizes(folder):
     assert small["rules"].endswith("; images resized from 35 x 35 to 32 x 32 pixels")
 
 
+def test_images_of_another_size_than_the_trained_one(folder, monkeypatch):
+    """Quarters are quarters at any size; the record says the size, and does not replace that of the other."""
+    [own] = api.evaluate(folder)
+    with pytest.raises(UserError, match="Quarters does not take images of 48 x 48 pixels"):
+        api.evaluate(folder, image_size=48)
+
+    def encode(self, image):
+        color = nn.functional.adaptive_avg_pool2d(image, 2).flatten(2).mT
+        return SlotOutput(color, torch.eye(4).expand(len(image), 4, 4))
+
+    monkeypatch.setattr(Quarters, "encode", encode)
+    [large] = api.evaluate(folder, image_size=48)
+    assert large["rules"].endswith("; images of 48 x 48 pixels")
+    assert large["settings"]["options"] == {"image_size": 48}
+    assert len(list((folder / "eval").glob("*.json"))) == 2
+    assert own["rules"] + "; images of 48 x 48 pixels" == large["rules"]
+    with pytest.raises(UserError, match="image_size is 0"):
+        api.evaluate(folder, image_size=0)
+
+
 def test_resized_as_pillow_does():
     dataset = Resized(Noise(Marked(), masks=True), (7, 12))
     batch = dataset.__getitems__([2, 3])

@@ -48,6 +48,7 @@ def evaluate(
     split: Literal["train", "val", "test"] | None = None,
     images: int | None = None,
     batch_size: int = 64,
+    image_size: int | None = None,
     seed: int = 0,
     device: str | None = None,
     set_fields: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
@@ -83,6 +84,7 @@ def evaluate(
         split: train, val or test; by default that of the recipe for its own data (eval_split), test for other data.
         images: how many images; all by default.
         batch_size: images per forward pass.
+        image_size: pixels of square images, where the method takes other ones than it was trained on.
         seed: of the initial slots.
         device: for example cuda:0 or cpu; the first GPU if there is one.
         set_fields: fields to change, for example method.num-slots=5 of a recipe, method.eval-orders=all of a SPOT run.
@@ -131,6 +133,7 @@ def evaluate(
             device=device,
             config=config,
             out=place,
+            image_size=image_size,
             **given,
         )
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)

@@ -23,6 +23,7 @@ def segment(
     /,
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("segments"),
     num_slots: int | None = None,
+    image_size: int | None = None,
     masks: Literal["decoder", "attention"] | None = None,
     merge: float | None = None,
     edges: bool = False,
@@ -53,6 +54,8 @@ def segment(
         images: picture or video files, or folders of pictures.
         out_folder: folder for the results.
         num_slots: another number of slots than in training, where the method allows it.
+        image_size: pixels of the square that pictures are resized to, where the method takes other ones than it was
+            trained on: DINOSAUR with --masks attention; larger ones give finer masks and take longer.
         masks: what the decoder mixes with, or the attention of the slots; by default what the run's protocol scores.
         merge: of pictures: join slots whose cosine is above this, for too many slots; such as 0.9.
         edges: of pictures: borders follow the picture's edges; by default masks are enlarged smoothly.
@@ -74,7 +77,7 @@ def segment(
     for note in notes:
         err.print(note, soft_wrap=True, markup=False)
     options = {"num_slots": num_slots, "masks": masks, "seed": seed, "device": device, "skip_damaged": True}
-    options |= {"merge": merge, "edges": edges, "cut_outs": cut_outs}
+    options |= {"merge": merge, "edges": edges, "cut_outs": cut_outs, "image_size": image_size}
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
     found = api.segment(run_of(run), files, out=out_folder, **options)

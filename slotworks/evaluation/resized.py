@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import interpolate
 
-from slotworks.types import DataConfig, Dataset, RawBatch
+from slotworks.errors import quote
+from slotworks.types import DataConfig, Dataset, Method, RawBatch, UserError, VideoMethod
 
 
 class Resized:
@@ -48,18 +49,49 @@ def images_for(own: DataConfig, source: DataConfig, split: str) -> DataConfig:
     return source
 
 
-def at_size_of(own: DataConfig, source: DataConfig, split: str) -> tuple[Dataset, str]:
-    """A split with images of the size of `own`, and what was done for that, for the rules of a record."""
+def at_size_of(
+    own: DataConfig, source: DataConfig, split: str, *, image_size: int | None = None
+) -> tuple[Dataset, str]:
+    """A split with images of the size of `own`, and what was done for that, for the rules of a record.
+
+    With `image_size` they are squares of so many pixels.
+    """
     try:
-        wanted, size = own.size, source.size
+        size = source.size
+        wanted = own.size if image_size is None else (image_size, image_size)
     except NotImplementedError:  # not every source knows before it is opened
         return source.open(split), ""
+    said = "" if image_size is None else f"; images of {image_size} x {image_size} pixels"
     if wanted == size:
-        return source.open(split), ""
+        return source.open(split), said
     if wanted[0] == wanted[1] and isinstance(getattr(source, "image_size", None), int):
         try:
-            return replace(source, image_size=wanted[0]).open(split), ""  # type: ignore[call-arg]
+            return replace(source, image_size=wanted[0]).open(split), said  # type: ignore[call-arg]
         except ValueError:  # larger than the official images, or too small to draw
             pass
     note = f"; images resized from {size[0]} x {size[1]} to {wanted[0]} x {wanted[1]} pixels"
     return Resized(source.open(split), wanted), note
+
+
+def check_any_size(method: Method, image_size: int | None) -> None:
+    """Whether a method takes images of this size, which is not that of its training; tried on a black one.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if image_size is None:
+        return
+    device = next((p.device for p in method.parameters()), torch.device("cpu"))
+    image = torch.zeros(1, 3, image_size, image_size, device=device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = method.encode(image[:, None] if isinstance(method, VideoMethod) else image)
+        if found.grid is not None and found.attn.shape[-1] != found.grid[0] * found.grid[1]:
+            raise ValueError("its attention has another grid")
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{type(method).__name__} does not take images of {image_size} x {image_size} pixels ({quote(error)}); "
+            "leave image_size out."
+        ) from None

@@ -145,13 +145,15 @@ class Dinosaur(FeatureSlots):
     def encode(
         self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
     ) -> SlotOutput:
-        """Images in [0, 1] to slots.
+        """Images in [0, 1], of any size that is a multiple of the patch, to slots.
 
-        `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
+        `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always. The masks of
+        an MLP decoder keep the grid of training; the Transformer decoder knows no other.
         """
         with torch.no_grad():
             features = self.encoder(image)
-        return self._group(self.points(features), num_slots, num_iterations)
+        grid = self.encoder.grid(*image.shape[-2:])
+        return self._group(self.points(features), num_slots, num_iterations, grid=grid)
 
     def decode(self, slots: Float[Tensor, "b n d"], features: Float[Tensor, "b p c"] | None = None) -> DecoderOutput:
         """Slots to features `b c h w` and masks `b n h w` on the grid of patches.
@@ -191,10 +193,10 @@ class Dinosaur(FeatureSlots):
         num_slots: int | None = None,
         num_iterations: int | None = None,
         clusters: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> SlotOutput:
-        out = self.assign(points, num_slots, num_iterations, clusters)
-        forced = points if self.config.decoder == "transformer" else None
-        return replace(out, grid=self.config.encoder.grid, features=forced)
+        out = self.assign(points, num_slots, num_iterations, clusters, grid)
+        return replace(out, features=points if self.config.decoder == "transformer" else None)
 
 
 class DinosaurStudent(Dinosaur):

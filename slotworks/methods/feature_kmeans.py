@@ -57,21 +57,21 @@ class FeatureKMeans(Untrained):
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> SlotOutput:
         """Images in [0, 1] to clusters: `attn` is one-hot, or the mean over `smooth` patches and across; a slot is the
         mean feature of its cluster."""
-        features, grid = self.encoder(image), self.config.encoder.grid
-        found = segments_as_slots(self.cluster(features), features, self.config.num_slots, grid)
+        features, grid = self.encoder(image), self.encoder.grid(*image.shape[-2:])
+        found = segments_as_slots(self.cluster(features, grid), features, self.config.num_slots, grid)
         if self.config.smooth == 1:
             return found
         far = self.config.smooth // 2
         padded = F.pad(found.attn_maps, (far, far, far, far), mode="replicate")
         return replace(found, attn=F.avg_pool2d(padded, self.config.smooth, stride=1).flatten(2))
 
-    def cluster(self, features: Float[Tensor, "b p c"]) -> Tensor:
-        """The cluster of every position, `b p`; positions are row major on the grid of the ViT."""
+    def cluster(self, features: Float[Tensor, "b p c"], grid: tuple[int, int] | None = None) -> Tensor:
+        """The cluster of every position, `b p`; positions are row major on the grid, by default that of the ViT."""
         config = self.config
         points = F.normalize(features, dim=2) if config.normalize else features
         if config.position_weight:
             scale = config.position_weight * points.norm(dim=2).mean(1).view(-1, 1, 1)
-            points = torch.cat([points, scale * coordinates(config.encoder.grid, points)], 2)
+            points = torch.cat([points, scale * coordinates(grid or config.encoder.grid, points)], 2)
         return kmeans(points, config.num_slots, restarts=config.restarts, max_iterations=config.max_iterations)
 
 

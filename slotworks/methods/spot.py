@@ -158,8 +158,7 @@ class Spot(FeatureSlots):
         clusters: Int64[Tensor, "b p"] | None = None,
     ) -> SlotOutput:
         """Features, as `points` gives them, to slots; `target` is what the decoder will be asked to predict."""
-        out = self.assign(points, num_slots, num_iterations, clusters)
-        return replace(out, grid=self.config.encoder.grid, features=target)
+        return replace(self.assign(points, num_slots, num_iterations, clusters), features=target)
 
     def decode(
         self,

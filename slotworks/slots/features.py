@@ -91,9 +91,11 @@ class FeatureSlots(Method):
         num_slots: int | None = None,
         num_iterations: int | None = None,
         clusters: Int64[Tensor, "b p"] | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> SlotOutput:
         """Points to slots. `clusters` are those to start from where the initialiser is k-means; by default fresh ones.
 
+        `grid` is that of the points, by default that of training; coordinates are shares of the image, whatever it is.
         Outside of training `config.test_iterations` take the place of those of training.
         """
         if num_iterations is None and not self.training:
@@ -104,8 +106,13 @@ class FeatureSlots(Method):
             slots = self.initializer(clusters, projected, num_slots)
         else:
             slots = self.initializer(points.shape[0], num_slots)
-        values = None if self.coordinates is None else projected + self.coordinates(self.waves)
-        return self.slot_attention(projected, slots, num_iterations=num_iterations, value_features=values)
+        grid = grid or self.config.encoder.grid
+        values = None
+        if self.coordinates is not None:
+            trained = grid == self.config.encoder.grid
+            values = projected + self.coordinates(self.waves if trained else wave_coordinates(*grid).to(self.waves))
+        out = self.slot_attention(projected, slots, num_iterations=num_iterations, value_features=values)
+        return replace(out, grid=grid)
 
 
 def blend_with_start(

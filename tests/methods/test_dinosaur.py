@@ -9,7 +9,7 @@ from slotworks.configs import dinosaur
 from slotworks.encoders import ViTConfig
 from slotworks.evaluation.masks import decode
 from slotworks.methods import DinosaurConfig
-from slotworks.nn.position import sine_grid
+from slotworks.nn.position import sine_grid, wave_coordinates
 from slotworks.training import schedule
 from slotworks.types import Decodes
 
@@ -137,6 +137,20 @@ def test_iterations_and_slots_outside_of_training(tiny_vit):
     assert len(method.eval().encode(image).attn_steps) == 5
     assert method.encode(image, num_slots=6, num_iterations=2).slots.shape == (1, 6, 8)
     assert len(method.encode(image, num_iterations=2).attn_steps) == 2
+
+
+def test_images_of_another_size_have_another_grid(tiny_vit):
+    """Four times the patches; places are shares of the image, so the corners have the coordinates they had."""
+    torch.manual_seed(0)
+    sizes = {"num_slots": 3, "slot_dim": 8, "mlp_dim": 16, "decoder": "flat", "decoder_dims": (16,)}
+    method = DinosaurConfig(encoder=tiny_vit, value_coordinates=True, initializer="kmeans", **sizes).build().eval()
+    side, rows = tiny_vit.image_size, tiny_vit.grid[0]
+    small, large = (method.encode(torch.rand(1, 3, pixels, pixels)) for pixels in (side, 2 * side))
+    assert (small.grid, large.grid) == ((rows, rows), (2 * rows, 2 * rows))
+    assert large.attn_maps.shape == (1, 3, 2 * rows, 2 * rows)
+    assert method.decode(large.slots).masks.shape == (1, 3, rows, rows)
+    known = wave_coordinates(2 * rows, 2 * rows)[[0, 2 * rows - 1, -2 * rows, -1]]
+    torch.testing.assert_close(known, method.waves[[0, rows - 1, -rows, -1]])
 
 
 def test_noise_on_learned_slots_fades():
