@@ -24,7 +24,8 @@ import slotworks.methods  # noqa: F401  (a run folder names classes of these pac
 from slotworks.errors import check_extra
 from slotworks.evaluation import doctor, validation
 from slotworks.evaluation.records import place_for_records, save_result
-from slotworks.evaluation.resized import at_size_of, check_any_size, images_for
+from slotworks.evaluation.resized import at_size_of, images_for, size_for
+from slotworks.evaluation.segment_video import segment_files
 from slotworks.evaluation.task import Job, Task
 from slotworks.evaluation.task import find as find_task
 from slotworks.files import check_writable
@@ -39,7 +40,6 @@ from slotworks.training.numerics import DTYPES, fast_precision, find_device, slo
 from slotworks.training.reopen import changed_settings, load, origin_of, trained_steps
 from slotworks.training.reopen import untrained as untrained
 from slotworks.types import DataConfig, Method, MethodConfig, UserError
-from slotworks.videos import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from slotworks.synthesis import Synthesis
@@ -133,8 +133,7 @@ def evaluate(
 ) -> list[dict]:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
 
-    A record that was measured in another way (other images, seed, checkpoint, batch size, ...) is not replaced: the new
-    one gets a longer name, see `slotworks.evaluation.records.write_eval`.
+    A record measured in another way is not replaced: the new one gets a longer name, see `evaluation.records.write_eval`.
 
     Images are brought to the method's size (`slotworks.evaluation.resized`), masks keep theirs; a method of images sees
     single frames of videos.
@@ -167,10 +166,9 @@ def evaluate(
     given = [run.data] if data is None else [data] if isinstance(data, DataConfig) else list(data)
     split = split or (run.eval_split if all(one.name == run.data.name for one in given) else "test")
     sources = [images_for(run.data, one, split) for one in given]
-    check_any_size(method, image_size)
-    sized = partial(at_size_of, run.data, image_size=image_size)
-    job = Job(method, chosen, run.protocol, num_images, batch_size, seed, sized)
-    options |= {} if image_size is None else {"image_size": image_size}
+    size = size_for(run.data, method, image_size)
+    job = Job(method, chosen, run.protocol, num_images, batch_size, seed, partial(at_size_of, run.data, size=size))
+    options |= {"image_size": image_size} if image_size else {}
     changed = changed_settings(folder, config)
     records: list[dict] = []
     shown: Any = None
@@ -226,25 +224,21 @@ def segment(
     *,
     out: str | Path = "segments",
     device: str | None = None,
+    config: MethodConfig | None = None,
     image_size: int | None = None,
     **options: Any,
 ) -> Iterator[dict]:
     """Take own pictures (files or folders) apart with a trained run; yields what it wrote for each.
 
-    For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it. A
-    method of videos sees a picture as a video of one frame. Results of earlier calls are not read as pictures. With
-    `image_size` pictures are resized to so many pixels, not to those of training; larger ones give finer masks.
+    For files and options see `slotworks.evaluation.segment.segment_images`, for videos `segment_video` beside it;
+    `config` and `image_size` are as for `evaluate`. A method of videos sees a picture as a video of one frame. Results
+    of earlier calls are not read as pictures.
     """
-    from slotworks.evaluation.segment_video import segment_files
-
     check_options(num_slots=options.get("num_slots"), seed=options.get("seed"), image_size=image_size)
     check_writable(out)
     paths = find_images([Path(file) for file in files])[0]
-    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
-        check_extra("video", "av")
-    run, method = load(run_folder, device=device)
-    check_any_size(method, image_size)
-    size = (image_size, image_size) if image_size else run.data.size
+    run, method = load(run_folder, device=device, config=config)
+    size = size_for(run.data, method, image_size) or run.data.size
     with writing(out, doing="writing results") as outputs:
         yield from segment_files(method, paths, outputs, image_size=size, protocol=run.protocol, **options)
 
@@ -275,8 +269,7 @@ def edit(
     """Take objects out of a picture or bring them in from another, by their slots; gives what it wrote.
 
     For options and result see `slotworks.editing.edit_picture`: `remove_slots=[2]`, `add_slots=[("other.jpg", 3)]`, ...
-    Out of a video file slots can be taken, see `slotworks.editing.edit_video`. A method of videos sees a picture as a
-    video of one frame. `precision` is what pictures are rendered in; auto: what the device computes fast.
+    Out of a video file slots can be taken, see `edit_video` there. `precision` is that of rendering; auto: the fast one.
     """
     from slotworks.editing import edit_file
 
@@ -294,12 +287,10 @@ def studio(
 ) -> Any:
     """Serve the web editor of a run until `close()`; the result's `address` holds the token that lets one in.
 
-    For `host` and `port` see `slotworks.studio.Server`; the page alone, as `gradio.Blocks`, is what
-    `slotworks.studio.build_page` gives.
+    For `host` and `port` see `slotworks.studio.Server`; `slotworks.studio.build_page` gives the page alone.
 
     Raises:
-        UserError: if the folder is no run, its method renders no pictures, `gradio` is not installed, or the address
-            cannot be listened on.
+        UserError: no run, a method that renders no pictures, no `gradio`, or an address that cannot be listened on.
     """
     from slotworks.studio import Server, Studio
 

@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 import tyro
 
 from slotworks.cli.console import err, out, parse, print_json
+from slotworks.cli.encoder import with_encoder
 from slotworks.cli.runs import run_of
 from slotworks.errors import UserError
 from slotworks.progress import progress
+
+DEFAULT = "zoo:dinosaur-photos"
+"""The run that is taken where none is named."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,6 +28,7 @@ def segment(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("segments"),
     num_slots: int | None = None,
     image_size: int | None = None,
+    encoder: str | None = None,
     masks: Literal["decoder", "attention"] | None = None,
     merge: float | None = None,
     edges: bool = False,
@@ -47,15 +52,18 @@ def segment(
       slotworks segment runs/slot_attention.tetrominoes_mini photo.jpg
       slotworks segment RUN holiday/ --out masks --num-slots 8
       slotworks segment RUN holiday/ --edges --cut-outs              clean borders; objects with transparency
+      slotworks segment holiday/                                     no run: that of zoo:dinosaur-photos
       slotworks segment RUN clip.mp4 --boxes 0.1,0.2,0.4,0.5 0.6,0.6,0.9,0.8
 
     Args:
-        run: run folder.
+        run: run folder; may be left out: then zoo:dinosaur-photos, which needs DINOv2 ViT-S/14 (88 MB).
         images: picture or video files, or folders of pictures.
         out_folder: folder for the results.
         num_slots: another number of slots than in training, where the method allows it.
         image_size: pixels of the square that pictures are resized to, where the method takes other ones than it was
             trained on: DINOSAUR with --masks attention; larger ones give finer masks and take longer.
+        encoder: folder or hub id of the network under a run whose method has one, in place of where it was trained;
+            without a run also the environment variable SLOTWORKS_DINOV2.
         masks: what the decoder mixes with, or the attention of the slots; by default what the run's protocol scores.
         merge: of pictures: join slots whose cosine is above this, for too many slots; such as 0.9.
         edges: of pictures: borders follow the picture's edges; by default masks are enlarged smoothly.
@@ -73,6 +81,9 @@ def segment(
 
     if module:
         import_file(module)
+    default = is_picture(run)
+    if default:
+        images, run = (run, *images), Path(DEFAULT)
     files, notes = find_images(images)
     for note in notes:
         err.print(note, soft_wrap=True, markup=False)
@@ -80,7 +91,9 @@ def segment(
     options |= {"merge": merge, "edges": edges, "cut_outs": cut_outs, "image_size": image_size}
     if boxes:
         options["boxes"] = [read_box(text) for text in boxes]
-    found = api.segment(run_of(run), files, out=out_folder, **options)
+    folder = run_of(run)
+    config = with_encoder(folder, encoder, ask=default)
+    found = api.segment(folder, files, out=out_folder, config=config, **options)
     results = []
     with progress("segmenting", len(files), unit="files") as advance:
         for result in found:
@@ -95,6 +108,13 @@ def segment(
             text = result.get("error") or f"{result['file']}: {what}, {result['written'][1]}"
             out.print(text, soft_wrap=True, markup=False)
     return 1 if any("error" in result for result in results) else 0
+
+
+def is_picture(path: Path) -> bool:
+    """Whether what stands in the place of the run is a picture, or a folder of some: then a run of the zoo is taken."""
+    if path.is_dir():
+        return not (path / "run.yaml").exists() and not (path / "config.json").exists()
+    return path.is_file()
 
 
 def read_box(text: str) -> tuple[float, ...]:

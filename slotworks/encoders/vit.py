@@ -339,6 +339,19 @@ def loading_errors() -> tuple[type[Exception], ...]:
     return (*files, *contents, *transport_errors())
 
 
+def is_here(model: str) -> bool:
+    """Whether the files of a folder, of `package:NAME` or of a hub id are on this machine; asks no network."""
+    if model.startswith("package:") or Path(model).expanduser().is_dir():
+        return True
+    with needs_extra("vision"):
+        from huggingface_hub import snapshot_download
+    try:
+        folder = snapshot_download(model, allow_patterns=[_CONFIG, *_SAFE, *_BIN], local_files_only=True)
+    except loading_errors():
+        return False
+    return bool(_complete(Path(folder)))
+
+
 def _download(model: str) -> list[Path]:
     """The files of a hub id: from the local cache without asking the network if they are there."""
     with needs_extra("vision"):

@@ -50,37 +50,33 @@ def images_for(own: DataConfig, source: DataConfig, split: str) -> DataConfig:
 
 
 def at_size_of(
-    own: DataConfig, source: DataConfig, split: str, *, image_size: int | None = None
+    own: DataConfig, source: DataConfig, split: str, *, size: tuple[int, int] | None = None
 ) -> tuple[Dataset, str]:
-    """A split with images of the size of `own`, and what was done for that, for the rules of a record.
-
-    With `image_size` they are squares of so many pixels.
-    """
+    """A split with images of the size of `own`, or of `size`, and what was done for that, for the rules of a record."""
     try:
-        size = source.size
-        wanted = own.size if image_size is None else (image_size, image_size)
+        wanted, given = size or own.size, source.size
     except NotImplementedError:  # not every source knows before it is opened
         return source.open(split), ""
-    said = "" if image_size is None else f"; images of {image_size} x {image_size} pixels"
-    if wanted == size:
+    said = f"; images of {size[0]} x {size[1]} pixels" if size else ""
+    if wanted == given:
         return source.open(split), said
     if wanted[0] == wanted[1] and isinstance(getattr(source, "image_size", None), int):
         try:
             return replace(source, image_size=wanted[0]).open(split), said  # type: ignore[call-arg]
         except ValueError:  # larger than the official images, or too small to draw
             pass
-    note = f"; images resized from {size[0]} x {size[1]} to {wanted[0]} x {wanted[1]} pixels"
+    note = f"; images resized from {given[0]} x {given[1]} to {wanted[0]} x {wanted[1]} pixels"
     return Resized(source.open(split), wanted), note
 
 
-def check_any_size(method: Method, image_size: int | None) -> None:
-    """Whether a method takes images of this size, which is not that of its training; tried on a black one.
+def size_for(own: DataConfig, method: Method, image_size: int | None) -> tuple[int, int] | None:
+    """Height and width of square images that are not of the size of training; None for those of training.
 
     Raises:
-        UserError: if it does not.
+        UserError: if the method does not take them; it is tried on a black one.
     """
-    if image_size is None:
-        return
+    if image_size is None or own.size == (image_size, image_size):
+        return None
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
     image = torch.zeros(1, 3, image_size, image_size, device=device)
     try:
@@ -95,3 +91,4 @@ def check_any_size(method: Method, image_size: int | None) -> None:
             f"{type(method).__name__} does not take images of {image_size} x {image_size} pixels ({quote(error)}); "
             "leave image_size out."
         ) from None
+    return image_size, image_size

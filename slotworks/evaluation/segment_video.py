@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from slotworks import protocols
+from slotworks.errors import check_extra
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
 from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
@@ -59,6 +60,8 @@ def segment_files(
             f"All that was given are results in {outputs.folder}; give other pictures, or another folder for them."
         )
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        check_extra("video", "av")
     pictures = [path for path in paths if path not in videos]
     if videos and merge is not None:
         raise UserError(f"{videos[0]} is a video, whose slots are not merged; leave merge out, or give pictures only.")
