@@ -274,15 +274,20 @@ def _evaluations(folders: Sequence[Path], own: str) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda evaluation: evaluation["protocol"] != own)
 
 
-def _different(recipe: Any, run: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings of a run that are not the recipe's, by dotted name; without those that say nothing of the result."""
-    changed = {}
+def _different(recipe: Any, run: Any, prefix: str = "", *, seed: int | None = None) -> dict[str, Any]:
+    """Settings of a run that are not the recipe's, by dotted name; without those that say nothing of the result.
+
+    A teacher of the same seed, `runs/RECIPE/seed1`, counts as the run of its recipe.
+    """
+    changed, seed = {}, run.seed if seed is None else seed
     for field in fields(recipe):
         if not prefix and field.name in ("seed", "expected", "log_every", "save_every", "tensorboard", "wandb"):
             continue
         before, after = getattr(recipe, field.name), getattr(run, field.name)
+        if field.name == "teacher" and isinstance(after, str):
+            after = after.removesuffix(f"/seed{seed}")
         if is_dataclass(before) and type(before) is type(after):
-            changed |= _different(before, after, f"{prefix}{field.name}.")
+            changed |= _different(before, after, f"{prefix}{field.name}.", seed=seed)
         elif before != after:
             changed[f"{prefix}{field.name}"] = after if isinstance(after, int | float | str | None) else str(after)
     return changed

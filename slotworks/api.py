@@ -133,7 +133,7 @@ def evaluate(
 ) -> list[dict]:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
 
-    A record measured in another way is not replaced: the new one gets a longer name, see `evaluation.records.write_eval`.
+    A record measured in another way is not replaced: the new one gets a longer name, see `records.write_eval`.
 
     Images are brought to the method's size (`slotworks.evaluation.resized`), masks keep theirs; a method of images sees
     single frames of videos.
@@ -269,7 +269,7 @@ def edit(
     """Take objects out of a picture or bring them in from another, by their slots; gives what it wrote.
 
     For options and result see `slotworks.editing.edit_picture`: `remove_slots=[2]`, `add_slots=[("other.jpg", 3)]`, ...
-    Out of a video file slots can be taken, see `edit_video` there. `precision` is that of rendering; auto: the fast one.
+    Out of a video file slots can be taken, see `edit_video` there. `precision` is that of rendering; auto: a fast one.
     """
     from slotworks.editing import edit_file
 

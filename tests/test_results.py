@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from slotworks.configs import recipes
+from slotworks.configs import find, recipes
 from slotworks.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -181,3 +182,10 @@ def test_a_record_is_collected_from_run_folders(folder, tmp_path):
     shutil.rmtree(runs / "seed1" / "eval")
     with pytest.raises(UserError, match="holds no evaluation that all runs have"):
         results.collect([runs], recipe=recipe, machine="a machine")
+
+
+def test_a_teacher_of_the_same_seed_is_the_run_of_its_recipe():
+    own = find("dinosaur.photos_mlp_round2")()
+    for folder, differing in (("/seed2", {}), ("/seed1", {"method.teacher": f"{own.method.teacher}/seed1"})):
+        method = replace(own.method, teacher=f"{own.method.teacher}{folder}")
+        assert results._different(own, replace(own, seed=2, method=method)) == differing
