@@ -260,7 +260,9 @@ def _second_round(first: Recipe, name: str, about: str, *, distill: float, steps
     """The student of the recipe `dinosaur.NAME`."""
     run = first()
     sizes = {one.name: getattr(run.method, one.name) for one in fields(run.method) if one.name != "loss_weights"}
-    method = DinosaurStudentConfig(**sizes, loss_weights={"distill": distill}, teacher=f"runs/dinosaur.{name}")
+    weights = {"distill": distill, "distill_decoder": distill}
+    taught = {"teacher": f"runs/dinosaur.{name}", "teach_decoder": True}
+    method = DinosaurStudentConfig(**sizes, loss_weights=weights, **taught)
     return first.but(about, method=method, steps=steps, eval_every=steps, **facts)
 
 
