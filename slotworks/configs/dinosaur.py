@@ -275,14 +275,14 @@ photos_mlp_round2 = _second_round(
 
 collages_mlp = photos_mlp.but(
     "Collages of cut-outs on drawn backgrounds, DINOv2 ViT-S/14: dinosaur.photos_mlp without a photograph.",
-    takes="a minute of training on one free CPU core, one more for the features of 200 collages",
+    takes="two minutes of training on one free CPU core, as long for the features of 400 collages",
     notes="What zoo:dinosaur-photos is trained by, on cut-outs whose licence allows it; any folder of cut-outs does.",
     data=CachedFeatures(
-        images=CollageScenes(num_train=200, num_val=40, num_test=120, min_objects=2, max_objects=5),
+        images=CollageScenes(num_train=400, num_val=40, num_test=120, min_objects=2, max_objects=5),
         encoder=DINOV2_S14_NORMED,
     ),
-    steps=800,
-    eval_every=800,
+    steps=1_000,
+    eval_every=1_000,
 )
 
 collages_mlp_round2 = _second_round(
