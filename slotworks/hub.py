@@ -244,7 +244,7 @@ def make_run(source: str | Path, target: str | Path) -> Path:
     source, target = Path(source), Path(target)
     run, weights, config = _read(source)
     target.mkdir(parents=True, exist_ok=True)
-    for path in (*source.glob("env.json"), *source.glob("eval/*.json")):
+    for path in (*source.glob("env.json"), *source.glob("encoder.json"), *source.glob("eval/*.json")):
         with replacing(target / path.relative_to(source)) as beside:
             shutil.copyfile(path, beside)
     save_run(run, target / "run.yaml")

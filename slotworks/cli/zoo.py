@@ -90,10 +90,13 @@ def build(
     from slotworks import api, tables, zoo
     from slotworks.cli import main as command
     from slotworks.cli.runs import run_of
+    from slotworks.encoders import ViTConfig
+    from slotworks.encoders.known import FILE, describe
     from slotworks.files import write_text
     from slotworks.hub import CARD, CONFIG, PICTURE, make_run, save_pretrained
     from slotworks.json_text import read_json
     from slotworks.reports.card import card
+    from slotworks.training import load_run
 
     known = zoo.member(name)
     place = out_folder or zoo.BUILT / known.name
@@ -115,11 +118,14 @@ def build(
     write_text(place / "env.json", json_module.dumps(kept, indent=1) + "\n")
     for old in place.glob("eval/*.json"):  # of earlier weights
         old.unlink()
+    if isinstance(encoder := getattr(load_run(source).method, "encoder", None), ViTConfig):
+        write_text(place / FILE, json_module.dumps(describe(encoder), indent=1) + "\n")
     with tempfile.TemporaryDirectory() as beside:
         made = api.evaluate(make_run(place, beside), task=known.task, out=place)
     config = read_json((place / CONFIG).read_text(encoding="utf-8"))
     picture = PICTURE if (place / PICTURE).is_file() else None
-    write_text(place / CARD, card(place, config, name=f"{zoo.PREFIX}{known.name}", picture=picture))
+    text = card(place, config, name=f"{zoo.PREFIX}{known.name}", picture=picture, about=known.about)
+    write_text(place / CARD, text)
     if json:
         print_json({"folder": str(place), "metrics": made[0]["metrics"]})
     else:

@@ -21,6 +21,7 @@ def card(
     *,
     name: str = "OWNER/NAME",
     picture: str | None = None,
+    about: str = "",
 ) -> str:
     """Markdown with the head that the hub reads.
 
@@ -30,6 +31,7 @@ def card(
             and `left_out`, settings that held paths of one machine.
         name: under which it can be had: `owner/name` on the hub, or `zoo:NAME`.
         picture: file beside the card.
+        about: what else is to be said of the data, in sentences.
     """
     run = config["run"]
     kind = run["method"]["kind"].removesuffix("Config")
@@ -50,6 +52,8 @@ def card(
         license=config.get("license"),
         head_license=config.get("license") or UNKNOWN,
         picture=picture,
+        about=about,
+        encoder=_read(run_folder / "encoder.json"),
         left_out=config.get("left_out", ()),
     )
 
