@@ -90,7 +90,7 @@ def test_a_card_says_what_the_record_says(member):
 
 
 def test_the_member_for_photographs_on_its_encoder(tmp_path, capsys):
-    """Without a run `slotworks segment` takes it; with the encoder that it was trained on nothing is said of another."""
+    """Without a run `slotworks segment` takes it; on the encoder it was trained on there is no warning."""
     folder = os.environ.get("SLOTWORKS_DINOV2", "")
     if not (Path(folder) / "config.json").is_file():
         pytest.skip("the environment variable SLOTWORKS_DINOV2 names no folder with DINOv2 ViT-S/14")
