@@ -106,13 +106,14 @@ class FeatureSlots(Method):
             slots = self.initializer(clusters, projected, num_slots)
         else:
             slots = self.initializer(points.shape[0], num_slots)
-        grid = grid or self.config.encoder.grid
         values = None
         if self.coordinates is not None:
-            trained = grid == self.config.encoder.grid
-            values = projected + self.coordinates(self.waves if trained else wave_coordinates(*grid).to(self.waves))
+            waves = self.waves
+            if grid is not None and grid != self.config.encoder.grid:
+                waves = wave_coordinates(*grid).to(waves)
+            values = projected + self.coordinates(waves)
         out = self.slot_attention(projected, slots, num_iterations=num_iterations, value_features=values)
-        return replace(out, grid=grid)
+        return replace(out, grid=grid or self.config.encoder.grid)
 
 
 def blend_with_start(
