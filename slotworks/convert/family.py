@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slotworks.configs import find
 from slotworks.convert.source import Source
+from slotworks.encoders.vit import _quiet
 from slotworks.errors import UserError, quote
 from slotworks.files import check_writable, locked, replacing_tree
 from slotworks.training import Run
@@ -167,7 +168,7 @@ def write_run(run: Run, weights: dict[str, Tensor], out: Path, *, extras: Mappin
             raise UserError(f"Another process wrote a run to {out} meanwhile; choose another folder.")
         for name, network in (extras or {}).items():
             with replacing_tree(out / name) as beside:
-                network.save_pretrained(beside)
+                save_network(network, beside)
         write_folder(run, out, device=device_name(torch.device("cpu")), world_size=1, step=run.steps)
         save_checkpoint(Checkpoint(run=run, step=run.steps, seconds=0.0, model=weights), out / LAST)
 
@@ -186,10 +187,16 @@ def checked(made: Made, *, source: str) -> Made:
     probe: Any = made.run.method
     with TemporaryDirectory() as folder:
         for name, network in (made.extras or {}).items():  # a method may load its network when it is built
-            network.save_pretrained(Path(folder) / name)
+            save_network(network, Path(folder) / name)
             probe = replace(probe, **{name: replace(getattr(probe, name), model=str(Path(folder) / name))})
         fit(probe.build(), made.weights, source=source)
     return made
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Write a model of `transformers`, without its bars of progress."""
+    with _quiet():
+        network.save_pretrained(folder)
 
 
 def side_of(count: int, what: str, source: Path) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slotworks.errors import UserError, shorten
+from slotworks.training.checkpoint import check_weights
 
 Names = dict[str, str]
 """Our name of a tensor -> theirs."""
@@ -60,7 +61,7 @@ def carried(
         unread: patterns of their names that mean nothing here, such as buffers that are computed.
 
     Raises:
-        UserError: naming a tensor that is missing or unknown.
+        UserError: naming a tensor that is missing or unknown, or holds NaN or infinity.
     """
     missing = [their for our, their in names.items() if their not in theirs]
     if missing:
@@ -70,6 +71,7 @@ def carried(
     extra = [name for name in theirs if name not in known and not any(one.match(name) for one in patterns)]
     if extra:
         raise UserError(f"{source} has {_list(extra)}, which {family} as it is known here does not have.")
+    check_weights({name: theirs[name] for name in names.values()}, source=source)  # a causal mask may hold infinity
     found = {}
     for ours, name in names.items():
         value = theirs[name]

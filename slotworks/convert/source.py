@@ -17,7 +17,7 @@ from slotworks.convert.msgpack import flat, read_flax
 from slotworks.convert.pickles import Stored, read_saved, tensors_in
 from slotworks.convert.tensorbundle import read_bundle
 from slotworks.errors import UserError
-from slotworks.training.checkpoint import check_weights, unwrapped
+from slotworks.training.checkpoint import unwrapped
 
 DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 DAMAGE += (AssertionError, SyntaxError, ImportError, MemoryError, SafetensorError, pickle.UnpicklingError)
@@ -60,7 +60,6 @@ def open_source(path: Path) -> Source:
         raise UserError(f"{file} cannot be read as plain tensors ({reason}); get the checkpoint again.") from None
     if not source.tensors:
         raise UserError(f"{file} holds no named tensors; expected the weights of a model.")
-    check_weights(source.tensors, source=str(file))
     plain = {name: value.float() if value.is_floating_point() else value for name, value in source.tensors.items()}
     return Source(path, source.layout, plain, source.facts, source.foreign)
 

@@ -39,6 +39,9 @@ def checkpoint(decoder):
     features = ref["features"].shape[-1] if decoder == "transformer" else 12
     state = drawn(oclf_shapes(decoder, features=features))
     given = {f"models.object_decoder.{name}": value for name, value in weights.items()}
+    if decoder == "transformer":  # causal, as the original stores it
+        patches = state["models.object_decoder.mask"].shape
+        state["models.object_decoder.mask"] = torch.full(patches, float("-inf")).triu(diagonal=1)
     assert {name for name in state if ".object_decoder." in name} - {"models.object_decoder.mask"} == set(given)
     return state | given, ref
 
@@ -138,6 +141,10 @@ def tiny_folder(tmp_path_factory):
     ("change", "sentence"),
     [
         ({f"{ATTENTION}.to_k.weight": None}, r"lacks the tensor perceptual_grouping.slot_attention.to_k.weight, so"),
+        (
+            {f"{ATTENTION}.to_k.weight": torch.full((8, 8), float("nan"))},
+            r"NaN or infinity in the tensor \S+to_k.weight",
+        ),
         ({"models.extra.weight": torch.ones(2)}, r"has the tensor extra.weight, which OCLF's DINOSAUR .* does not"),
         ({f"{ATTENTION}.to_k.weight": torch.ones(8, 9)}, r"slot_attention.to_k.weight with shape \(8, 9\)"),
         (
