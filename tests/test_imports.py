@@ -54,6 +54,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "hub": ("types", "methods", "data", "training", "reports", "zoo"),  # reports: the card
     "export": ("types", "nn", "methods", "data", "training"),
     "convert": ("types", "encoders", "decoders", "methods", "training", "configs"),  # others' checkpoints
+    "plan": ("types", "encoders", "training"),  # one step on the meta device
     "__init__": ("api", "hub"),
 }
 BELOW_ALL = (  # no torch in these

@@ -26,6 +26,7 @@ VERBS = {
     "publish": ("publish", "a trained run with a card, to a folder or to the Hugging Face hub"),
     "export": ("export", "a trained run as ONNX or torch programs: pictures to slots and masks, slots to pictures"),
     "zoo": ("zoo", "trained runs that come with the package, and those that one command builds"),
+    "plan": ("plan", "what a training asks of a GPU, before its data and weights are there"),
     "bench": ("bench", "time and memory of each method on this machine; our forms against the plain ones"),
 }
 

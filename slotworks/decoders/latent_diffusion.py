@@ -28,6 +28,7 @@ from slotworks.nn.diffusion import (
     starting_noise,
     target_of,
 )
+from slotworks.nn.precision import without_autocast
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQAutoencoder, VQConfig
 from slotworks.ranges import check_numbers
@@ -136,7 +137,7 @@ class LatentDiffusionDecoder(nn.Module):
         if self.autoencoder is None:
             return 2 * image - 1
         self._check()
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(image.device):
             return self.config.latent_scale * self.autoencoder.encode(image)
 
     def latents_of(self, batch: Batch) -> Float[Tensor, "b l y x"]:
@@ -147,7 +148,7 @@ class LatentDiffusionDecoder(nn.Module):
         """Latents to images in [0, 1]."""
         if self.autoencoder is None:
             return (latents / 2 + 0.5).clamp(0, 1)
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device):
             return self.autoencoder.decode(latents.float() / self.config.latent_scale).clamp(0, 1)
 
     def noisy(

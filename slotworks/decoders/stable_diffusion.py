@@ -29,6 +29,7 @@ from slotworks.nn.diffusion import (
     target_of,
 )
 from slotworks.nn.noise import batch_noise
+from slotworks.nn.precision import without_autocast
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
 
@@ -103,7 +104,7 @@ class StableDiffusionDecoder(nn.Module):
 
     def moments(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l2 y x"]:
         """Images in [0, 1] of any size to means and log variances of their latents, unscaled: what may be cached."""
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(image.device):
             image = resize(image.float(), self.config.image_size)
             return self.parts(image).vae.encode(2 * image - 1).latent_dist.parameters
 
@@ -198,7 +199,7 @@ class StableDiffusionDecoder(nn.Module):
         with fixed_context(parts.unet, context):  # keys and values of the slots, once for all steps
             noise = starting_noise(shape, context.device, generator)
             latents = run_solver(scheduler, noise, predict, steps=steps, generator=generator)
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device):
             return (parts.vae.decode(latents / parts.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
     def export(self, folder: str | os.PathLike[str]) -> Path:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slotworks.encoders.blank import blank_diffusion, wanted
 from slotworks.encoders.pretrained import load_part
 from slotworks.errors import needs_extra
 from slotworks.types import UserError
@@ -141,15 +142,21 @@ def load_diffusion(model: str, device: torch.device | str = "cpu") -> DiffusionP
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-    options = {"torch_dtype": torch.float32, "use_safetensors": True}
-    unet = load_part(UNet2DConditionModel.from_pretrained, model, "unet", **options).to(device)
-    vae = load_part(AutoencoderKL.from_pretrained, model, "vae", **options).to(device)
-    scheduler = load_part(DDIMScheduler.from_pretrained, model, "scheduler")
+    if wanted(model):
+        vae, unet, scheduler = blank_diffusion(model)
+    else:
+        options = {"torch_dtype": torch.float32, "use_safetensors": True}
+        unet = load_part(UNet2DConditionModel.from_pretrained, model, "unet", **options).to(device)
+        vae = load_part(AutoencoderKL.from_pretrained, model, "vae", **options).to(device)
+        scheduler = load_part(DDIMScheduler.from_pretrained, model, "scheduler")
     prediction = scheduler.config.prediction_type
     if prediction not in ("epsilon", "v_prediction"):
         raise UserError(f"{model!r} predicts {prediction!r}; only epsilon and v_prediction are understood here.")
     double = unet.config.addition_embed_type == "text_time"  # SDXL
-    prompt, pooled = _empty_prompt(model, device, double=double)
+    if wanted(model):
+        prompt, pooled = torch.zeros(1, 77, unet.config.cross_attention_dim, device=device), None
+    else:
+        prompt, pooled = _empty_prompt(model, device, double=double)
     return DiffusionParts(vae, unet, scheduler.alphas_cumprod.float().to(device), prediction, prompt, pooled, scheduler)
 
 

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slotworks.encoders.blank import blank_transformer, wanted
 from slotworks.errors import needs_extra, quote, transport_errors
 from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
@@ -380,6 +381,19 @@ def load_network(config: ViTConfig) -> tuple[Any, nn.ModuleList]:
     Raises:
         UserError: the network cannot be found or read, or is not what the config says.
     """
+    network = blank_transformer(config.model) if wanted(config.model) else _read_network(config)
+    network = getattr(network, "vision_model", network)  # the image half of CLIP and the like
+    if hasattr(network, "pooler"):
+        network.pooler = None
+    blocks = _fitting_blocks(network, config)
+    if config.position_offset:
+        _offset_positions(network, config)
+    network.requires_grad_(False)
+    return network.eval(), blocks
+
+
+def _read_network(config: ViTConfig) -> Any:
+    """The whole network of a config from its files, with the gradient on."""
     files = find_files(config.model)
     with needs_extra("vision"):
         from transformers import AutoConfig, AutoModel
@@ -407,14 +421,7 @@ def load_network(config: ViTConfig) -> tuple[Any, nn.ModuleList]:
             f"The weights of {config.model} do not belong to its config.json: {len(wrong)} tensors are missing or have "
             f"another shape, such as {wrong[0]}."
         )
-    network = getattr(network, "vision_model", network)  # the image half of CLIP and the like
-    if hasattr(network, "pooler"):
-        network.pooler = None
-    blocks = _fitting_blocks(network, config)
-    if config.position_offset:
-        _offset_positions(network, config)
-    network.requires_grad_(False)
-    return network.eval(), blocks
+    return network
 
 
 def _offset_positions(network: Any, config: ViTConfig) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from slotworks.guidance.assignment import best_partners
+from slotworks.nn.precision import without_autocast
 
 NUM_LABELS = 256
 """Labels are below this: they come from 8-bit masks. A fixed number spares asking the device for the largest."""
@@ -96,7 +97,7 @@ def semantic_loss(
         mean: over the valid pixels of each pair, then the pairs of an image, then the images ("images"; one without
             pairs counts as 0); over pixels, then all pairs of the batch ("pairs"); or over all at once ("pixels").
     """
-    with torch.autocast(attn.device.type, enabled=False):
+    with without_autocast(attn.device):
         share = attn if attn.dtype == torch.float64 else attn.float()
         share = share.clamp(CLAMP, 1 - CLAMP)
         errors = -torch.where(labels[:, None] == matched[:, :, None], share, 1 - share).log()  # b n p

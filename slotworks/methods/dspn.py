@@ -25,6 +25,7 @@ from slotworks.encoders import ImageCode
 from slotworks.guidance import matched_huber
 from slotworks.nn.fspool import FSPool
 from slotworks.nn.init import glorot_
+from slotworks.nn.precision import without_autocast
 from slotworks.types import Batch, Method, MethodConfig, SlotOutput
 
 
@@ -88,7 +89,7 @@ class DSPN(Method):
         Gradients are taken in evaluation, too; they are differentiated themselves only where gradients are enabled.
         """
         train = torch.is_grad_enabled()
-        with torch.autocast(code.device.type, enabled=False):
+        with without_autocast(code.device):
             code = code if code.dtype == torch.float64 else code.float()
             elements = self.start.expand(len(code), -1, -1)
             presence = self.start_presence.clamp(0, 1).expand(len(code), -1)

@@ -179,13 +179,15 @@ def boxes_of(mask: Int64[Tensor, "b h w"], max_boxes: int) -> tuple[Float[Tensor
     b, h, w = mask.shape
     boxes = torch.full((b, max_boxes, 4), -1.0, device=mask.device)
     count = torch.zeros(b, dtype=torch.int64, device=mask.device)
+    rows_of_batch = torch.arange(b, device=mask.device)
     for index in range(1, int(mask.max()) + 1):
         own = mask == index
         columns, rows = own.any(dim=1), own.any(dim=2)  # b w, b h
         ends = [_first(columns) / w, _first(rows) / h, 1 - _first(columns.flip(1)) / w, 1 - _first(rows.flip(1)) / h]
         there = columns.any(dim=1)
         kept = there & (count < max_boxes)
-        boxes[kept, count[kept]] = torch.stack(ends, dim=1)[kept]
+        place = rows_of_batch, count.clamp(max=max_boxes - 1)  # indices that a device need not be asked for
+        boxes[place] = torch.where(kept[:, None], torch.stack(ends, dim=1), boxes[place])
         count += there
     return boxes, count
 

@@ -78,7 +78,7 @@ def batch_uniform(
 def shared_choice(count: int) -> int:
     """A number from 0 to `count - 1`, the same for the whole batch: in training every part of it draws the same one."""
     generator = None if _part is None else _generators[torch.device("cpu")]
-    return int(torch.randint(count, (), generator=generator))
+    return int(torch.randint(count, (), generator=generator, device="cpu"))
 
 
 def shared_permutation(count: int) -> Int64[Tensor, " {count}"]:

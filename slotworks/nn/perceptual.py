@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
+from slotworks.nn.precision import without_autocast
 
 
 class PerceptualLoss(nn.Module):
@@ -36,5 +36,5 @@ class PerceptualLoss(nn.Module):
                 network = LearnedPerceptualImagePatchSimilarity(net_type="vgg").net
             self._network = (network.requires_grad_(False),)
         network = self._network[0].to(pred.device)
-        with torch.autocast(pred.device.type, enabled=False):
+        with without_autocast(pred.device):
             return network(pred.float(), true.float(), normalize=True).mean()

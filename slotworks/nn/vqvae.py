@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
+from slotworks.nn.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class VQAutoencoder(nn.Module):
     def quantize(self, latents: Float[Tensor, "b l y x"]) -> Quantized:
         """The nearest code of every latent, by Euclidean distance, in float32."""
         book = self.net.quantize.embedding.weight
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device):
             latents = latents.to(book.dtype)
             flat = latents.movedim(1, -1)  # b y x l
             index = torch.cdist(flat.flatten(0, 2), book).argmin(dim=1).view(flat.shape[:3])

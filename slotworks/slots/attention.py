@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slotworks.nn.init import glorot_
+from slotworks.nn.precision import without_autocast
 from slotworks.types import SlotOutput
 
 
@@ -162,9 +163,7 @@ class SlotAttention(nn.Module):
         `feature_mask` is False at padding, which no slot reads; `slot_mask` is False for absent slots, which win no
         position. `value_features` take the place of `features` in what a slot gathers, not in where it looks.
         """
-        kind = features.device.type
-        mixed = torch.is_autocast_enabled(kind)  # asked, for an exported program cannot be read again with a context
-        with torch.autocast(kind, enabled=False) if mixed else nullcontext():  # float16 loses the normalisation
+        with without_autocast(features.device):  # float16 and bfloat16 lose the normalisation
             if features.dtype != torch.float64:
                 features, slots = features.float(), slots.float()
             x = self.norm_features(features)

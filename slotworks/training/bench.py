@@ -97,25 +97,66 @@ def measure(
     }
 
 
-def _noise(run: Run, size: int, *, video: bool) -> RawBatch:
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def batch_shapes(run: Run, size: int, *, video: bool) -> Shapes:
+    """What a batch of a recipe's data holds, as its method sees it in training; no data set is opened.
+
+    Fields that only metrics read are left out.
+
+    Args:
+        run: the recipe.
+        size: images or videos in the batch.
+        video: whether the method takes videos.
+    """
+    data, config, height, width = run.data, run.method, *run.data.size
     if video:
-        frames = getattr(run.data, "clip_length", None) or getattr(run.data, "num_frames", VIDEO_FRAMES)
-        noise = torch.randint(256, (size, frames, *run.data.size, 3), dtype=torch.uint8)
-        boxes = torch.tensor([0.2, 0.2, 0.6, 0.6]).expand(size, frames, 1, 4)
-        extras = {
-            name: torch.zeros(size, frames, *(() if name == "depth" else (2,)), *run.data.size).numpy()
-            for name in getattr(run.data, "extras", ())
+        frames = getattr(data, "clip_length", None) or getattr(data, "num_frames", VIDEO_FRAMES)
+        channels = {"depth": ()}
+        return {
+            "video": ((size, frames, 3, height, width), torch.float32),
+            "boxes": ((size, frames, 1, 4), torch.float32),
+            **{
+                name: ((size, frames, *channels.get(name, (2,)), height, width), torch.float32)
+                for name in getattr(data, "extras", ())
+            },
         }
-        return {"video": noise.numpy(), "boxes": boxes.numpy(), **extras}
-    image = {"image": torch.randint(256, (size, *run.data.size, 3), dtype=torch.uint8).numpy()}
-    if categories := getattr(run.method, "categories", ()):  # set prediction
-        image["objects"] = torch.rand(size, run.data.max_objects or 1, 3 + sum(categories) + 1).numpy()
-    encoder = getattr(run.method, "encoder", None)
+    shapes: Shapes = {"image": ((size, 3, height, width), torch.float32)}
+    if categories := getattr(config, "categories", ()):  # set prediction
+        shapes["objects"] = ((size, data.max_objects or 1, 3 + sum(categories) + 1), torch.float32)
+    encoder = getattr(config, "encoder", None)
     if encoder is not None and hasattr(encoder, "feature_dim"):
         rows, columns = encoder.grid
-        features = {"features": torch.randn(size, rows * columns, encoder.feature_dim).numpy()}
-        return features | (image if hasattr(run.method, "autoencoder") else {})
-    return image
+        shapes["features"] = ((size, rows * columns, encoder.feature_dim), torch.float32)
+        if not (hasattr(config, "autoencoder") or encoder.trained_blocks):
+            del shapes["image"]
+    if hasattr(data, "latent_shape"):  # images went through the VAE before
+        shapes["latents"] = ((size, *data.latent_shape), torch.float32)
+    if hasattr(config, "diffusion"):  # masks guide the slots, or say where they start
+        shapes.setdefault("image", ((size, 3, height, width), torch.float32))
+        images = getattr(data, "images", data)
+        side = getattr(images, "mask_size", None) or height
+        shapes["mask"] = ((size, side, side), torch.int64)
+    return shapes
+
+
+def _noise(run: Run, size: int, *, video: bool) -> RawBatch:
+    """A batch of noise as a data set would store it."""
+    raw: RawBatch = {}
+    for name, (shape, dtype) in batch_shapes(run, size, video=video).items():
+        if name in ("image", "video"):
+            pixels = torch.randint(256, (*shape[:-3], *shape[-2:], 3), dtype=torch.uint8)
+            raw[name] = pixels.numpy()
+        elif name == "boxes":
+            raw[name] = torch.tensor([0.2, 0.2, 0.6, 0.6]).expand(shape).numpy()
+        elif name == "features":
+            raw[name] = torch.randn(shape).numpy()
+        elif name == "objects":
+            raw[name] = torch.rand(shape).numpy()
+        else:
+            raw[name] = torch.zeros(shape, dtype=dtype).numpy()
+    return raw
 
 
 @torch.no_grad()

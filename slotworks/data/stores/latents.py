@@ -9,6 +9,7 @@ depend on, the same bytes after a kill, and no network is imported or run when a
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from slotworks.data.stores.features import CachedFeatures, fingerprint
+from slotworks.encoders.blank import vae_settings, wanted
 from slotworks.encoders.pretrained import load_part
 from slotworks.encoders.vit import ViTEncoder
 from slotworks.errors import needs_extra
@@ -55,9 +57,15 @@ class CachedLatents(CachedFeatures):
     @property
     def row_bytes(self) -> int:
         """Bytes on the disk for each image, without its labels: of the features, and of the moments of the latents."""
-        settings = load_part(_settings, self.diffusion, "vae")
+        return super().row_bytes + math.prod(self.latent_shape) * 4
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the moments: means and log variances."""
+        blank = wanted(self.diffusion)
+        settings = vae_settings(self.diffusion) if blank else load_part(_settings, self.diffusion, "vae")
         side = self.latent_size // 2 ** (len(settings["block_out_channels"]) - 1)
-        return super().row_bytes + side**2 * 2 * settings["latent_channels"] * 4
+        return 2 * settings["latent_channels"], side, side
 
     def computation(self) -> Callable[[Batch], dict[str, np.ndarray]]:
         """What makes the stored arrays of a batch of images; holds the networks."""

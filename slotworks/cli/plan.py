@@ -1,0 +1,141 @@
+"""`slotworks plan`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slotworks.cli.console import out, print_json, take_option
+from slotworks.cli.train import build
+from slotworks.errors import UserError, nearest
+from slotworks.ranges import whole_number
+
+if TYPE_CHECKING:
+    from slotworks.plan import Plan
+    from slotworks.training import Run
+
+HELP = """usage: slotworks plan CONFIG [--gpu NAME] [--devices N] [--utilisation U] [--json] [--OPTION VALUE ...]
+
+What a training will ask of a machine, before its data or weights are there: parameters, operations and memory of a
+step, counted without computing one, and the hours that follow on a GPU.
+
+  slotworks plan glass.coco                          on an A100, at 30 percent of its peak
+  slotworks plan glass.coco_phase2 --gpu h100 --devices 8
+  slotworks plan dinosaur.coco_mlp --batch-size 128 --utilisation 0.4
+  slotworks plan slot_attention.clevr6 --json
+
+  --gpu NAME        %s; default a100
+  --devices N       GPUs that share a step; default 1
+  --utilisation U   share of the peak rate that is reached, above 0 to 1; default 0.3
+  --json            print the result as JSON
+
+All other options are those of the recipe, as in `slotworks train CONFIG --help`. Hours are the operations of all steps
+by peak rate, utilisation and number of GPUs: no evaluation, no waiting for data. Element-wise work is not counted,
+which small networks spend most of their time on. Memory is of one device, in float32; mixed precision keeps about half
+of the activations."""
+
+GPUS = {  # published dense peak rates of matrix products in 16 bits, 10^12 operations a second, and memory in GB
+    "t4": ("NVIDIA T4", 65, 16),
+    "v100": ("NVIDIA V100 SXM2", 125, 32),
+    "a40": ("NVIDIA A40", 149.7, 48),
+    "a100": ("NVIDIA A100 SXM", 312, 80),
+    "l40s": ("NVIDIA L40S", 362, 48),
+    "h100": ("NVIDIA H100 SXM", 989, 80),
+    "h200": ("NVIDIA H200 SXM", 989, 141),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
+    if not argv or {"-h", "--help"} & set(argv):
+        print(HELP % ", ".join(GPUS))
+        return 0
+    name, *rest = argv
+    rest, gpu = take_option(rest, "--gpu")
+    rest, devices = take_option(rest, "--devices")
+    rest, share = take_option(rest, "--utilisation")
+    gpu, devices, share = gpu or "a100", devices or "1", share or "0.3"
+    if gpu not in GPUS:
+        raise UserError(f"--gpu is {gpu}; known are {', '.join(GPUS)}. Nearest: {nearest(gpu, GPUS)}.")
+    if not whole_number(devices):
+        raise UserError(f"--devices is {devices}; expected a number of GPUs, 1 or more.")
+    utilisation = _share(share)
+    run = build(name, [word for word in rest if word != "--json"])
+    if run.batch_size // run.accumulate % int(devices):
+        raise UserError(
+            f"batch_size is {run.batch_size} in {run.accumulate} micro-batches, which {devices} GPUs cannot share "
+            "evenly; choose another number."
+        )
+    answer = hours_of(run, _plan(run, int(devices)), gpu, int(devices), utilisation)
+    if "--json" in argv:
+        print_json(answer)
+        return 0
+    for label, text in _lines(name, answer).items():
+        out.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _plan(run: "Run", devices: int) -> "Plan":
+    from dataclasses import replace
+
+    from slotworks.configs import find
+    from slotworks.plan import plan
+
+    one = replace(run, batch_size=run.batch_size // devices)
+    return plan(one, load=lambda folder: find(Path(folder).name)().method.build())
+
+
+def hours_of(run: "Run", plan: "Plan", gpu: str, devices: int, utilisation: float) -> dict:
+    """The plan of one device's share of a step, with the time that all steps take."""
+    name, peak, memory = GPUS[gpu]
+    seconds = plan.flops / (peak * 1e12 * utilisation)
+    return {
+        **asdict(plan),
+        "steps": run.steps,
+        "batch_size": run.batch_size,
+        "gpu": name,
+        "gpu_memory_gb": memory,
+        "devices": devices,
+        "utilisation": utilisation,
+        "step_seconds": seconds,
+        "hours": seconds * run.steps / 3600,
+        "gpu_hours": seconds * run.steps * devices / 3600,
+    }
+
+
+def _lines(recipe: str, answer: dict) -> dict[str, str]:
+    trained, kept = answer["trained"], answer["parameters"]
+    parameters = f"{trained:,} trained" + (f" of {kept:,}" if kept != trained else "")
+    if answer["frozen"]:
+        parameters += f", beside {answer['frozen']:,} of frozen networks"
+    weights, optimizer, activations = (answer[key] / 1e9 for key in ("weights", "optimizer", "activations"))
+    total = weights + optimizer + activations
+    many = f"{answer['devices']} x " if answer["devices"] > 1 else ""
+    fits = "" if total <= answer["gpu_memory_gb"] else "; more than it has: use 16 bits, or more micro-batches"
+    days = f" ({answer['hours'] / 24:.1f} days)" if answer["hours"] > 48 else ""
+    waits = ", ".join(f"{count} x {what}" for what, count in answer["visits"].items()) or "never"
+    return {
+        "recipe": f"{recipe}: {answer['steps']:,} steps of {answer['batch_size']}",
+        "parameters": parameters,
+        "a step": f"{answer['flops'] / 1e12:,.2f} x 10^12 operations on each device, forward and backward",
+        "memory": f"{total:.1f} GB in float32 (weights {weights:.1f}, gradients and moments {optimizer:.1f}, "
+        f"activations {activations:.1f}) of {answer['gpu_memory_gb']} GB{fits}",
+        "waits": f"for numbers of the device in a step: {waits}",
+        "time": f"{_round(answer['hours'])} hours{days} on {many}{answer['gpu']} at {answer['utilisation']:.0%} of its "
+        f"peak, {_round(answer['gpu_hours'])} GPU hours",
+    }
+
+
+def _round(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise UserError(f"--utilisation is {text}; expected a share of the peak rate, above 0 to 1, such as 0.3.")
+    return value

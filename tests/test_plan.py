@@ -1,0 +1,199 @@
+"""A step counted on the meta device: closed forms, sizes of published networks, every published recipe, the command."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from slotworks.cli import main
+from slotworks.configs import recipes
+from slotworks.encoders import ViTConfig
+from slotworks.encoders.blank import TRANSFORMERS, blank_transformer, without_weights
+from slotworks.encoders.diffusion import load_diffusion
+from slotworks.encoders.vit import KNOWN, load_network
+from slotworks.nn.precision import without_autocast
+from slotworks.plan import HostVisits, plan
+from slotworks.training import Adam, Run
+from slotworks.types import DataConfig, Method, MethodConfig, UserError
+
+
+@dataclass(frozen=True)
+class Pixels(DataConfig):
+    image_size: int = 2
+
+
+@dataclass(frozen=True)
+class LineConfig(MethodConfig):
+    image_size: tuple[int, int] = (2, 2)
+    asks: bool = False
+
+    def build(self):
+        return Line(self)
+
+
+class Line(Method):
+    """12 numbers to 20 and their square."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.layer = nn.Linear(12, 20)
+        self.aside = (nn.Linear(3, 5).requires_grad_(False),)
+
+    def loss(self, batch, step):
+        out = self.layer(batch["image"].flatten(1))
+        if self.config.asks and out.sum() > 0 and torch.equal(out, out) and out.argmax().item() > 0:
+            out = out + out.detach().cpu().to(out.device)
+        return {"square": out.square().mean()}
+
+
+def line(**settings):
+    return Run(method=LineConfig(**settings), data=Pixels(), optimizer=Adam(), steps=10, batch_size=8, accumulate=2)
+
+
+def test_a_linear_layer_in_closed_form():
+    """Forward 2 b i o, backward to the weights as much; the input and the output of the square are kept."""
+    found = plan(line())
+    assert found.flops == 2 * (2 * 4 * 12 * 20 + 2 * 4 * 12 * 20)  # two micro-batches of four
+    assert (found.parameters, found.trained, found.frozen) == (260, 260, 20)
+    assert (found.weights, found.optimizer) == (280 * 4, 3 * 260 * 4)
+    assert found.activations == 4 * (4 * 12 + 4 * 20)
+    assert (found.terms, found.visits) == (("square",), {})
+
+
+def test_every_place_where_the_device_is_waited_for_is_counted():
+    assert plan(line(asks=True)).visits == {"one number": 2, "comparison": 1, "copy to the CPU": 1}
+
+
+def test_answers_for_numbers_that_are_not_there():
+    x = torch.empty(2, 3, device="meta")
+    with HostVisits() as counted:
+        assert bool(x.sum())
+        assert int(x.sum()) == float(x.sum()) == x.sum().item() == 1
+        assert x.tolist() == [[0, 0, 0], [0, 0, 0]]
+        assert x.cpu().device == x.to("cpu").device == x.to(device="cpu").device == torch.device("cpu")
+        assert x.to(torch.float64).device == torch.device("meta")
+    assert counted.visits == {"one number": 4, "copy to the CPU": 4}
+
+
+def test_published_networks_have_their_published_size():
+    """U-Net 865,910,724 and VAE 83,653,863 (Stable Diffusion 2.1); 859,520,964 (1.5); DINOv2 and DINO as on the hub."""
+    with without_weights(), torch.device("meta"):
+        for model, unet in (
+            ("stabilityai/stable-diffusion-2-1", 865_910_724),
+            ("CompVis/stable-diffusion-v1-4", 859_520_964),
+        ):
+            parts = load_diffusion(model, "meta")
+            assert sum(p.numel() for p in parts.unet.parameters()) == unet
+            assert sum(p.numel() for p in parts.vae.parameters()) == 83_653_863
+        for model, size in (("facebook/dinov2-base", 86_580_480), ("facebook/dino-vits8", 21_670_272 + 384 * 385)):
+            assert sum(p.numel() for p in blank_transformer(model).parameters()) == size
+
+
+def test_shapes_are_those_that_recipes_ask_for():
+    """All networks with a name of their own here have a shape, with the patch and width that their settings say."""
+    assert set(KNOWN) == set(TRANSFORMERS)
+    with without_weights(), torch.device("meta"):
+        for config in KNOWN.values():
+            network, blocks = load_network(config)  # raises where patch or width differ
+            assert len(blocks) == network.config.num_hidden_layers
+        with pytest.raises(UserError, match=r"^The shape of someone/vit is not known without its files; known are "):
+            load_network(ViTConfig("someone/vit"))
+
+
+def test_mixed_precision_is_left_where_there_is_some():
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.ones(2, 2)
+        assert (x @ x).dtype == torch.bfloat16
+        with without_autocast(x.device):
+            assert (x @ x).dtype == torch.float32
+        with without_autocast(torch.device("meta")):
+            assert (x @ x).dtype == torch.bfloat16
+
+
+# ---- every published recipe ----------------------------------------------------------------------------------------
+
+MATCHING = {"copy to the CPU": 1}  # the Hungarian method
+VISITS = {
+    **dict.fromkeys(
+        ("SetPredictionConfig", "SlotMLPConfig", "DSPNConfig", "GlassConfig", "SpotStudentConfig"), MATCHING
+    ),
+    "SAViConfig": {"one number": 3},  # whether boxes are some and lie in the image
+    "SlotDiffusionConfig": {"one number": 1},  # whether the autoencoder is trained, at the first step
+    "VideoSlotDiffusionConfig": {"one number": 1},
+}
+"""How often a step waits for the device at most, by the class of the settings; never where nothing is said."""
+
+
+def networks():
+    """A recipe for each network that a published row trains. Of the large ones all but the first of a kind are slow."""
+    seen, kinds = set(), set()
+    for name, function in recipes().items():
+        run = function()
+        if name.endswith("_mini") or not run.steps:
+            continue
+        method = run.method
+        network = (re.sub(r"'(runs/|stabilityai)[^']*'", "", repr(method)), run.batch_size, run.data.size)
+        if network in seen:
+            continue
+        kind = (
+            type(method),
+            getattr(getattr(method, "encoder", None), "model", ""),
+            bool(getattr(method, "phase_1", "")),
+        )
+        large = hasattr(method, "diffusion") or hasattr(method, "autoencoder")
+        slow = large and kind in kinds
+        seen.add(network)
+        kinds.add(kind)
+        yield pytest.param(name, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize("name", list(networks()))
+def test_published_recipes_step(name):
+    """Forward and backward at full size: every shape and device fits, every loss has a gradient, few waits."""
+    run = recipes()[name]()
+    found = plan(run, load=lambda folder: recipes()[Path(folder).name]().method.build(), count_flops=False)
+    assert found.trained > 0
+    assert found.terms
+    allowed = VISITS.get(type(run.method).__name__, {})
+    assert all(count <= allowed.get(what, 0) for what, count in found.visits.items()), found.visits
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_hours_follow_from_operations_and_peak(capsys):
+    """4.89e12 operations a step, 312e12 a second, 0.3 of them: 0.0523 s, times 500,000 steps 7.26 hours."""
+    assert main(["plan", "dinosaur.coco_mlp", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["hours"] == pytest.approx(answer["flops"] / (312e12 * 0.3) * 500_000 / 3600)
+    assert answer["hours"] == pytest.approx(7.26, rel=0.01)
+    assert main(["plan", "dinosaur.coco_mlp", "--gpu", "h100", "--devices", "2", "--utilisation", "0.4", "--json"]) == 0
+    shared = json.loads(capsys.readouterr().out)
+    assert shared["flops"] == answer["flops"] // 2
+    assert shared["gpu_hours"] == pytest.approx(answer["hours"] * 312 * 0.3 / (989 * 0.4))
+    assert main(["plan", "dinosaur.coco_mlp", "--batch-size", "128"]) == 0
+    text = capsys.readouterr().out
+    assert "500,000 steps of 128" in text
+    assert "9.79 x 10^12 operations" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("dinosaur.coco_mlp --gpu h10", "--gpu is h10; known are t4, v100, a40, a100, l40s, h100, h200. Nearest: h1"),
+        ("dinosaur.coco_mlp --devices 0", "--devices is 0; expected a number of GPUs, 1 or more."),
+        ("dinosaur.coco_mlp --devices 3", "batch_size is 64 in 1 micro-batches, which 3 GPUs cannot share evenly"),
+        ("dinosaur.coco_mlp --utilisation 1.5", "--utilisation is 1.5; expected a share of the peak rate, above 0"),
+        ("dinosaur.coco_mlp --utilisation nan", "--utilisation is nan; expected a share of the peak rate"),
+        ("blocks.scenes_mini", "This recipe trains nothing (steps is 0)"),
+        ("dinosaur.coco_mlp --method.encoder.model someone/vit --data.images.root x", "The shape of someone/vit"),
+    ],
+)
+def test_mistakes(words, sentence, capsys):
+    assert main(["plan", *words.split()]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
