@@ -17,7 +17,6 @@ ablations of its supplement, section 2, and the departures of later code, each u
 | BO-QSA | `gradient="bilevel", eps=1.0, eps_in="denominator"` with `LearnedInit` |
 """
 
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
