@@ -119,10 +119,12 @@ def test_mixed_precision_is_left_where_there_is_some():
 # ---- every published recipe ----------------------------------------------------------------------------------------
 
 MATCHING = {"copy to the CPU": 1}  # the Hungarian method
+K_MEANS = {"comparison": 1}  # ends when no point moves
+TAUGHT = MATCHING | K_MEANS
 VISITS = {
     **dict.fromkeys(("SetPredictionConfig", "SlotMLPConfig", "DSPNConfig", "GlassConfig"), MATCHING),
-    **dict.fromkeys(("DinosaurConfig", "SpotConfig"), {"comparison": 1}),  # k-means ends when no point moves
-    **dict.fromkeys(("DinosaurStudentConfig", "SpotStudentConfig"), {"comparison": 1, **MATCHING}),
+    **dict.fromkeys(("DinosaurConfig", "SpotConfig"), K_MEANS),
+    **dict.fromkeys(("DinosaurStudentConfig", "SpotStudentConfig"), TAUGHT),
     "SAViConfig": {"one number": 3},  # whether boxes are some and lie in the image
     "SlotDiffusionConfig": {"one number": 1},  # whether the autoencoder is trained, at the first step
     "VideoSlotDiffusionConfig": {"one number": 1},
