@@ -125,6 +125,7 @@ VISITS = {
     **dict.fromkeys(("SetPredictionConfig", "SlotMLPConfig", "DSPNConfig", "GlassConfig"), MATCHING),
     **dict.fromkeys(("DinosaurConfig", "SpotConfig"), K_MEANS),
     **dict.fromkeys(("DinosaurStudentConfig", "SpotStudentConfig"), TAUGHT),
+    "DatasetDiffusionConfig": {"comparison": 1},  # whether a mask holds a class without a name
     "SAViConfig": {"one number": 3},  # whether boxes are some and lie in the image
     "SlotDiffusionConfig": {"one number": 1},  # whether the autoencoder is trained, at the first step
     "VideoSlotDiffusionConfig": {"one number": 1},

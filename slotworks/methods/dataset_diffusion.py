@@ -238,8 +238,9 @@ class DatasetDiffusion(Method):
             )
         labels = self.outputs[batch["class_mask"].long()]
         void = batch["void"].bool() if "void" in batch else torch.zeros_like(labels, dtype=torch.bool)
-        if bool(((labels < 0) & ~void).any()):
-            unknown = int(batch["class_mask"][(labels < 0) & ~void].max())
+        wrong = (labels < 0) & ~void
+        if not torch.equal(wrong, torch.zeros_like(wrong)):
+            unknown = int(batch["class_mask"][wrong].max())
             raise UserError(
                 f"A mask holds the class {unknown}, which has no name in the {len(self.config.class_names)} of "
                 "method.class_names; give the names of the data."

@@ -138,6 +138,9 @@ def batch_shapes(run: Run, size: int, *, video: bool) -> Shapes:
         images = getattr(data, "images", data)
         side = getattr(images, "mask_size", None) or height
         shapes["mask"] = ((size, side, side), torch.int64)
+    if getattr(config, "class_names", ()):  # a segmenter
+        side = getattr(data, "mask_size", None) or height
+        shapes["class_mask"] = ((size, side, side), torch.uint8)
     return shapes
 
 
