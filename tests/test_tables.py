@@ -17,7 +17,13 @@ PAGES = tables.pages()
 PLACE = re.compile(r"tables? \w|figure \d|appendix|README|reference page|configs/")  # of a paper, or a file of its code
 OURS = {  # no paper has them: the choice of another code, and what comes with the package
     *("deep_spectral.coco", "diff_cut.voc_sd14", "savi.scenes_mini_frames", "tiny_diffusion.scenes"),
-    *("dinosaur.photos_mlp", "dinosaur.photos_mlp_round2", "dinosaur.photos_transformer"),
+    *(
+        "dinosaur.photos_mlp",
+        "dinosaur.photos_mlp_round2",
+        "dinosaur.collages_mlp",
+        "dinosaur.collages_mlp_round2",
+        "dinosaur.photos_transformer",
+    ),
     *("spot.photos", "spot.photos_stage2"),
 }
 
