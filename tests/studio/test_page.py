@@ -293,8 +293,6 @@ def test_clicks_in_a_browser(page, tmp_path):
         tab.get_by_text("There is no picture yet").wait_for()
         press("Picture from the test data")
         tab.get_by_text("All 4 slots of the picture.").wait_for()
-        tab.get_by_text("Settings").click()
-        tab.get_by_label("join slots whose cosine is above this").fill("-1")
         press("Second picture from the test data")
         tab.locator("img").nth(3).wait_for()
         tab.locator("img").nth(0).click()
