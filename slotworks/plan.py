@@ -50,7 +50,8 @@ class Plan:
 class HostVisits(TorchFunctionMode):
     """Counts how often code asks for numbers of a meta tensor, each a place where the CPU would wait for a GPU.
 
-    It is answered as if nothing were wrong: a single number is 1, a copy to the CPU is zeros, two tensors are equal.
+    It is answered as if nothing were wrong: a single number is 1, a copy to the CPU is zeros, two tensors are equal, all
+    of something is true, any of it (`any`, with which code looks for flaws) is not.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,13 @@ class HostVisits(TorchFunctionMode):
         if not (args and isinstance(args[0], Tensor) and args[0].device == META):
             return func(*args, **kwargs)
         x, name = args[0], getattr(func, "__name__", "")
+        if name == "any":
+            found = func(*args, **kwargs)
+            found.looks_for_a_flaw = True
+            return found
+        if name == "__bool__" and hasattr(x, "looks_for_a_flaw"):
+            self.visits["one number"] += 1
+            return False
         if name in NUMBERS:
             self.visits["one number"] += 1
             return NUMBERS[name](1)

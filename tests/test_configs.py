@@ -130,6 +130,13 @@ def test_rows_of_glass_say_how_they_are_measured():
         assert "--task reconstruction --perceptual --images 512 --seed 42" in everything[name]().expected
 
 
+def test_slot_diffusion_on_photographs_reads_the_last_hidden_state():
+    """`video_based/models/dino.py` of its repository: behind the last norm, images normalised by 0.5."""
+    for name in ("voc", "coco"):
+        encoder = recipes()[f"slot_diffusion.{name}"]().method.encoder
+        assert (encoder.features, encoder.mean, encoder.std) == ("normed", (0.5,) * 3, (0.5,) * 3)
+
+
 def test_methods_without_training_are_scored_as_printed():
     """MaskCLIP's README: foreground pixels alone. DiffCut's `eval_diffcut.py`: PAMR, 128 pixels."""
     everything = recipes()

@@ -78,7 +78,9 @@ def test_answers_for_numbers_that_are_not_there():
         assert x.tolist() == [[0, 0, 0], [0, 0, 0]]
         assert x.cpu().device == x.to("cpu").device == x.to(device="cpu").device == torch.device("cpu")
         assert x.to(torch.float64).device == torch.device("meta")
-    assert counted.visits == {"one number": 4, "copy to the CPU": 4}
+        assert not (x < 0).any()
+        assert (x < 0).all()
+    assert counted.visits == {"one number": 6, "copy to the CPU": 4}
 
 
 def test_published_networks_have_their_published_size():
@@ -125,7 +127,7 @@ VISITS = {
     **dict.fromkeys(("SetPredictionConfig", "SlotMLPConfig", "DSPNConfig", "GlassConfig"), MATCHING),
     **dict.fromkeys(("DinosaurConfig", "SpotConfig"), K_MEANS),
     **dict.fromkeys(("DinosaurStudentConfig", "SpotStudentConfig"), TAUGHT),
-    "DatasetDiffusionConfig": {"comparison": 1},  # whether a mask holds a class without a name
+    "DatasetDiffusionConfig": {"one number": 1},  # whether a class has no name
     "SAViConfig": {"one number": 3},  # whether boxes are some and lie in the image
     "SlotDiffusionConfig": {"one number": 1},  # whether the autoencoder is trained, at the first step
     "VideoSlotDiffusionConfig": {"one number": 1},

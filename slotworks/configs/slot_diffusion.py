@@ -29,7 +29,8 @@ from slotworks.methods import SlotDiffusionConfig, VideoSlotDiffusionConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig, MethodConfig
 
-DINO = replace(DINO_S8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), position_offset=0.0)  # as the code normalises
+# As the code has it: normalised by 0.5, no offset of positions, and `last_hidden_state`, which is behind the last norm.
+DINO = replace(DINO_S8, features="normed", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), position_offset=0.0)
 STRIPES = Published("SlotDiffusion, appendix E.4", note="stripes with several seeds")
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slotworks.encoders.blank import wanted
 from slotworks.encoders.pretrained import load_part
 from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _quiet
 from slotworks.errors import needs_extra
@@ -68,10 +69,10 @@ class DilatedResNet(nn.Module):
         Raises:
             UserError: it cannot be found, downloaded or read, or is another network.
         """
+        if wanted(model):  # its shape is this one
+            return
         from transformers import ResNetBackbone
 
-        if next(self.network.parameters()).is_meta:  # only shapes are wanted
-            return
         options = {"out_features": STAGES, "output_loading_info": True, "ignore_mismatched_sizes": True}
         with _quiet():
             network, report = load_part(ResNetBackbone.from_pretrained, model, **options)

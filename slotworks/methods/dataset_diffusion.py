@@ -239,7 +239,7 @@ class DatasetDiffusion(Method):
         labels = self.outputs[batch["class_mask"].long()]
         void = batch["void"].bool() if "void" in batch else torch.zeros_like(labels, dtype=torch.bool)
         wrong = (labels < 0) & ~void
-        if not torch.equal(wrong, torch.zeros_like(wrong)):
+        if wrong.any():
             unknown = int(batch["class_mask"][wrong].max())
             raise UserError(
                 f"A mask holds the class {unknown}, which has no name in the {len(self.config.class_names)} of "
