@@ -50,8 +50,8 @@ class Plan:
 class HostVisits(TorchFunctionMode):
     """Counts how often code asks for numbers of a meta tensor, each a place where the CPU would wait for a GPU.
 
-    It is answered as if nothing were wrong: a single number is 1, a copy to the CPU is zeros, two tensors are equal, all
-    of something is true, any of it (`any`, with which code looks for flaws) is not.
+    It is answered as if nothing were wrong: a single number is 1, a copy to the CPU is zeros, two tensors are equal,
+    all of something is true, any of it (`any`, with which code looks for flaws) is not.
     """
 
     def __init__(self) -> None:
