@@ -9,7 +9,7 @@ import tyro
 
 from slotworks.cli.console import out, parse, print_json
 from slotworks.cli.runs import run_of
-from slotworks.types import UserError
+from slotworks.errors import UserError
 from slotworks.yaml_text import read_yaml
 
 
