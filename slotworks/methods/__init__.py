@@ -12,6 +12,7 @@ from slotworks.methods.feature_kmeans import FeatureKMeans, FeatureKMeansConfig
 from slotworks.methods.glass import Glass, GlassConfig
 from slotworks.methods.mae import MAEConfig, MaskedAutoencoder
 from slotworks.methods.mask_clip import MaskCLIP, MaskCLIPConfig
+from slotworks.methods.painted_diffusion import PaintedDiffusion, PaintedDiffusionConfig
 from slotworks.methods.savi import SAVi, SAViConfig
 from slotworks.methods.set_prediction import SetPrediction, SetPredictionConfig
 from slotworks.methods.slate import Slate, SlateConfig
@@ -57,6 +58,8 @@ __all__ = [
     "MaskCLIP",
     "MaskCLIPConfig",
     "MaskedAutoencoder",
+    "PaintedDiffusion",
+    "PaintedDiffusionConfig",
     "SAVi",
     "SAViConfig",
     "SetPrediction",

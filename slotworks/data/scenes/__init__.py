@@ -3,6 +3,7 @@
 from slotworks.data.scenes.captioned import CaptionedScenes
 from slotworks.data.scenes.collages import CollageScenes
 from slotworks.data.scenes.multi_dsprites import SpriteScenes
+from slotworks.data.scenes.painted import PaintedScenes
 from slotworks.data.scenes.sets import SetScenes
 from slotworks.data.scenes.shapes import ShapeScenes
 from slotworks.data.scenes.tetrominoes import TetrominoScenes
@@ -11,6 +12,7 @@ from slotworks.data.scenes.videos import VideoScenes
 __all__ = [
     "CaptionedScenes",
     "CollageScenes",
+    "PaintedScenes",
     "SetScenes",
     "ShapeScenes",
     "SpriteScenes",

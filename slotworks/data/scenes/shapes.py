@@ -15,7 +15,7 @@ from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8, UInt64
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 from slotworks.data.random import derive, integers, uniform
 from slotworks.data.scenes.base import SceneConfig, SceneDataset, boxes_of_mask
@@ -63,7 +63,7 @@ _TRIES = 32  # positions tried for an object before the whole scene is placed an
 _RESTARTS = 100
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _CLASS_NAMES, _COLOR_NAMES, _BACKGROUND_NAMES = list(CLASSES), list(COLORS), list(BACKGROUNDS)
-_COLOR_TABLE = np.array(list(COLORS.values()), dtype=np.uint8)
+COLOR_TABLE = np.array(list(COLORS.values()), dtype=np.uint8)
 _BACKGROUND_TABLE = np.array(list(BACKGROUNDS.values()), dtype=np.float32)
 
 
@@ -144,6 +144,10 @@ class ShapeScenes(SceneConfig):
             )
 
     @property
+    def _least_visible(self) -> float:
+        return MIN_VISIBLE
+
+    @property
     def name(self) -> str:  # noqa: D102
         return f"shape_scenes_{self.background}"
 
@@ -165,12 +169,7 @@ class ShapeScenes(SceneConfig):
 
         color_ids = np.array([_COLOR_NAMES.index(name) for name in self.colors])[layout.color]  # b m, from 0
         class_ids = np.array([_CLASS_NAMES.index(name) for name in self.shapes])[layout.shape]
-        image = self._backgrounds(key, layout.background).reshape(-1, 3)
-        area = side * side
-        for k in range(m):  # far to near
-            some = np.flatnonzero(layout.present[:, k])
-            where = stamps.pixels(stamp[some, k], area * some + side * top[some, k] + left[some, k])
-            image[where] = _COLOR_TABLE[color_ids[some, k], None]
+        image = self._paint(key, layout, color_ids, top, left)
 
         classes = ((class_ids if self.classes == "shape" else color_ids) + 1) * layout.present
         with_background = np.concatenate([np.zeros((b, 1), np.uint8), classes.astype(np.uint8)], axis=1)
@@ -185,7 +184,7 @@ class ShapeScenes(SceneConfig):
             "visibility": np.ones((b, m), dtype=np.float32),
         }
         return {
-            "image": image.reshape(b, side, side, 3),
+            "image": image,
             "mask": mask.reshape(b, side, side),
             "class_mask": np.take_along_axis(with_background, mask.astype(np.intp), axis=1).reshape(b, side, side),
             "boxes": boxes_of_mask(mask.reshape(b, side, side), m),
@@ -194,6 +193,24 @@ class ShapeScenes(SceneConfig):
             "num_objects": count,
             **{name: value * layout.present for name, value in properties.items()},
         }
+
+    def _paint(
+        self,
+        key: UInt64[np.ndarray, " b"],
+        layout: "Layout",
+        color: Int[np.ndarray, "b m"],
+        top: Int[np.ndarray, "b m"],
+        left: Int[np.ndarray, "b m"],
+    ) -> UInt8[np.ndarray, "b h w 3"]:
+        """The pictures; `color` counts the colours of the palette from 0, `top` and `left` are corners of stamps."""
+        side, stamps = self.image_size, self._stamps()
+        image = self._backgrounds(key, layout.background).reshape(-1, 3)
+        stamp, area = layout.shape * len(self.sizes) + layout.size, side * side
+        for k in range(self.max_objects):  # far to near
+            some = np.flatnonzero(layout.present[:, k])
+            where = stamps.pixels(stamp[some, k], area * some + side * top[some, k] + left[some, k])
+            image[where] = COLOR_TABLE[color[some, k], None]
+        return image.reshape(len(key), side, side, 3)
 
     def layout(self, key: UInt64[np.ndarray, " b"]) -> "Layout":
         """What each scene holds, without placing or painting it."""
@@ -208,6 +225,9 @@ class ShapeScenes(SceneConfig):
             size=integers(key, "size", m, len(self.sizes)),
             background=np.concatenate([first, second], axis=1),
         )
+
+    def _background_colors(self) -> Float[np.ndarray, "n 3"]:
+        return _BACKGROUND_TABLE
 
     def _stamps(self) -> Stamps:
         return cut_shapes(self.image_size, self.shapes, self.sizes)
@@ -238,7 +258,7 @@ class ShapeScenes(SceneConfig):
         top, left = np.zeros_like(stamp), np.zeros_like(stamp)
         mask, placed = np.zeros((b, side * side), dtype=np.uint8), np.ones(b, dtype=bool)
         visible = np.zeros((b, m + 1), dtype=np.int64)  # pixels by id; id 0 is left alone
-        share = MIN_VISIBLE if self.occlusion else 1.0
+        share = self._least_visible if self.occlusion else 1.0
         needed = np.zeros((b, m + 1))  # pixels by id that must stay visible
         for k in range(m):
             todo, tries = np.flatnonzero(present[:, k] & placed), 0
@@ -265,7 +285,7 @@ class ShapeScenes(SceneConfig):
     def _backgrounds(self, key: UInt64[np.ndarray, " b"], colors: Int[np.ndarray, "b 2"]) -> UInt8[np.ndarray, "b p 3"]:
         """Empty canvases: one colour, or a blend of two along a line or a pattern."""
         side = self.image_size
-        first, second = _BACKGROUND_TABLE[colors].swapaxes(0, 1)  # b 3 each
+        first, second = self._background_colors()[colors].swapaxes(0, 1)  # b 3 each
         if self.background == "plain":
             return first.astype(np.uint8)[:, None].repeat(side * side, axis=1)
         if self.background == "gradient":

@@ -1,0 +1,199 @@
+"""Painted scenes: shaded objects with soft shadows on lit grounds, the pictures of the miniature diffusion model.
+
+Layout, ids, masks and fields are those of `ShapeScenes`; what differs is the paint. Each silhouette is drawn once at
+eight times the side and averaged, so outlines are smooth; a pixel belongs to an object that covers at least half of it.
+Light comes from the upper left: discs are balls, all else has a bevelled edge, everything casts a shadow to the lower
+right. The ground is brightest at a random place in its upper half and darker away from it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8, UInt64
+from scipy import ndimage
+
+from slotworks.data.random import uniform
+from slotworks.data.scenes.outlines import bitmap
+from slotworks.data.scenes.shapes import (
+    BACKGROUNDS,
+    CLASSES,
+    COLOR_TABLE,
+    COLORS,
+    Layout,
+    ShapeDataset,
+    ShapeScenes,
+    phrase,
+)
+from slotworks.data.scenes.stamps import Stamps
+
+SIZE_NAMES = ("small", "medium", "large")
+"""Words for the sizes, when there are three."""
+
+_FINE = 8  # points of a pixel each way
+_LIGHT = np.array((-0.45, -0.55, 0.70)) / np.linalg.norm((-0.45, -0.55, 0.70))  # across, down, towards the eye
+_BEVEL = 0.22  # width of the bevelled edge, of the radius
+_SHADOW = 0.45  # how much of the light a shadow takes
+_GROUND = np.array(((41, 41, 46), (133, 133, 138), (230, 230, 230), (41, 56, 117), (204, 184, 148)), np.float32)
+
+
+@dataclass(frozen=True)
+class _Brushes:
+    """What each silhouette does to the pixels of a window around it: `s y x` floats; `silhouettes` are their masks."""
+
+    silhouettes: Stamps
+    corner: Int[np.ndarray, "s 2"]  # row and column in the window of the silhouette's corner
+    cover: Float[np.ndarray, "s y x"]  # share of the pixel
+    shade: Float[np.ndarray, "s y x"]  # factor on the object's colour
+    gloss: Float[np.ndarray, "s y x"]  # share of white added
+    shadow: Float[np.ndarray, "s y x"]  # share of light taken from what lies below
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which a window may reach beyond the picture."""
+        return self.cover.shape[1]
+
+
+@cache
+def _brushes(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...]) -> _Brushes:
+    reach = image_size / 8  # of a shadow beyond the object
+    window = 2 * int(np.ceil(max(sizes) * image_size / 2 + reach))
+    found = [_brush(image_size, shape, size, window) for shape in shapes for size in sizes]
+    cover, shade, gloss, shadow = (np.stack(parts).astype(np.float32) for parts in zip(*found, strict=True))
+    masks = cover >= 0.5
+    corner = np.stack([masks.any(axis=2).argmax(axis=1), masks.any(axis=1).argmax(axis=1)], axis=1)
+    cropped = [mask[mask.any(axis=1)][:, mask.any(axis=0)] for mask in masks]
+    return _Brushes(Stamps.cut(cropped, canvas_width=image_size), corner, cover, shade, gloss, shadow)
+
+
+def _brush(image_size: int, shape: str, size: float, window: int) -> tuple[np.ndarray, ...]:
+    """Cover, shade, gloss and shadow of one silhouette, each `window` pixels square."""
+    radius = size * image_size / 2 * _FINE
+    inside = bitmap(CLASSES[shape], size=window * _FINE, radius=radius)
+    edge = ndimage.distance_transform_edt(inside)
+    bevel = radius * (1 if shape == "circle" else _BEVEL)
+    depth = np.clip(edge / bevel, 0, 1)
+    height = bevel * np.sqrt(1 - (1 - depth) ** 2)  # a quarter of a round: a ball, or a flat top with a rounded edge
+    height = ndimage.gaussian_filter(height, 0.04 * radius)
+    down, across = np.gradient(height)
+    normal = np.stack([-across, -down, np.ones_like(height)]) / np.sqrt(1 + across**2 + down**2)
+    lit = np.tensordot(_LIGHT, normal, 1)
+    mirrored = 2 * lit * normal[2] - _LIGHT[2]  # how far the reflected light points to the eye
+    shade = 0.5 + 0.5 * np.clip(lit, 0, 1) / _LIGHT[2]  # 1 on a flat top
+    gloss = 0.7 * np.clip(mirrored, 0, 1) ** 24 * (shape == "circle")
+    cover = _averaged(inside)
+    weight = np.maximum(cover, 1e-6)
+    moved = ndimage.shift(ndimage.gaussian_filter(cover, image_size / 44), (image_size / 30, image_size / 42), order=1)
+    return cover, _averaged(shade * inside) / weight, _averaged(gloss * inside) / weight, _SHADOW * moved
+
+
+def _averaged(fine: np.ndarray) -> np.ndarray:
+    side = len(fine) // _FINE
+    return fine.reshape(side, _FINE, side, _FINE).mean(axis=(1, 3))
+
+
+@dataclass(frozen=True)
+class PaintedScenes(ShapeScenes):
+    """Shaded shapes with shadows, painted on the fly; fields as those of `ShapeScenes`.
+
+    An object's class is its shape, so that many pictures show several objects of one class in different colours. The
+    sizes are the diameters of balls and the sides of squares.
+
+    Raises:
+        ValueError: as `ShapeScenes`, or if the picture is smaller than 32 or larger than 256 pixels.
+    """
+
+    max_objects: int = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+    """most objects in one scene"""
+    sizes: tuple[float, ...] = (0.26, 0.33, 0.40)  # diameters as shares of the image
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 32 <= self.image_size <= 256:
+            raise ValueError(f"image_size is {self.image_size}; painted scenes have 32 to 256 pixels.")
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return f"painted_scenes_{self.background}"
+
+    def open(self, split: str = "train") -> "PaintedDataset":
+        """Open one split: `train`, `val` or `test`."""
+        return PaintedDataset(self, split)
+
+    @property
+    def _least_visible(self) -> float:
+        return 0.5  # a ball behind a ball is still seen to be one
+
+    def _background_colors(self) -> Float[np.ndarray, "n 3"]:
+        return _GROUND
+
+    def _stamps(self) -> Stamps:
+        return _brushes(self.image_size, self.shapes, self.sizes).silhouettes
+
+    def _paint(
+        self,
+        key: UInt64[np.ndarray, " b"],
+        layout: Layout,
+        color: Int[np.ndarray, "b m"],
+        top: Int[np.ndarray, "b m"],
+        left: Int[np.ndarray, "b m"],
+    ) -> UInt8[np.ndarray, "b h w 3"]:
+        b, side = len(key), self.image_size
+        brushes = _brushes(side, self.shapes, self.sizes)
+        ground = self._backgrounds(key, layout.background).reshape(b, side, side, 3) * self._light(key)[..., None]
+        margin = brushes.margin
+        canvas = np.pad(ground, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+        steps = np.arange(margin)
+        stamp = layout.shape * len(self.sizes) + layout.size
+        for k in range(self.max_objects):  # far to near
+            some = np.flatnonzero(layout.present[:, k])
+            own = stamp[some, k]
+            rows = (top[some, k] - brushes.corner[own, 0] + margin)[:, None, None] + steps[:, None]
+            columns = (left[some, k] - brushes.corner[own, 1] + margin)[:, None, None] + steps
+            where = (some[:, None, None], rows, columns)
+            cover, shade, gloss = (one[own][..., None] for one in (brushes.cover, brushes.shade, brushes.gloss))
+            paint = np.minimum(COLOR_TABLE[color[some, k]][:, None, None] * shade, 255)
+            paint += gloss * (255 - paint)
+            below = canvas[where] * (1 - brushes.shadow[own])[..., None]
+            canvas[where] = below + cover * (paint - below)
+        shown = canvas[:, margin:-margin, margin:-margin]
+        return (np.clip(shown, 0, 255) + 0.5).astype(np.uint8)
+
+    def _light(self, key: UInt64[np.ndarray, " b"]) -> Float[np.ndarray, "b h w"]:
+        """Brightness of the ground: 1 at about the brightest place, less with the square of the distance."""
+        across, down, bright = uniform(key, "light", 3).astype(np.float32).T[:, :, None, None]
+        middle = (np.arange(self.image_size, dtype=np.float32) + 0.5) / self.image_size
+        distance = (middle - across) ** 2 + (middle[:, None] - 0.5 * down) ** 2
+        return (1.0 + 0.14 * bright) - 0.34 * distance
+
+
+class PaintedDataset(ShapeDataset):
+    """One split of `PaintedScenes`: batches of numbers as everywhere, and a caption per image."""
+
+    config: PaintedScenes
+
+    def caption(self, index: int, *, places: bool = False) -> str:
+        """The scene in words, from far to near, each object for itself.
+
+        "a small red circle and a large blue star on grey"; with places, the middle of each in hundredths of the side,
+        across and down: "a small red circle at 25 40 and a large blue star at 71 66 on grey".
+        """
+        scene = {name: value[0] for name, value in self.__getitems__([index]).items()}
+        named = len(self.config.sizes) == len(SIZE_NAMES)
+        phrases = []
+        for k in range(int(scene["num_objects"])):
+            size = SIZE_NAMES[int(np.argmin(np.abs(np.array(self.config.sizes) - scene["size"][k])))]
+            words = [size] * named + [list(COLORS)[scene["color"][k] - 1], list(CLASSES)[scene["shape"][k] - 1]]
+            where = f" at {hundredths(scene['x'][k])} {hundredths(scene['y'][k])}" if places else ""
+            phrases.append(phrase(" ".join(words), 1) + where)
+        what = " and ".join([*([", ".join(phrases[:-1])] if len(phrases) > 1 else []), *phrases[-1:]]) or "nothing"
+        return f"{what} on {list(BACKGROUNDS)[scene['background'] - 1]}"
+
+
+def hundredths(share: float) -> str:
+    """A place in [0, 1] as two digits.
+
+    >>> hundredths(0.254), hundredths(0.06), hundredths(1.0)
+    ('25', '06', '99')
+    """
+    return f"{min(round(100 * float(share)), 99):02d}"

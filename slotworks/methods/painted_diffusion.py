@@ -1,0 +1,356 @@
+"""A diffusion model of painted scenes that puts objects where it is told: attributes or captions to pictures.
+
+Latent diffusion (Rombach et al. 2022, arXiv 2112.10752) of a few megabytes, of the classes that Stable Diffusion is
+made of, with the velocity as target (Salimans & Ho 2022) and no signal left at the last timestep (Lin et al. 2023,
+arXiv 2305.08891). Its context are objects, one token for each (`slotworks.encoders.object_tokens`). It trains no slots:
+what it leaves behind is `pipeline/`, a folder in the format of `diffusers`, with the tokens of objects beside it.
+
+Phase 1 trains U-Net and tokens on the latents of a VAE whose encoder are the principal components of patches. Two
+things make that possible within an hour. The text encoder does not take part: words bind to objects far too slowly. And
+`attention`, a loss beside the denoising, asks the U-Net's attention at the latents' own size to look at the object that
+a place shows; Stable Diffusion learns as much by itself, from billions of pictures. Phase 2 leaves both as they are and
+trains what is around them: the VAE's decoder, on latents with noise in them, and the text encoder, which learns to say
+the token of an object at the word that names it.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from slotworks.encoders.object_tokens import Objects, ObjectTokens
+from slotworks.encoders.object_words import ObjectWords, Vocabulary
+from slotworks.encoders.patch_vae import STRIDE, patch_vae, set_components
+from slotworks.errors import needs_extra
+from slotworks.files import replacing_tree, write_text
+from slotworks.nn.diffusion import add_noise, target_of
+from slotworks.nn.init import unlike
+from slotworks.nn.noise import batch_noise, batch_uniform, shared_choice
+from slotworks.nn.principal import PrincipalComponents
+from slotworks.types import Batch, Method, MethodConfig, UserError
+
+NULLS = (1, 8, 24, 56)
+"""How many tokens beside those of objects say nothing: a caption has dozens, and guidance only such."""
+
+FIT_BATCHES = 16
+"""Batches from which the principal components are taken."""
+
+
+@dataclass(frozen=True)
+class PaintedDiffusionConfig(MethodConfig):
+    """Hyperparameters of the networks, of what is left out in training, and which phase this is."""
+
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"attention": 0.1})
+    """by term; a term not named here weighs 1"""
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)  # names of shapes, colours, sizes and backgrounds
+    image_size: int = 64  # pixels, square
+    max_objects: int = 5  # in a picture
+    latent_dim: int = 12  # channels of a latent, one for 4 x 4 pixels
+    vae_dims: tuple[int, ...] = (16, 32, 48)  # channels of the VAE's levels
+    vae_batch: int = 8  # pictures of a batch that the VAE's decoder is trained on
+    vae_noise: float = 0.5  # most noise in the latents that it sees, of a deviation of 1
+    unet_dims: tuple[int, ...] = (32, 64, 96)  # channels of the U-Net's levels
+    head_dim: int = 16  # channels of a head of the U-Net's attention
+    context_dim: int = 64  # width of a token
+    text_layers: int = 3  # Transformer layers of the text encoder
+    text_heads: int = 4  # attention heads of the text encoder
+    max_tokens: int = 64  # of a prompt, with those of its beginning and end
+    time_power: float = 1.5  # t = 1 - (1 - u) ** power: above 1, more of the training is spent on noise
+    empty_share: float = 0.08  # share of the pictures that nothing is said about, for guidance
+    classes_share: float = 0.1  # of which only the classes are said, one token for each
+    placeless_share: float = 0.1  # of which no place is said
+    drop_share: float = 0.05  # share of the properties left out of the others
+    copy_share: float = 0.12  # of the pictures whose objects are said twice, once without place
+    phase_1: str | None = None  # run folder whose U-Net and tokens are kept: phase 2
+
+    def build(self) -> "PaintedDiffusion":
+        """Make the method with fresh weights."""
+        return PaintedDiffusion(self)
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether `phase_1` names a run."""
+        return self.phase_1 is not None
+
+
+class PaintedDiffusion(Method):
+    """VAE, U-Net, tokens of objects, text encoder; batches are those of `PaintedScenes`."""
+
+    config: PaintedDiffusionConfig
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    alphas: Tensor
+
+    def __init__(self, config: PaintedDiffusionConfig):
+        super().__init__()
+        with needs_extra("diffusion"):
+            from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+            from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+            from transformers import CLIPTextConfig, CLIPTextModel
+        self.config, levels, names = config, len(config.unet_dims), config.vocabulary
+        self.components = PrincipalComponents(3 * STRIDE**2, config.latent_dim)
+        self.register_buffer("spread", torch.ones(config.latent_dim))  # root of the deviation of each component
+        self.vae = patch_vae(config.vae_dims, config.latent_dim, config.image_size)
+        self.tokens = ObjectTokens(
+            config.context_dim,
+            num_shapes=len(names.shapes),
+            num_colors=len(names.colors),
+            num_backgrounds=len(names.backgrounds),
+            max_objects=config.max_objects,
+        )
+        self.words = ObjectWords(names, config.max_tokens)
+        tokenizer = self.words.tokenizer
+        heads: Any = tuple(dim // config.head_dim for dim in config.unet_dims)
+        self.unet = UNet2DConditionModel(
+            sample_size=config.image_size // STRIDE,
+            in_channels=config.latent_dim,
+            out_channels=config.latent_dim,
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            block_out_channels=config.unet_dims,
+            layers_per_block=1,
+            cross_attention_dim=config.context_dim,
+            attention_head_dim=heads,  # diffusers takes the number of heads here
+            norm_num_groups=16,
+            use_linear_projection=True,
+        )
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=config.context_dim,
+                intermediate_size=4 * config.context_dim,
+                num_hidden_layers=config.text_layers,
+                num_attention_heads=config.text_heads,
+                max_position_embeddings=config.max_tokens,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        self.scheduler = DDIMScheduler(  # Stable Diffusion 2.1's betas, down to no signal
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=True,
+            steps_offset=1,
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+        )
+        self.register_buffer("alphas", self.scheduler.alphas_cumprod.float(), persistent=False)
+        first = config.phase_1 is None
+        for part, trained in ((self.unet, first), (self.tokens, first), (self.text_encoder, not first)):
+            part.requires_grad_(trained)
+        self.vae.requires_grad_(False)
+        self.vae.decoder.requires_grad_(not first)
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Take the principal components of patches, which phase 2 has from phase 1.
+
+        A component is divided by the root of its deviation: smaller ones, which make outlines sharp, get more weight
+        than they have, and less than a tenth of the picture's error would be worth.
+        """
+        if self.config.phase_1 is not None:
+            return
+        found = [_patches(batch["image"]) for batch in islice(batches, FIT_BATCHES)]
+        self.components.fit(found)
+        plain = (torch.cat(found).flatten(0, -2) - self.components.mean) @ self.components.basis
+        root = plain.std(0).sqrt()
+        self.spread.copy_(root * (plain / root).std())
+        set_components(self.vae, self.components.mean, (self.components.basis / self.spread).T)
+
+    def prepare(self, load: Callable[[str], Method]) -> None:
+        """Take over the weights of phase 1 from its run folder, if the config names one.
+
+        Raises:
+            UserError: if that run is of another method or has other sizes.
+        """
+        folder = self.config.phase_1
+        if folder is None:
+            return
+        first = load(folder)
+        if not isinstance(first, PaintedDiffusion):
+            raise UserError(
+                f"method.phase_1 is {folder}, a run of {type(first).__name__}; give one of painted_diffusion.scenes."
+            )
+        if wrong := unlike(self.state_dict(), first.state_dict()):
+            raise UserError(f"The run in {folder} and this one differ in {wrong[0]}; both phases need the same sizes.")
+        self.load_state_dict(first.state_dict())
+
+    def latents(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l y x"]:
+        """What the VAE's encoder makes of images in [0, 1], computed as one product."""
+        plain = (_patches(image) - self.components.mean) @ (self.components.basis / self.spread)
+        return plain.movedim(-1, 1)
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Of phase 1 `denoise`, the mean squared error of the velocity, and `attention`, see `_attention_loss`.
+
+        Of phase 2 `recon`, the error of the decoded picture in [-1, 1], squared and a tenth of the absolute one, and
+        `words`, the mean squared error of the text encoder's tokens, five times for those that name something. What
+        does not count is 0.
+        """
+        terms = dict.fromkeys(("denoise", "attention", "recon", "words"), batch["image"].new_zeros(()))
+        if self.config.phase_1 is not None:
+            return {**terms, "recon": self._recon(batch["image"]), "words": self._say(batch)}
+        latents = self.latents(batch["image"])
+        context, stands_for = self._context(batch)
+        noise = batch_noise(tuple(latents.shape), latents.device, latents.dtype)
+        time = 1 - (1 - batch_uniform((len(latents),), latents.device)) ** self.config.time_power
+        timestep = (time * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+        alpha = self.alphas[timestep][:, None, None, None]
+        mixed, target = add_noise(latents, noise, alpha), target_of(latents, noise, alpha, "v_prediction")
+        with _attention(self.unet, latents.shape[-2] * latents.shape[-1]) as maps:
+            said = self.unet(mixed, timestep, context).sample
+        attention = [_attention_loss(one, stands_for, batch["mask"], latents.shape[-2:]) for one in maps]
+        return {**terms, "denoise": F.mse_loss(said.float(), target), "attention": torch.stack(attention).mean()}
+
+    def _context(self, batch: Batch) -> tuple[Float[Tensor, "b s c"], Bool[Tensor, "b s m1"]]:
+        """Tokens as training shows them, and which of the background (0) and the objects each stands for."""
+        config, objects, background = self.config, Objects.of(batch), batch["background"].long()
+        b, m = objects.present.shape
+        form = batch_uniform((b,), objects.present.device)
+        edges = torch.tensor((0, config.empty_share, config.classes_share, config.placeless_share)).cumsum(0).tolist()
+        empty, classes, placeless = ((form >= low) & (form < high) for low, high in zip(edges, edges[1:], strict=False))
+        drop = batch_uniform((b, m, 4), form.device) < config.drop_share
+        drop[..., 0] |= placeless[:, None]
+        drop[..., 1] |= placeless[:, None] & (batch_uniform((b, m), form.device) < 0.5)
+        drop[classes, :, :3] = True
+        drop[classes, :, 3] = False
+        same = (objects.shape[:, :, None] == objects.shape[:, None]) & objects.present[:, :, None]
+        same &= objects.present[:, None]
+        first = ~(same & torch.ones(m, m, dtype=torch.bool, device=form.device).tril(-1)).any(2)
+        twice = batch_uniform((b,), form.device) < config.copy_share
+        shown = objects.present & ~empty[:, None] & (first | ~classes[:, None])
+        known = replace(
+            objects,
+            present=shown,
+            x=objects.x.masked_fill(drop[..., 0], torch.nan),
+            y=objects.y.masked_fill(drop[..., 0], torch.nan),
+            size=objects.size.masked_fill(drop[..., 1], torch.nan),
+            color=objects.color.masked_fill(drop[..., 2], 0),
+            shape=objects.shape.masked_fill(drop[..., 3], 0),
+            order=objects.order.masked_fill(classes[:, None], 0),
+        )
+        again = shown & (twice & ~classes)[:, None]
+        nowhere = torch.full_like(known.x, torch.nan)
+        copies = replace(known, present=again, x=nowhere, y=nowhere)
+        seen = ~empty & ~classes & (batch_uniform((b,), form.device) >= config.drop_share)
+        nulls = self.tokens.nulls(b, NULLS[shared_choice(len(NULLS))])
+        tokens = [self.tokens.background_token(background * seen), self.tokens(known), self.tokens(copies), nulls]
+        own = torch.eye(m, dtype=torch.bool, device=form.device).expand(b, m, m)
+        own = torch.where(classes[:, None, None], same, own)
+        stands = torch.cat([own & shown[..., None], own & again[..., None]], 1)
+        rest = ~stands.any(2, keepdim=True)  # the null, too, stands for what is no object
+        stands = F.pad(torch.cat([rest, stands], 2), (0, 0, 1, nulls.shape[1]))
+        stands[:, 0, 0] = stands[:, 1 + 2 * m :, 0] = True
+        return torch.cat(tokens, 1), stands
+
+    def _recon(self, image: Tensor) -> Tensor:
+        image = image[: self.config.vae_batch]
+        latents = self.latents(image)
+        spread = self.config.vae_noise * batch_uniform((len(latents), 1, 1, 1), latents.device)
+        noisy = latents + spread * batch_noise(tuple(latents.shape), latents.device, latents.dtype)
+        recon, image = self.vae.decode(noisy).sample.float(), 2 * image - 1
+        return F.mse_loss(recon, image) + 0.1 * F.l1_loss(recon, image)
+
+    def _say(self, batch: Batch) -> Tensor:
+        said = self.words.write(batch, batch_uniform((len(batch["image"]), self.words.choices)))
+        ids = said.ids.to(batch["image"].device)
+        with torch.no_grad():
+            named = self.tokens(said.objects)
+            grounds = self.tokens.background_token(said.background[:, 0])
+            target = self.tokens.nulls(*ids.shape).clone()
+            for tokens, places in ((named, said.object_at), (grounds, said.background_at)):
+                row, which = (places >= 0).nonzero(as_tuple=True)
+                target[row, places[row, which]] = tokens[row, which]
+            weight = torch.where((target == self.tokens.nulls(1, 1)).all(2), 1.0, 5.0)
+        error = (self.text_encoder(ids).last_hidden_state.float() - target).square().mean(2)
+        return (weight * error).sum() / weight.sum()
+
+    def export(self, folder: Path) -> None:
+        """After phase 2 write `pipeline/`, the folder that `diffusers` reads, in float16, with `objects/` in it."""
+        if self.config.phase_1 is not None:
+            self.save_pipeline(folder / "pipeline")
+
+    def save_pipeline(self, folder: Path | str) -> Path:
+        """Write all parts as a Stable Diffusion pipeline in float16; returns the folder.
+
+        Raises:
+            UserError: if the disk refuses.
+        """
+        parts = {
+            "vae": ["diffusers", "AutoencoderKL"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+        }
+        index = {"_class_name": "StableDiffusionPipeline", **parts, "requires_safety_checker": False}
+        with replacing_tree(folder) as beside:
+            for name in ("vae", "unet", "text_encoder"):
+                part: Any = copy.deepcopy(getattr(self, name))
+                part.half().save_pretrained(beside / name)
+            self.scheduler.save_pretrained(beside / "scheduler")
+            self.words.tokenizer.save_pretrained(beside / "tokenizer")
+            self.tokens.save(beside / "objects")
+            write_text(beside / "model_index.json", json.dumps(index, indent=2) + "\n")
+        return Path(folder)
+
+
+def _patches(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b y x c"]:
+    """Patches of images in [0, 1], as numbers in [-1, 1]."""
+    return F.pixel_unshuffle(2 * image - 1, STRIDE).movedim(1, -1)
+
+
+@contextmanager
+def _attention(unet: Any, positions: int):
+    """Inside, calls of the U-Net leave the cross-attention `b p s` of its layers with so many positions in a list."""
+    maps: list[Tensor] = []
+
+    def look(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.shape[1] == positions:
+            heads = layer.heads
+            query = layer.to_q(hidden).unflatten(-1, (heads, -1)).transpose(1, 2)
+            key = layer.to_k(kwargs["encoder_hidden_states"]).unflatten(-1, (heads, -1)).transpose(1, 2)
+            maps.append((layer.scale * query @ key.mT).softmax(-1).mean(1))
+
+    layers = [layer for name, layer in unet.named_modules() if name.endswith(".attn2")]
+    handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attention_loss(
+    attention: Float[Tensor, "b p s"],
+    stands_for: Bool[Tensor, "b s m1"],
+    mask: Int64[Tensor, "b h w"],
+    grid: torch.Size,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the attention to what tokens stand for with the share of each position that it covers.
+
+    What no token stands for does not count.
+    """
+    ids = stands_for.shape[2]
+    covered = F.one_hot(mask.long(), ids).float().movedim(-1, 1)  # b m1 h w
+    covered = F.adaptive_avg_pool2d(covered, tuple(grid)).flatten(2)  # b m1 p
+    said = attention.float() @ stands_for.float()  # b p m1
+    counts = stands_for.any(1)[:, :, None]  # b m1 1
+    entropy = -(covered * (said.mT + 1e-6).log() * counts).sum(1)
+    return entropy.mean()
