@@ -22,6 +22,7 @@ def find_data(name: str, root: Path | None = None) -> DataConfig:
 
     drawn = {
         "collages": lambda **given: scenes.CollageScenes(**({"cutouts": given["root"]} if given else {})),
+        "painted_scenes": scenes.PaintedScenes,
         "scenes": scenes.ShapeScenes,
         "set_scenes": scenes.SetScenes,
         "sprite_scenes": scenes.SpriteScenes,

@@ -1,7 +1,7 @@
 """The diffusion model of painted scenes: the two recipes of what comes with the package as `package:painted_diffusion`.
 
-    slotworks train painted_diffusion.scenes        U-Net and tokens of objects
-    slotworks train painted_diffusion.scenes_words  the VAE's decoder and the text encoder
+slotworks train painted_diffusion.scenes        U-Net and tokens of objects
+slotworks train painted_diffusion.scenes_words  the VAE's decoder and the text encoder
 """
 
 from slotworks.configs.recipe import changed, recipe

@@ -20,6 +20,7 @@ from slotworks.encoders.word_tokenizer import word_tokenizer
 
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
 _CELLS = (0.22, 0.5, 0.78)  # where the middle of an object is that stands there, as a share of the side
+_ALL_SAID = 0.5  # of every choice in `ObjectWords._caption`: that it is said, and the place behind the shape
 _OTHER = ("a", "an", "and", "on", "at", "in", "the", "of", "photo", "picture", "nothing", "with", "one", "two", "three")
 
 
@@ -92,6 +93,15 @@ class ObjectWords:
         ]
         return self._read(said)
 
+    def describe(self, batch: dict[str, Tensor]) -> Captions:
+        """The caption of each picture that says all: size, colour, shape, place in hundredths, background."""
+        return self.write(batch, torch.full((len(batch["shape"]), self.choices), _ALL_SAID))
+
+    def read(self, texts: Sequence[str]) -> Int64[Tensor, "b l"]:
+        """Texts as tokens; what is too long is cut."""
+        options = {"padding": "max_length", "max_length": self.max_tokens, "truncation": True}
+        return self.tokenizer(list(texts), **options, return_tensors="pt").input_ids
+
     def _caption(self, scene: dict[str, np.ndarray], chance) -> _Said:
         names, count = self.vocabulary, int(scene["num_objects"])
         form = next(chance)
@@ -112,15 +122,17 @@ class ObjectWords:
             if before:
                 said.add(*where)
                 known |= at
-            said.add("a")
+            words = []
             if next(chance) < 0.75:
                 nearest = int(np.argmin([abs(size - scene["size"][k]) for _, size in names.sizes]))
-                said.add(names.sizes[nearest][0])
+                words.append(names.sizes[nearest][0])
                 known["size"] = names.sizes[nearest][1]
             if next(chance) < 0.93:
-                said.add(names.colors[int(scene["color"][k]) - 1])
+                words.append(names.colors[int(scene["color"][k]) - 1])
                 known["color"] = int(scene["color"][k])
-            said.objects.append((said.add(names.shapes[int(scene["shape"][k]) - 1]), dict(known)))
+            words.append(names.shapes[int(scene["shape"][k]) - 1])
+            named = said.add("an" if words[0][0] in "aeiou" else "a", *words)
+            said.objects.append((named, dict(known)))
             if placed and not before:
                 said.objects.append((said.add(*where), known | at))
         if next(chance) < 0.8:
@@ -133,7 +145,7 @@ class ObjectWords:
     def _place(self, x: float, y: float, chance: float) -> tuple[list[str], dict[str, float]]:
         """Words of a place, and what they say."""
         if chance < 0.6:
-            digits = [f"{min(round(100 * float(v)), 99):02d}" for v in (x, y)]
+            digits = [hundredths(float(v)) for v in (x, y)]
             return ["at", *digits], {"x": int(digits[0]) / 100, "y": int(digits[1]) / 100}
         row, column = (int(np.clip(3 * v, 0, 2)) for v in (y, x))
         return self.cell(ROWS[row], COLUMNS[column])
@@ -180,3 +192,12 @@ class ObjectWords:
         if word not in self._known:
             self._known[word] = list(self.tokenizer(word, add_special_tokens=False).input_ids)
         return self._known[word]
+
+
+def hundredths(share: float) -> str:
+    """A place in [0, 1] as two digits.
+
+    >>> hundredths(0.254), hundredths(0.06), hundredths(1.0)
+    ('25', '06', '99')
+    """
+    return f"{min(round(100 * share), 99):02d}"

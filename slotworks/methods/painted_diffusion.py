@@ -18,24 +18,25 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from slotworks.encoders.object_tokens import Objects, ObjectTokens
 from slotworks.encoders.object_words import ObjectWords, Vocabulary
 from slotworks.encoders.patch_vae import STRIDE, patch_vae, set_components
 from slotworks.errors import needs_extra
 from slotworks.files import replacing_tree, write_text
-from slotworks.nn.diffusion import add_noise, target_of
+from slotworks.nn.diffusion import add_noise, fixed_context, run_solver, target_of
 from slotworks.nn.init import unlike
 from slotworks.nn.noise import batch_noise, batch_uniform, shared_choice
 from slotworks.nn.principal import PrincipalComponents
+from slotworks.nn.resize import resize
 from slotworks.types import Batch, Method, MethodConfig, UserError
 
 NULLS = (1, 8, 24, 56)
@@ -90,6 +91,7 @@ class PaintedDiffusion(Method):
     unet: Any
     text_encoder: Any
     alphas: Tensor
+    spread: Tensor
 
     def __init__(self, config: PaintedDiffusionConfig):
         super().__init__()
@@ -205,14 +207,15 @@ class PaintedDiffusion(Method):
             return {**terms, "recon": self._recon(batch["image"]), "words": self._say(batch)}
         latents = self.latents(batch["image"])
         context, stands_for = self._context(batch)
+        grid = (latents.shape[-2], latents.shape[-1])
         noise = batch_noise(tuple(latents.shape), latents.device, latents.dtype)
         time = 1 - (1 - batch_uniform((len(latents),), latents.device)) ** self.config.time_power
         timestep = (time * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
         alpha = self.alphas[timestep][:, None, None, None]
         mixed, target = add_noise(latents, noise, alpha), target_of(latents, noise, alpha, "v_prediction")
-        with _attention(self.unet, latents.shape[-2] * latents.shape[-1]) as maps:
+        with _attention(self.unet, grid[0] * grid[1]) as maps:
             said = self.unet(mixed, timestep, context).sample
-        attention = [_attention_loss(one, stands_for, batch["mask"], latents.shape[-2:]) for one in maps]
+        attention = [_attention_loss(one, stands_for, batch["mask"], grid) for one in maps]
         return {**terms, "denoise": F.mse_loss(said.float(), target), "attention": torch.stack(attention).mean()}
 
     def _context(self, batch: Batch) -> tuple[Float[Tensor, "b s c"], Bool[Tensor, "b s m1"]]:
@@ -221,7 +224,7 @@ class PaintedDiffusion(Method):
         b, m = objects.present.shape
         form = batch_uniform((b,), objects.present.device)
         edges = torch.tensor((0, config.empty_share, config.classes_share, config.placeless_share)).cumsum(0).tolist()
-        empty, classes, placeless = ((form >= low) & (form < high) for low, high in zip(edges, edges[1:], strict=False))
+        empty, classes, placeless = ((form >= low) & (form < high) for low, high in pairwise(edges))
         drop = batch_uniform((b, m, 4), form.device) < config.drop_share
         drop[..., 0] |= placeless[:, None]
         drop[..., 1] |= placeless[:, None] & (batch_uniform((b, m), form.device) < 0.5)
@@ -278,6 +281,72 @@ class PaintedDiffusion(Method):
         error = (self.text_encoder(ids).last_hidden_state.float() - target).square().mean(2)
         return (weight * error).sum() / weight.sum()
 
+    @torch.no_grad()
+    def draw(
+        self, batch: Batch, *, captions: bool = False, steps: int = 25, cfg_scale: float = 1.5, seed: int = 0
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Pictures in [0, 1] of the objects of a batch, or of captions of them with all that is known.
+
+        In phase 1 latents become pixels by the principal components alone.
+        """
+        b, device = len(batch["shape"]), self.alphas.device
+        if captions:
+            ids = self.words.describe(batch).ids.to(device)
+            context = self.text_encoder(ids).last_hidden_state
+            empty = self.text_encoder(self.words.read([""]).to(device)).last_hidden_state.expand(b, -1, -1)
+        else:
+            context = self.tokens.context(Objects.of(batch), batch["background"].long())
+            empty = self.tokens.nulls(b, context.shape[1])
+        both = context if cfg_scale == 1 else torch.cat([empty, context])
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            said = self.unet(latents.repeat(len(both) // b, 1, 1, 1), timestep, both).sample
+            if cfg_scale == 1:
+                return said
+            without, told = said.chunk(2)
+            return without + cfg_scale * (told - without)
+
+        side = self.config.image_size // STRIDE
+        noise = torch.randn(b, self.config.latent_dim, side, side, generator=torch.Generator().manual_seed(seed))
+        with fixed_context(self.unet, both):
+            latents = run_solver(copy.deepcopy(self.scheduler), noise.to(device), predict, steps=steps)
+        return self.pixels(latents).clamp(0, 1)
+
+    def pixels(self, latents: Float[Tensor, "b l y x"]) -> Float[Tensor, "b 3 h w"]:
+        """Latents to pictures in about [0, 1]: by the VAE, in phase 1 by the principal components alone."""
+        if self.config.phase_1 is not None:
+            return (self.vae.decode(latents).sample + 1) / 2
+        plain = latents.movedim(1, -1) @ (self.components.basis * self.spread).T + self.components.mean
+        return (F.pixel_shuffle(plain.movedim(-1, 1), STRIDE) + 1) / 2
+
+    @torch.no_grad()
+    def object_masks(
+        self, batch: Batch, *, power: int = 0, seed: int = 0, timestep: int = 350
+    ) -> Int64[Tensor, "b h w"]:
+        """Whose token each pixel attends to most while the images of a batch are denoised; 0 is the background.
+
+        The attention is that of the layers at the latents' own size; the null counts as background.
+
+        Args:
+            batch: images, and what is known of their objects.
+            power: how often maps are spread along the attention among positions.
+            seed: of the noise.
+            timestep: how much noise there is, of 1,000.
+        """
+        latents = self.latents(batch["image"])
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+        mixed = add_noise(latents, noise, self.alphas[timestep])
+        context = self.tokens.context(Objects.of(batch), batch["background"].long())
+        with _attention(self.unet, latents[0, 0].numel()) as maps:
+            self.unet(mixed, timestep, context)
+        cross = torch.stack([one for one in maps if one.shape[2] == context.shape[1]]).mean(0).mT  # b s p
+        among = torch.stack([one for one in maps if one.shape[2] != context.shape[1]]).mean(0)  # b p p
+        for _ in range(power):
+            cross = cross @ among.mT
+        nobody = F.pad(batch["shape"] == 0, (1, 0))[:, :, None]
+        cross = cross.masked_fill(nobody, -1.0).unflatten(2, latents.shape[-2:])
+        return resize(cross, batch["mask"].shape[-1]).argmax(1)
+
     def export(self, folder: Path) -> None:
         """After phase 2 write `pipeline/`, the folder that `diffusers` reads, in float16, with `objects/` in it."""
         if self.config.phase_1 is not None:
@@ -317,7 +386,10 @@ def _patches(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b y x c"]:
 
 @contextmanager
 def _attention(unet: Any, positions: int):
-    """Inside, calls of the U-Net leave the cross-attention `b p s` of its layers with so many positions in a list."""
+    """Inside, calls of the U-Net leave the attention `b p s` of its layers with so many positions in a list.
+
+    Without gradients that among positions, too; `s` is `p` there.
+    """
     maps: list[Tensor] = []
 
     def look(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -325,10 +397,12 @@ def _attention(unet: Any, positions: int):
         if hidden.shape[1] == positions:
             heads = layer.heads
             query = layer.to_q(hidden).unflatten(-1, (heads, -1)).transpose(1, 2)
-            key = layer.to_k(kwargs["encoder_hidden_states"]).unflatten(-1, (heads, -1)).transpose(1, 2)
+            context = kwargs.get("encoder_hidden_states")
+            key = layer.to_k(hidden if context is None else context).unflatten(-1, (heads, -1)).transpose(1, 2)
             maps.append((layer.scale * query @ key.mT).softmax(-1).mean(1))
 
-    layers = [layer for name, layer in unet.named_modules() if name.endswith(".attn2")]
+    kinds = (".attn2",) if torch.is_grad_enabled() else (".attn1", ".attn2")
+    layers = [layer for name, layer in unet.named_modules() if name.endswith(kinds)]
     handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
         yield maps
@@ -341,7 +415,7 @@ def _attention_loss(
     attention: Float[Tensor, "b p s"],
     stands_for: Bool[Tensor, "b s m1"],
     mask: Int64[Tensor, "b h w"],
-    grid: torch.Size,
+    grid: tuple[int, int],
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the attention to what tokens stand for with the share of each position that it covers.
 
@@ -349,7 +423,7 @@ def _attention_loss(
     """
     ids = stands_for.shape[2]
     covered = F.one_hot(mask.long(), ids).float().movedim(-1, 1)  # b m1 h w
-    covered = F.adaptive_avg_pool2d(covered, tuple(grid)).flatten(2)  # b m1 p
+    covered = F.adaptive_avg_pool2d(covered, grid).flatten(2)  # b m1 p
     said = attention.float() @ stands_for.float()  # b p m1
     counts = stands_for.any(1)[:, :, None]  # b m1 1
     entropy = -(covered * (said.mT + 1e-6).log() * counts).sum(1)

@@ -26,6 +26,7 @@ from slotworks.data.scenes.shapes import (
     phrase,
 )
 from slotworks.data.scenes.stamps import Stamps
+from slotworks.encoders.object_words import hundredths
 
 SIZE_NAMES = ("small", "medium", "large")
 """Words for the sizes, when there are three."""
@@ -70,7 +71,7 @@ def _brush(image_size: int, shape: str, size: float, window: int) -> tuple[np.nd
     """Cover, shade, gloss and shadow of one silhouette, each `window` pixels square."""
     radius = size * image_size / 2 * _FINE
     inside = bitmap(CLASSES[shape], size=window * _FINE, radius=radius)
-    edge = ndimage.distance_transform_edt(inside)
+    edge = np.asarray(ndimage.distance_transform_edt(inside))
     bevel = radius * (1 if shape == "circle" else _BEVEL)
     depth = np.clip(edge / bevel, 0, 1)
     height = bevel * np.sqrt(1 - (1 - depth) ** 2)  # a quarter of a round: a ball, or a flat top with a rounded edge
@@ -170,7 +171,7 @@ class PaintedScenes(ShapeScenes):
 class PaintedDataset(ShapeDataset):
     """One split of `PaintedScenes`: batches of numbers as everywhere, and a caption per image."""
 
-    config: PaintedScenes
+    config: PaintedScenes  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def caption(self, index: int, *, places: bool = False) -> str:
         """The scene in words, from far to near, each object for itself.
@@ -184,16 +185,7 @@ class PaintedDataset(ShapeDataset):
         for k in range(int(scene["num_objects"])):
             size = SIZE_NAMES[int(np.argmin(np.abs(np.array(self.config.sizes) - scene["size"][k])))]
             words = [size] * named + [list(COLORS)[scene["color"][k] - 1], list(CLASSES)[scene["shape"][k] - 1]]
-            where = f" at {hundredths(scene['x'][k])} {hundredths(scene['y'][k])}" if places else ""
+            where = f" at {hundredths(float(scene['x'][k]))} {hundredths(float(scene['y'][k]))}" if places else ""
             phrases.append(phrase(" ".join(words), 1) + where)
         what = " and ".join([*([", ".join(phrases[:-1])] if len(phrases) > 1 else []), *phrases[-1:]]) or "nothing"
         return f"{what} on {list(BACKGROUNDS)[scene['background'] - 1]}"
-
-
-def hundredths(share: float) -> str:
-    """A place in [0, 1] as two digits.
-
-    >>> hundredths(0.254), hundredths(0.06), hundredths(1.0)
-    ('25', '06', '99')
-    """
-    return f"{min(round(100 * float(share)), 99):02d}"
