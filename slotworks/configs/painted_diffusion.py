@@ -48,7 +48,6 @@ def scenes_words() -> Run:
         method={"phase_1": "runs/painted_diffusion.scenes"},
         optimizer={"lr": 2e-3, "weight_decay": 0.0},
         steps=3_000,
-        batch_size=32,
         ema_decay=0.99,
         eval_every=3_000,
     )

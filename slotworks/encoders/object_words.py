@@ -7,8 +7,9 @@ and with all that is known by then; again at the end of a place that follows. Cl
 it does not know, say nothing. Classes alone, "circle star", are tokens of which only the shape is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
 _CELLS = (0.22, 0.5, 0.78)  # where the middle of an object is that stands there, as a share of the side
 _ALL_SAID = 0.5  # of every choice in `ObjectWords._caption`: that it is said, and the place behind the shape
 _OTHER = ("a", "an", "and", "on", "at", "in", "the", "of", "photo", "picture", "nothing", "with", "one", "two", "three")
+
+
+_Known = dict[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class _Said:
     """A caption while it is written: words, and what is named at which of them."""
 
     words: list[str]
-    objects: list[tuple[int, dict[str, float]]]  # number of the word, what is known there
+    objects: list[tuple[int, _Known]]  # number of the word, what is known there
     background: tuple[int, int] = (-1, 0)  # number of the word, id
 
     def add(self, *words: str) -> int:
@@ -102,7 +106,7 @@ class ObjectWords:
         options = {"padding": "max_length", "max_length": self.max_tokens, "truncation": True}
         return self.tokenizer(list(texts), **options, return_tensors="pt").input_ids
 
-    def _caption(self, scene: dict[str, np.ndarray], chance) -> _Said:
+    def _caption(self, scene: dict[str, Any], chance: Iterator[float]) -> _Said:
         names, count = self.vocabulary, int(scene["num_objects"])
         form = next(chance)
         kinds = list(dict.fromkeys(int(k) for k in scene["shape"][:count]))
@@ -114,8 +118,8 @@ class ObjectWords:
         said = _Said(["a", "photo", "of"] if next(chance) < 0.1 else [], [])
         placed = next(chance) < 0.75
         for k in range(count):
-            known: dict[str, float] = {"shape": int(scene["shape"][k]), "order": k + 1}
-            where, at = self._place(scene["x"][k], scene["y"][k], next(chance))
+            known: _Known = {"shape": int(scene["shape"][k]), "order": k + 1}
+            where, at = self._place(float(scene["x"][k]), float(scene["y"][k]), next(chance))
             before = placed and next(chance) < 0.4
             if k:
                 said.add("and" if next(chance) < 0.5 else ",")
@@ -142,16 +146,16 @@ class ObjectWords:
             said.add(";", *(names.shapes[k - 1] for k in kinds))
         return said
 
-    def _place(self, x: float, y: float, chance: float) -> tuple[list[str], dict[str, float]]:
+    def _place(self, x: float, y: float, chance: float) -> tuple[list[str], _Known]:
         """Words of a place, and what they say."""
         if chance < 0.6:
-            digits = [hundredths(float(v)) for v in (x, y)]
+            digits = [hundredths(v) for v in (x, y)]
             return ["at", *digits], {"x": int(digits[0]) / 100, "y": int(digits[1]) / 100}
         row, column = (int(np.clip(3 * v, 0, 2)) for v in (y, x))
         return self.cell(ROWS[row], COLUMNS[column])
 
     @staticmethod
-    def cell(row: str, column: str) -> tuple[list[str], dict[str, float]]:
+    def cell(row: str, column: str) -> tuple[list[str], _Known]:
         """Words of one of nine places: "at the top left", "at the left", "in the center".
 
         >>> ObjectWords.cell("top", "center")[0]

@@ -41,10 +41,11 @@ def patch_vae(dims: Sequence[int], latent_dim: int, image_size: int) -> Any:
     groups = 4
     each = -(-latent_dim // groups)  # latents of a group of the norm
     room = dims[-1] // groups
-    if len(dims) != 3 or dims[0] < 12 or dims[1] < latent_dim or room < 2 * each + 2 or room % 2:
+    rising = len(dims) == 3 and 12 <= dims[0] < dims[1] < dims[2]  # so that each level changes its channels
+    if not rising or dims[1] < latent_dim or room < 2 * each + 2 or room % 2:
         raise ValueError(
-            f"vae_dims is {tuple(dims)} for {latent_dim} channels of a latent; give three: at least 12, at least "
-            f"{latent_dim}, and a multiple of 8 of at least {groups * (2 * each + 2)}."
+            f"vae_dims is {tuple(dims)} for {latent_dim} channels of a latent; give three that rise: at least 12, at "
+            f"least {latent_dim}, and a multiple of 8 of at least {groups * (2 * each + 2)}."
         )
     options: dict[str, Any] = {  # annotated in diffusers as tuples of one
         "down_block_types": ("DownEncoderBlock2D",) * 3,

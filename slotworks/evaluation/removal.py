@@ -182,8 +182,8 @@ def removal_scores(
 
 
 def colours_of(
-    image: Float[Tensor, "b 3 h w"], mask: Int64[Tensor, "b h w"]
-) -> tuple[Float[Tensor, "b m 3"], Bool[Tensor, "b m2"]]:
+    image: Float[Tensor, "b c h w"], mask: Int64[Tensor, "b h w"]
+) -> tuple[Float[Tensor, "b m c"], Bool[Tensor, "b m2"]]:
     """Colours of the background and of each object (NaN where there is none), and which objects' are like no other."""
     colours = torch.stack([_median(image, mask == k) for k in range(max(int(mask.max()), 1) + 1)], dim=1)
     apart = (colours[:, :, None] - colours[:, None]).norm(dim=-1)
@@ -192,7 +192,7 @@ def colours_of(
 
 
 def nearest_colour(
-    picture: Float[Tensor, "b 3 y x"], colours: Float[Tensor, "b m 3"], size: tuple[int, ...]
+    picture: Float[Tensor, "b c y x"], colours: Float[Tensor, "b m c"], size: tuple[int, ...]
 ) -> Int64[Tensor, "b h w"]:
     """Which colour each pixel of a picture is nearest to, at another size; NaN is near to nothing."""
     if tuple(picture.shape[-2:]) != tuple(size):
@@ -206,7 +206,7 @@ def _share(part: Bool[Tensor, "b m"], whole: Bool[Tensor, "b m"]) -> Float64[Ten
     return part.sum(dim=1).double() / whole.sum(dim=1)
 
 
-def _median(image: Float[Tensor, "b 3 h w"], where: Bool[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
+def _median(image: Float[Tensor, "b c h w"], where: Bool[Tensor, "b h w"]) -> Float[Tensor, "b c"]:
     """Of each channel over some pixels; NaN where there are none."""
     return image.masked_fill(~where[:, None], torch.nan).flatten(2).nanmedian(dim=2).values
 

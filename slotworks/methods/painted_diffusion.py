@@ -15,7 +15,7 @@ the token of an object at the word that names it.
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
@@ -57,7 +57,7 @@ class PaintedDiffusionConfig(MethodConfig):
     max_objects: int = 5  # in a picture
     latent_dim: int = 12  # channels of a latent, one for 4 x 4 pixels
     vae_dims: tuple[int, ...] = (16, 32, 48)  # channels of the VAE's levels
-    vae_batch: int = 8  # pictures of a batch that the VAE's decoder is trained on
+    vae_batch: int = 6  # pictures of a batch that the VAE's decoder is trained on
     vae_noise: float = 0.5  # most noise in the latents that it sees, of a deviation of 1
     unet_dims: tuple[int, ...] = (32, 64, 96)  # channels of the U-Net's levels
     head_dim: int = 16  # channels of a head of the U-Net's attention
@@ -215,7 +215,7 @@ class PaintedDiffusion(Method):
         mixed, target = add_noise(latents, noise, alpha), target_of(latents, noise, alpha, "v_prediction")
         with _attention(self.unet, grid[0] * grid[1]) as maps:
             said = self.unet(mixed, timestep, context).sample
-        attention = [_attention_loss(one, stands_for, batch["mask"], grid) for one in maps]
+        attention = [_attention_loss(one, stands_for, batch["mask"], grid) for one in maps["cross"]]
         return {**terms, "denoise": F.mse_loss(said.float(), target), "attention": torch.stack(attention).mean()}
 
     def _context(self, batch: Batch) -> tuple[Float[Tensor, "b s c"], Bool[Tensor, "b s m1"]]:
@@ -325,7 +325,8 @@ class PaintedDiffusion(Method):
     ) -> Int64[Tensor, "b h w"]:
         """Whose token each pixel attends to most while the images of a batch are denoised; 0 is the background.
 
-        The attention is that of the layers at the latents' own size; the null counts as background.
+        The attention is that of the layers at the latents' own size. As in GLASS's data engine each map is stretched to
+        [0, 1] over its image; where none is above one half is background.
 
         Args:
             batch: images, and what is known of their objects.
@@ -337,15 +338,16 @@ class PaintedDiffusion(Method):
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
         mixed = add_noise(latents, noise, self.alphas[timestep])
         context = self.tokens.context(Objects.of(batch), batch["background"].long())
-        with _attention(self.unet, latents[0, 0].numel()) as maps:
+        with _attention(self.unet, latents[0, 0].numel(), among=True) as maps:
             self.unet(mixed, timestep, context)
-        cross = torch.stack([one for one in maps if one.shape[2] == context.shape[1]]).mean(0).mT  # b s p
-        among = torch.stack([one for one in maps if one.shape[2] != context.shape[1]]).mean(0)  # b p p
+        cross, among = torch.stack(maps["cross"]).mean(0).mT, torch.stack(maps["self"]).mean(0)  # b s p, b p p
         for _ in range(power):
             cross = cross @ among.mT
-        nobody = F.pad(batch["shape"] == 0, (1, 0))[:, :, None]
-        cross = cross.masked_fill(nobody, -1.0).unflatten(2, latents.shape[-2:])
-        return resize(cross, batch["mask"].shape[-1]).argmax(1)
+        maps = cross[:, 1:]
+        low, high = maps.amin(2, keepdim=True), maps.amax(2, keepdim=True)
+        stretched = ((maps - low) / (high - low).clamp(min=1e-9)).masked_fill((batch["shape"] == 0)[..., None], -1.0)
+        score, best = resize(stretched.unflatten(2, latents.shape[-2:]), batch["mask"].shape[-1]).max(1)
+        return (best + 1) * (score > 0.5)
 
     def export(self, folder: Path) -> None:
         """After phase 2 write `pipeline/`, the folder that `diffusers` reads, in float16, with `objects/` in it."""
@@ -385,23 +387,30 @@ def _patches(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b y x c"]:
 
 
 @contextmanager
-def _attention(unet: Any, positions: int):
-    """Inside, calls of the U-Net leave the attention `b p s` of its layers with so many positions in a list.
+def _attention(unet: Any, positions: int, *, among: bool = False) -> Iterator[dict[str, list[Tensor]]]:
+    """Inside, calls of the U-Net leave the attention of its layers with so many positions, a mean over heads.
 
-    Without gradients that among positions, too; `s` is `p` there.
+    Args:
+        unet: of `diffusers`.
+        positions: of its layers that are looked at.
+        among: look at the attention among positions, too.
+
+    Returns:
+        `cross`, maps `b p s` to the context; `self`, maps `b p p`; filled when the U-Net is called.
     """
-    maps: list[Tensor] = []
+    maps: dict[str, list[Tensor]] = {"cross": [], "self": []}
 
     def look(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
+        context = kwargs.get("encoder_hidden_states")
         if hidden.shape[1] == positions:
             heads = layer.heads
             query = layer.to_q(hidden).unflatten(-1, (heads, -1)).transpose(1, 2)
-            context = kwargs.get("encoder_hidden_states")
             key = layer.to_k(hidden if context is None else context).unflatten(-1, (heads, -1)).transpose(1, 2)
-            maps.append((layer.scale * query @ key.mT).softmax(-1).mean(1))
+            seen = (layer.scale * query @ key.mT).softmax(-1).mean(1)
+            maps["self" if context is None else "cross"].append(seen)
 
-    kinds = (".attn2",) if torch.is_grad_enabled() else (".attn1", ".attn2")
+    kinds = (".attn1", ".attn2") if among else (".attn2",)
     layers = [layer for name, layer in unet.named_modules() if name.endswith(kinds)]
     handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
