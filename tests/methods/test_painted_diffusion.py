@@ -158,7 +158,7 @@ def test_it_learns_where_to_look(batch):
         optimizer.step()
     after = now()
     assert after["denoise"] < 0.9 * before["denoise"]
-    assert after["attention"] < 0.8 * before["attention"]
+    assert after["attention"] < 0.9 * before["attention"]
 
 
 def test_exported_as_a_pipeline(batch, tmp_path):
