@@ -25,6 +25,7 @@ OURS = {  # no paper has them: the choice of another code, and what comes with t
         "dinosaur.photos_transformer",
     ),
     *("spot.photos", "spot.photos_stage2"),
+    *("painted_diffusion.scenes", "painted_diffusion.scenes_words"),
 }
 
 
