@@ -12,7 +12,10 @@ from slotworks.training import Adam, Run
 PAINTED_SCENES = PaintedScenes(num_train=1_000_000)
 
 
-@recipe()
+@recipe(
+    takes="59 minutes on one thread, two cores without bfloat16 beside much other work",
+    no_record="92.7 % of the objects placed, see the README of package:painted_diffusion",
+)
 def scenes() -> Run:
     """Painted scenes from what is known of their objects, phase 1: the U-Net and a token for each object."""
     return Run(
@@ -37,7 +40,10 @@ def scenes() -> Run:
     )
 
 
-@recipe()
+@recipe(
+    takes="14 minutes on one thread, two cores without bfloat16 beside other work",
+    no_record="VAE 34.9 dB, see the README of package:painted_diffusion",
+)
 def scenes_words() -> Run:
     """Painted scenes, phase 2: a decoder for the latents of painted_diffusion.scenes and a text encoder for its tokens.
 
