@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,7 +169,8 @@ def test_published_recipes_step(name):
     assert found.trained > 0
     assert found.terms
     allowed = VISITS.get(type(run.method).__name__, {})
-    times = run.method.num_iterations if getattr(run.method, "stepwise_loss", False) else 1  # a matching after each
+    method: Any = run.method
+    times = method.num_iterations if getattr(method, "stepwise_loss", False) else 1  # a matching after each
     assert all(count <= times * allowed.get(what, 0) for what, count in found.visits.items()), found.visits
 
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from torch import nn
-
 from slotworks.errors import needs_extra
 from slotworks.types import UserError
 
@@ -87,7 +85,7 @@ def wanted(model: str) -> bool:
     return _wanted.get() and not model.startswith(("package:", ".", "/", "~"))
 
 
-def blank_transformer(model: str) -> nn.Module:
+def blank_transformer(model: str) -> Any:
     """A vision transformer with random weights.
 
     Raises:
@@ -113,8 +111,10 @@ def blank_diffusion(model: str) -> tuple[Any, Any, Any]:
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     parts = _known(DIFFUSION, model)
-    networks = AutoencoderKL(**parts["vae"]), UNet2DConditionModel(**parts["unet"])
-    return *(network.eval().requires_grad_(False) for network in networks), DDIMScheduler(**parts["scheduler"])
+    vae, unet = AutoencoderKL(**parts["vae"]), UNet2DConditionModel(**parts["unet"])
+    for network in (vae, unet):
+        network.eval().requires_grad_(False)
+    return vae, unet, DDIMScheduler(**parts["scheduler"])
 
 
 def vae_settings(model: str) -> dict[str, Any]:

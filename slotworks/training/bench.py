@@ -131,8 +131,8 @@ def batch_shapes(run: Run, size: int, *, video: bool) -> Shapes:
         shapes["features"] = ((size, rows * columns, encoder.feature_dim), torch.float32)
         if not (hasattr(config, "autoencoder") or encoder.trained_blocks):
             del shapes["image"]
-    if hasattr(data, "latent_shape"):  # images went through the VAE before
-        shapes["latents"] = ((size, *data.latent_shape), torch.float32)
+    if latents := getattr(data, "latent_shape", None):  # images went through the VAE before
+        shapes["latents"] = ((size, *latents), torch.float32)
     if hasattr(config, "diffusion"):  # masks guide the slots, or say where they start
         shapes.setdefault("image", ((size, 3, height, width), torch.float32))
         images = getattr(data, "images", data)
