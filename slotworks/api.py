@@ -40,6 +40,7 @@ from slotworks.training.numerics import DTYPES, fast_precision, find_device, slo
 from slotworks.training.reopen import changed_settings, load, origin_of, trained_steps
 from slotworks.training.reopen import untrained as untrained
 from slotworks.types import DataConfig, Method, MethodConfig, UserError
+from slotworks.videos import check_videos
 
 if TYPE_CHECKING:
     from slotworks.synthesis import Synthesis
@@ -237,6 +238,7 @@ def segment(
     check_options(num_slots=options.get("num_slots"), seed=options.get("seed"), image_size=image_size)
     check_writable(out)
     paths = find_images([Path(file) for file in files])[0]
+    check_videos(paths)
     run, method = load(run_folder, device=device, config=config)
     size = size_for(run.data, method, image_size) or run.data.size
     with writing(out, doing="writing results") as outputs:
@@ -285,9 +287,7 @@ def edit(
 def studio(
     run_folder: str | Path, *, device: str | None = None, host: str = "127.0.0.1", port: int | None = None
 ) -> Any:
-    """Serve the web editor of a run until `close()`; the result's `address` holds the token that lets one in.
-
-    For `host` and `port` see `slotworks.studio.Server`; `slotworks.studio.build_page` gives the page alone.
+    """Serve the web editor of a run (`slotworks.studio.Server`) until `close()`; its `address` holds the token.
 
     Raises:
         UserError: no run, a method that renders no pictures, no `gradio`, or an address that cannot be listened on.

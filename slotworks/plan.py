@@ -120,7 +120,8 @@ def plan(run: Run, *, load: Callable[[str], Method] | None = None, count_flops: 
         count_flops: False leaves `flops` at 0, in a tenth of the time.
 
     Raises:
-        UserError: the recipe trains nothing, or names a network whose shape is not known here.
+        UserError: the recipe trains nothing, names a network whose shape is not known here, or reads of its data what
+            only they know.
     """
     if run.steps == 0:
         raise UserError("This recipe trains nothing (steps is 0), so there is no step to plan.")
@@ -144,7 +145,13 @@ def plan(run: Run, *, load: Callable[[str], Method] | None = None, count_flops: 
         visits, flops = HostVisits(), Flops()
         with visits, flops if count_flops else nullcontext():
             with saved_tensors_hooks(pack, lambda tensor: tensor):
-                terms = method.loss(batch, 0)
+                try:
+                    terms = method.loss(batch, 0)
+                except KeyError as missing:
+                    raise UserError(
+                        f"A step of {type(method).__name__} reads {missing} of its data, which are not opened here; "
+                        "`slotworks train RECIPE --dry-run` makes one with them."
+                    ) from None
                 total = torch.stack([value.mean() for value in terms.values()]).sum()
             activations = sum(kept.values())
             total.backward()

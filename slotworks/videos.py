@@ -1,7 +1,7 @@
 """Video files: frames out one by one, pictures in one by one, so that memory does not depend on the length."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slotworks.errors import UserError, needs_extra
+from slotworks.errors import UserError, check_extra, needs_extra
 from slotworks.limits import check_decoded, max_decoded_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +27,16 @@ _STATING = ("mov", "matroska", "avi", "flv", "asf")  # formats whose header says
 _OLDEST = 17  # of PyAV: older ones take the colours of BT.709 for those of BT.601
 _BYTES_PER_PIXEL = 32  # of a frame: itself twice as RGB, and up to 16 others that the decoder refers to
 _MISSING = 1.0  # seconds that a video may be shorter than it states
+
+
+def check_videos(paths: Iterable[Path]) -> None:
+    """Refuse videos among these files, before any work, where the library that reads them is missing.
+
+    Raises:
+        UserError: as `check_extra`.
+    """
+    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
+        check_extra("video", "av")
 
 
 @dataclass(frozen=True)

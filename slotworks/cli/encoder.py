@@ -4,16 +4,18 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotworks.cli.console import err
 from slotworks.errors import UserError
-from slotworks.types import MethodConfig
+
+if TYPE_CHECKING:
+    from slotworks.types import MethodConfig
 
 VARIABLE = "SLOTWORKS_DINOV2"
 
 
-def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> MethodConfig | None:
+def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> "MethodConfig | None":
     """Settings of a run's method with its encoder elsewhere, and a warning if that is another one; None: as trained.
 
     Args:
@@ -24,8 +26,6 @@ def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> Met
     Raises:
         UserError: the method has no encoder, it cannot be had, or nobody agreed to a download.
     """
-    from slotworks.training import load_run
-
     named = encoder or (os.environ.get(VARIABLE) if ask else None)
     if named is None and not ask:
         return None
@@ -33,6 +33,7 @@ def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> Met
     from slotworks.encoders import ViTConfig, ViTEncoder
     from slotworks.encoders.known import warn_of_another
     from slotworks.encoders.vit import is_here
+    from slotworks.training import load_run
 
     method: Any = load_run(folder).method
     own = getattr(method, "encoder", None)

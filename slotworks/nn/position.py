@@ -50,8 +50,8 @@ def sine_grid(height: int, width: int, channels: int, temperature: float = 10.0)
     """
     if channels % 4:
         raise ValueError(f"channels is {channels}; sines and cosines of two axes need a multiple of 4.")
-    speed = temperature ** -torch.linspace(0, 1, channels // 4)
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    speed = temperature ** -torch.linspace(0, 1, channels // 4, device="cpu")
+    row, column = torch.meshgrid(*(torch.arange(size, device="cpu") for size in (height, width)), indexing="ij")
     across, down = column.flatten()[:, None] * speed, row.flatten()[:, None] * speed
     return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1)
 
@@ -61,7 +61,7 @@ def wave_coordinates(height: int, width: int) -> Float[Tensor, "p 10"]:
 
     Rows and columns run from -1 to 1, where the waves have half a period and a whole one.
     """
-    axes = [torch.linspace(-1, 1, size) for size in (height, width)]
+    axes = [torch.linspace(-1, 1, size, device="cpu") for size in (height, width)]
     place = torch.cartesian_prod(*axes)  # p 2
     waves = [wave(place * math.pi * k / 2) for k in (1, 2) for wave in (torch.sin, torch.cos)]
     return torch.cat([3**0.5 * place, *(2**0.5 * wave for wave in waves)], dim=1)

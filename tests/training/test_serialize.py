@@ -68,7 +68,7 @@ def test_run_file(tmp_path):
     save_run(run, tmp_path / "run.yaml")
     assert load_run(tmp_path) == load_run(tmp_path / "run.yaml") == run
     text = (tmp_path / "run.yaml").read_text()
-    assert text.startswith("kind: Run\nmethod:\n  kind: ToyConfig\n")
+    assert text.startswith("format: 1\nkind: Run\nmethod:\n  kind: ToyConfig\n")
     assert "  lr: 0.01\n" in text
     assert "  betas: [0.9, 0.999]\n" in text
     assert "expected: 'FG-ARI 99.5 ± 0.2: see docs'\n" in text

@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
-from scipy import ndimage
 
 from slotworks.data.random import uniform
 from slotworks.data.scenes.outlines import bitmap
@@ -69,6 +68,8 @@ def _brushes(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...])
 
 def _brush(image_size: int, shape: str, size: float, window: int) -> tuple[np.ndarray, ...]:
     """Cover, shade, gloss and shadow of one silhouette, each `window` pixels square."""
+    from scipy import ndimage  # imported here: takes half a second
+
     radius = size * image_size / 2 * _FINE
     inside = bitmap(CLASSES[shape], size=window * _FINE, radius=radius)
     edge = np.asarray(ndimage.distance_transform_edt(inside))
