@@ -21,6 +21,7 @@ from slotworks.data.stores.generated import Generated
 from slotworks.encoders import ViTConfig
 from slotworks.evaluation import properties
 from slotworks.evaluation.resized import Resized, images_for
+from slotworks.evaluation.validation import announced
 from slotworks.reports import write_report
 from slotworks.training import Run
 from slotworks.training.serialize import save_run, to_yaml
@@ -327,12 +328,25 @@ def test_a_part_is_scored_on_the_way_and_all_at_the_end(tmp_path, capsys):
     assert [record["num_images"] for record in records] == [7, 7]
     assert answer["images"] == "all 7 images"
     assert (answer["metrics"]["fg_ari"]["n"], len(records[0]["per_image"]["fg_ari"])) == (7, 7)
+    looked = json.loads((tmp_path / "run" / "eval" / "doctor.json").read_text())["stats"]
+    assert looked["num_images"] == 3  # the detector keeps all masks in memory
     api.train(replace(run, last_eval_all=False, eval_images=6, steps=3), tmp_path / "run")
     assert "While training" not in capsys.readouterr().err  # the validation images are all seen
     (few,) = {path.name for path in (tmp_path / "run" / "eval").glob("*-6-images*")} & {
         "tetromino_scenes-test-oclf-6-images-step-3.json"
     }
     assert json.loads((tmp_path / "run" / "eval" / few).read_text())["num_images"] == 6
+
+
+@pytest.mark.parametrize("sets", [False, True])
+def test_sets_are_scored_without_masks(sets):
+    images = Photos().open("val")
+    said = announced("photos", images, {"eval_images": 1, "eval_split": "val", "last_eval_all": True}, sets=sets)
+    if sets:
+        some = f"the first 1 of {len(images)} images of the split val are scored"
+        assert said == f"While training, {some}; at the end all images of val."
+    else:
+        assert said.startswith("photos has no true masks in its split val: nothing is scored")
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from slotworks.cli import VERBS, main
+from slotworks.cli import VERBS, main, sweep
 from slotworks.cli.console import matrix_tables
 from slotworks.cli.evaluate import _comparable
-from slotworks.cli.train import of_seed
-from slotworks.configs import glass, spot
+from slotworks.cli.train import of_seed, train_one, train_seeds
+from slotworks.configs import find, glass, spot
+from slotworks.data import VOC
 from slotworks.evaluation.doctor import Finding
 from slotworks.types import UserError
 
@@ -185,6 +186,27 @@ def test_a_matrix_has_the_rules_that_its_runs_share(protocols, own):
     assert _comparable(protocols) == own
 
 
+def test_runs_that_share_rules_are_compared_under_them(stripes, capsys):
+    """GLASS's table 4 has the rules of its release, which all of its runs name."""
+    rows = """
+from dataclasses import replace
+
+def row():
+    return replace(stripes(), protocol="glass-release")
+
+def same():
+    return row()
+
+def other():
+    return replace(stripes(), protocol="spot")
+"""
+    Path("rows.py").write_text(RECIPE_FILE + rows)
+    for names, protocol in ((("row", "same"), "glass-release"), (("row", "other"), "oclf[attention]")):
+        assert main(["evaluate", *(f"rows.py:{name}" for name in names), "--images", "2", "--json"]) == 0
+        records = json.loads(capsys.readouterr().out)
+        assert [record["protocol"] for record in records] == [protocol] * 2
+
+
 def test_probes_from_the_command_line(stripes, capsys):
     command = ["evaluate", stripes, "--task", "properties", "--epochs", "2", "--train-images", "20", "--images", "4"]
     assert main(command) == 0
@@ -196,6 +218,17 @@ def test_probes_from_the_command_line(stripes, capsys):
     value = record["metrics"]["position_mse"]["mean"]
     assert f"{value:.4f} ±" in text
     assert "unmatched" in text
+
+
+def test_true_background_is_left_out_from_the_command_line(stripes, capsys):
+    """MaskCLIP's number of 20 classes: every word of the command of its recipe is there and has an effect."""
+    options = find("mask_clip.voc_foreground").options.split()
+    assert main(["evaluate", stripes, *options, "--rule", "per_image", "--images", "4", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["protocol"] == "semantic-per_image-foreground"
+    assert record["metrics"]["iou_background"]["mean"] is None
+    assert main(["evaluate", stripes, *options[:2], "--rule", "per_image", "--images", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["metrics"]["iou_background"]["mean"] > 0
 
 
 def test_doctor_finds_a_run_that_has_only_begun(run_folder, capsys):
@@ -243,6 +276,44 @@ def test_a_second_stage_builds_on_the_first_of_its_seed(tmp_path, monkeypatch):
         second, notes = of_seed(one, 2)
         assert (second.seed, second.method) == (2, one.method)
         assert notes == [f"All seeds build on runs/{name}/seed0, the one run that method.{field} names."]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trainings that only say what they would have been."""
+    from slotworks import api
+
+    found = []
+
+    def done(run, folder, **options):
+        found.append(run)
+        said = {"images": "all 3 images", "split": "val", "protocol": "spot", "verdict": "healthy", "report": "r"}
+        return {"seconds": 1.0, "metrics": {"fg_ari": {"mean": 0.5}}} | said
+
+    monkeypatch.setattr(api, "train", done)
+    return found
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_seeds_of_a_second_stage_take_the_first_of_each(verb, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(VOC, "open", lambda self, split: None)
+    monkeypatch.setattr(sweep, "_try_to_build", lambda run: None)
+    for seed in (0, 1):
+        folder = Path("runs/spot.voc") / f"seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "run.yaml").touch()
+    if verb == "train":
+        train_seeds(spot.voc_stage2(), Path("out"), 2)
+    else:
+        sweep.sweep("spot.voc_stage2", [sweep.Variant("", "", ())], seeds=2, out=Path("out"))
+    built = [(run.seed, run.method.teacher) for run in trained]
+    assert built == [(0, "runs/spot.voc/seed0"), (1, "runs/spot.voc/seed1")]
+
+
+def test_a_training_says_of_which_images_its_numbers_are(trained, tmp_path, capsys):
+    train_one(spot.voc(), tmp_path)
+    assert "fg_ari 50.0  on all 3 images of the val split, spot" in capsys.readouterr().err
 
 
 def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import torch
 
 from slotworks import tables
 from slotworks.configs import recipes
+from slotworks.configs.synthesis import RECIPES
 from slotworks.encoders import ViTConfig
 from slotworks.training import Run, schedule
 
@@ -128,6 +129,59 @@ def test_rows_of_glass_say_how_they_are_measured():
             assert f"by --task properties {how}, supplement B.1" in everything[f"{method}.{name}"]().expected
     for name in ("glass.coco_phase2", "glass.coco_dagger_phase2", "stable_lsd.coco"):
         assert "--task reconstruction --perceptual --images 512 --seed 42" in everything[name]().expected
+
+
+def test_rows_of_glass_train_on_images_of_their_own_words():
+    """A dagger: true classes. Another caption, another reading of captions, masks of SAM 2: images of their own."""
+    everything = recipes()
+    images = {"coco": "coco", "voc": "voc", "coco_dagger": "coco_labels", "voc_dagger": "voc_labels"}
+    images |= {f"{name}_phase2": made for name, made in images.items()}
+    images |= {name: name for name in ("coco_names", "voc_names", "coco_templates", "coco_sharegpt", "coco_sam2")}
+    images |= {"coco_pseudo": "coco", "scenes_mini": "scenes", "scenes_repeated_mini": "scenes_repeated"}
+    for name, made in images.items():
+        data = everything[f"glass.{name}"]().data.images
+        assert data.root == f"data/generated/glass.{made}"
+        assert data.real.name.startswith(name.partition("_")[0].replace("scenes", "shape_scenes"))
+        assert made == "coco_sam2" or f"glass.{made}" in RECIPES  # those are coco's with other masks
+    runs = [everything[f"glass.{name}"]().method for name in ("coco_sam2", "coco_pseudo")]
+    assert [run.loss_weights for run in runs] == [{"semantic": 1.0, "instance": 0.0}] * 2  # table 6c
+    assert everything["glass.coco"]().method.loss_weights == {"semantic": 0.7, "instance": 0.9}
+    segmenter = everything["dataset_diffusion.coco_dinov2_100k"]()
+    assert segmenter.data.root == "data/generated/glass.coco"  # supplement F: GLASS's images, and DINOv2
+    assert segmenter.method.vit.model == everything["glass.coco"]().method.encoder.model
+
+
+GLASS_TABLES = {  # tables 3 (SO, PO, GO on its own data), 4 (mIoU_i, mBO_i) and 8 (top-1, position MSE)
+    "table 3": {
+        ("stable_lsd", "coco", "voc"): "10.2 87.3 1.6, 6.7 91.6 0.40",
+        ("dinosaur", "coco_mlp", "voc_mlp"): "22.1 71.2 2.1, 22.4 70.2 0.07",
+        ("spot", "coco_stage2", "voc_stage2"): "24.7 69.7 0.01, 26.2 65.0 0.00",
+        ("glass", "coco_dagger", "voc_dagger"): "27.3 49.6 0.01, 30.4 26.2 0.67",
+        ("glass", "coco", "voc"): "25.2 45.9 0.00, 26.7 42.3 0.01",
+    },
+    "table 4": {
+        ("stable_lsd", "coco"): "24.0 27.6, 14.8 16.9",
+        ("dinosaur", "coco_mlp"): "30.2 35.1, 16.2 18.9",
+        ("spot", "coco_stage2"): "39.5 43.7, 18.0 20.7",
+        ("glass", "coco_dagger"): "47.2 52.3, 19.6 22.4",
+        ("glass", "coco"): "46.1 50.1, 18.6 21.4",
+    },
+    "table 8": {
+        ("stable_lsd", "coco", "voc"): "16.4 0.062, 55.1 0.039",
+        ("glass", "coco", "voc"): "20.8 0.059, 58.1 0.037",
+    },
+}
+
+
+@pytest.mark.parametrize("table", GLASS_TABLES)
+def test_rows_of_glass_print_its_numbers(table):
+    """Of table 4 a recipe has two rows: CLEVRTex, then Objects365."""
+    for (method, *names), printed in GLASS_TABLES[table].items():
+        found = [one for name in names for one in recipes()[f"{method}.{name}"].published]
+        rows = [one for one in found if one.source == f"GLASS, {table}"]
+        assert ", ".join(" ".join(row.numbers.values()) for row in rows) == printed
+        if table == "table 4":
+            assert [row.note.split(", ")[0] for row in rows] == ["on CLEVRTex", "on Objects365"]
 
 
 def test_slot_diffusion_on_photographs_reads_the_last_hidden_state():

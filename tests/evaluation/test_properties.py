@@ -151,6 +151,16 @@ def test_class_masks_where_there_are_no_instances():
     assert "scored: instance masks" in result.rules
 
 
+def test_class_masks_where_they_are_asked_for():
+    """Objects of a class are one region in both splits, though the data know their instances."""
+    train, test = Boxes(60), Boxes(20, seed=1)
+    test.classes[:, 1] = test.classes[:, 0]
+    result = evaluate_properties(Reader(), train, test, target="class", **FAST)
+    assert result.metrics["position_mse"].n == sum(len(set(row)) for row in test.classes.tolist()) < 60
+    assert "matched to class masks" in result.rules
+    assert "scored: class masks" in result.rules
+
+
 def test_more_objects_than_slots():
     """Two slots for the background and three objects: the two best pairs count, a third of the objects does not."""
     data = Boxes(30)

@@ -167,6 +167,21 @@ def test_planted_features_give_the_planted_regions(folder, monkeypatch):
     assert (out.attn.sum(2) > 0).sum() == 3
 
 
+def test_refined_regions_follow_the_picture(folder, monkeypatch):
+    """Two regions whose border lies two pixels of the map beside the edge of the picture; PAMR moves it there."""
+    image = torch.zeros(1, 3, 64, 64)
+    image[..., 24:] = 1
+    ids = torch.tensor([[0, 0, 1, 1]] * 4)
+    found = []
+    for refinement in (0, 10):
+        method = DiffCutConfig(model=str(folder), map_size=16, num_slots=3, refinement=refinement).build()
+        monkeypatch.setattr(method, "features", lambda image: (torch.eye(3) * 7)[ids.flatten()].unsqueeze(0))
+        found.append(method.encode(image).attn_maps[0].argmax(0))
+    columns = torch.arange(16).expand(16, 16)
+    for regions, border in zip(found, (8, 6), strict=True):
+        assert torch.equal(regions == regions[0, 0], columns < border)
+
+
 def test_mistakes(folder, tmp_path):
     class NoAttention:
         down_blocks = ()

@@ -46,6 +46,7 @@ TRUE = torch.tensor([[[1, 1, 2, 2, 0, 0]]])
         ([0, 0, 0, 0, 0, 1], (0, 1, 0, 2), (0, 0, 1, 2), (0, 0, 1, 2)),  # IoU 0.4 each, but most of both objects
         ([0, 1, 2, 2, 2, 2], (3, 0, 0, 0), (0, 3, 0, 0), (0, 3, 0, 0)),  # IoU exactly 0.5: enough only for `iou`
         ([0, 0, 1, 2, 2, 2], (2, 1, 0, 0), (1, 1, 0, 1), (1, 2, 0, 0)),  # slot 2 spills: mostly background
+        ([0, 1, 0, 1, 2, 2], (0, 2, 0, 1), (0, 2, 0, 1), (0, 2, 0, 1)),  # exactly half of both objects, not more
         ([2, 2, 2, 2, 2, 2], (0, 1, 0, 2), (0, 0, 1, 2), (0, 0, 1, 2)),  # one for all; empty slots are background
     ],
 )

@@ -53,7 +53,7 @@ def run(tmp_path):
         {"step": s, "time": s / 10, "loss/recon": 1 / (s + 1), "total": 1 / (s + 1), "lr": 4e-4}
         for s in range(0, 7001, 100)
     ]
-    rows[-1]["eval/fg_ari"] = 0.86
+    rows[-1] |= {"eval/fg_ari": 0.86, "eval/images": 320.0}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "eval" / "tetrominoes-test-oclf.json").write_text(json.dumps(record()))
     finding = {
@@ -220,6 +220,7 @@ def test_curves(run):
     )  # named by its metric, drawn by its key
     assert 'aria-label="FG-ARI by training step. eval/fg_ari ends at 0.86"' in text
     assert 'aria-label="lr by training step. lr ends at 4e-4"' in text
+    assert "eval/images" not in text  # how many were scored is no curve
 
 
 def test_total_is_drawn_where_it_differs_from_the_terms(run):

@@ -24,13 +24,25 @@ def test_recipes_are_the_papers():
         assert "blip2" in config.source.captioner.model
         assert config.source.class_names == COCO_CLASSES  # section 4: of COCO's labels, whatever the images
     for name in RECIPES:
-        if name.startswith("glass.") and not name.startswith(
-            "glass.scenes"
-        ):  # section 4: one prompt for each class, resolutions averaged
-            config = RECIPES[name]()
+        config = RECIPES[name]()
+        if name.startswith("dataset_diffusion."):  # its `gen_data.py`: one prompt for all classes, one resolution
+            assert (config.class_prompts, config.cross_sizes, config.low) == ("joint", (16,), 0.5)
+        elif not name.startswith("glass.scenes"):  # section 4: one prompt for each class, resolutions averaged
             assert (config.class_prompts, config.cross_sizes) == ("per_class", (8, 16, 32))
     changed = build("glass.coco", ["--class-prompts", "joint", "--source.captioner.num-beams", "5", "--low", "0.5"])
     assert (changed.class_prompts, changed.source.captioner.num_beams, changed.low) == ("joint", 5, 0.5)
+
+
+def test_scenes_of_repeated_classes_are_refined():
+    """Objects of one class share a mask: only there can the instance loss show. The plain miniature refines nothing."""
+    plain, repeated = (RECIPES[f"glass.{name}"]() for name in ("scenes", "scenes_repeated"))
+    assert (plain.power, repeated.power) == (0, 1)
+    shares = []
+    for config in (plain, repeated):
+        rows = config.source.scenes.open("train").__getitems__(range(200))["classes"]
+        shares.append(sum(len(set(row[row > 0])) < (row > 0).sum() for row in rows) / len(rows))
+    assert shares[0] < 0.3
+    assert shares[1] > 0.6
 
 
 def test_the_verb_makes_a_folder(model, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from slotworks.configs.synthesis import find_synthesis
+from slotworks.data import COCO
+from slotworks.data.readers.coco import Annotated
 from slotworks.data.readers.voc import color_map
 from slotworks.data.scenes import ShapeScenes, SpriteScenes
 from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, TemplatePrompts, WrittenCaptions, sources
@@ -156,6 +158,18 @@ def test_captions_are_made_once_and_in_whole_batches(tmp_path, captioner):
     assert captioner == ["loaded", 2, 2, 1, "loaded", 2, 1]
 
 
+@pytest.mark.parametrize(("synonyms", "classes"), [(True, ("person", "horse")), (False, ("horse",))])
+def test_a_man_is_a_person_or_background(tmp_path, monkeypatch, synonyms, classes):
+    """Captions of a model and of a file are read alike."""
+    caption = "a man riding a horse"
+    monkeypatch.setattr(sources, "Captioner", lambda config, device: lambda images: [caption] * len(images))
+    (tmp_path / "captions.txt").write_text(caption + "\n")
+    for config in (CaptionedImages(Labelled()), WrittenCaptions(str(tmp_path / "captions.txt"))):
+        (prompt,) = replace(config, synonyms=synonyms).open(tmp_path, CPU).prompts([0])
+        assert prompt == Prompt(0, caption, classes)
+    assert CaptionedImages(Labelled()).synonyms == WrittenCaptions("").synonyms is True
+
+
 def test_a_damaged_picture_is_left_out_and_remembered(tmp_path, captioner, monkeypatch):
     def picture(index):
         if index == 1:
@@ -214,9 +228,13 @@ def test_classes_are_those_of_the_whole_picture(tmp_path):
     assert 15 not in seen  # which is why a crop cannot say
 
 
-def test_photographs_are_read_from_their_files(tmp_path):
-    from slotworks.data import COCO
+def test_classes_of_coco_stand_in_the_order_of_its_annotations():
+    """Each once; a crowd is no object."""
+    found = ({"category_id": 18}, {"category_id": 3, "iscrowd": 1}, {"category_id": 1}, {"category_id": 18})
+    assert COCO().classes_in("train2017", Annotated(Path("a.jpg"), (640, 480), found)) == [18, 1]
 
+
+def test_photographs_are_read_from_their_files(tmp_path):
     root = Path(__file__).parents[1] / "fixtures" / "coco"
     count, picture = sources._pictures(COCO(root=str(root)), "val")
     data = COCO(root=str(root), train_masks=True)
