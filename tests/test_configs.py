@@ -42,7 +42,17 @@ def noise(run: Run) -> dict[str, torch.Tensor]:
     return sample
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNS if recipes()[name]().steps])
+LARGE = ("clevrtex", "coco", "voc", "celeba")  # of slot_attention.*: ten seconds each; clevr6 stays among the quick
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in [f"slot_attention.{data}" for data in LARGE] else ())
+        for name in LEARNS
+        if recipes()[name]().steps
+    ],
+)
 def test_two_steps_lower_the_loss_of_one_sample(name):
     run = recipes()[name]()
     torch.manual_seed(0)

@@ -147,11 +147,7 @@ def networks():
         network = (re.sub(r"'(runs/|stabilityai)[^']*'", "", repr(method)), run.batch_size, run.data.size)
         if network in seen:
             continue
-        kind = (
-            type(method),
-            getattr(getattr(method, "encoder", None), "model", ""),
-            bool(getattr(method, "phase_1", "")),
-        )
+        kind = (type(method), bool(getattr(method, "phase_1", "")))
         large = hasattr(method, "diffusion") or hasattr(method, "autoencoder")
         slow = large and kind in kinds
         seen.add(network)

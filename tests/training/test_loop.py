@@ -468,6 +468,7 @@ def test_channels_last_reaches_images_and_weights(tmp_path, ten_steps):
     assert largest_difference(last(tmp_path), last(ten_steps)) < 1e-6
 
 
+@pytest.mark.slow
 def test_compiled_loss_is_the_same(tmp_path):
     """In a process of its own: checked annotations and torch.compile do not go together."""
     command = [sys.executable, str(SCRIPT), "compile", str(tmp_path)]
