@@ -1,5 +1,7 @@
-"""Reading a part of a published model from a folder or a hub id, with one sentence where that fails."""
+"""Reading a part of a published model from a folder or a hub id, with one sentence where that fails; writing one."""
 
+import copy
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 
 from slotworks.encoders.vit import loading_errors, package_folder
+from slotworks.files import replacing_tree, write_text
 from slotworks.types import UserError
 
 MIRRORS = {
@@ -71,3 +74,47 @@ def load_part(load: Callable[..., Any], model: str, part: str = "", **options: A
         f"{f'The part {part} of ' if part else ''}{model!r} could not be loaded ({reason}); check the name and the "
         "connection, or give a folder in the Hugging Face format."
     ) from errors[-1]
+
+
+def save_pipeline(
+    folder: Path | str,
+    networks: dict[str, torch.nn.Module],
+    tokenizer: Any,
+    scheduler: Any,
+    more: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write networks as a Stable Diffusion pipeline in float16, as `load_part` and `diffusers` read it.
+
+    Args:
+        folder: written beside and renamed.
+        networks: `vae`, `unet` and `text_encoder`; they stay as they are.
+        tokenizer: of `transformers`.
+        scheduler: a DDIMScheduler.
+        more: called with the folder before it is renamed, to write what the pipeline itself does not know.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    parts = {
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+    }
+    index = {"_class_name": "StableDiffusionPipeline", **parts, "requires_safety_checker": False}
+    with replacing_tree(folder) as beside:
+        for name, network in networks.items():
+            part: Any = copy.deepcopy(network)
+            part.half().save_pretrained(beside / name)
+        scheduler.save_pretrained(beside / "scheduler")
+        tokenizer.save_pretrained(beside / "tokenizer")
+        if more is not None:
+            more(beside)
+        write_text(beside / "model_index.json", json.dumps(index, indent=2) + "\n")
+    return Path(folder)

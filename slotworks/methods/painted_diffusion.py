@@ -14,7 +14,6 @@ the token of an object at the word that names it.
 """
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,8 +29,8 @@ from torch import Tensor
 from slotworks.encoders.object_tokens import Objects, ObjectTokens
 from slotworks.encoders.object_words import ObjectWords, Vocabulary
 from slotworks.encoders.patch_vae import STRIDE, patch_vae, set_components
+from slotworks.encoders.pretrained import save_pipeline
 from slotworks.errors import needs_extra
-from slotworks.files import replacing_tree, write_text
 from slotworks.nn.diffusion import add_noise, fixed_context, run_solver, target_of
 from slotworks.nn.init import unlike
 from slotworks.nn.noise import batch_noise, batch_uniform, shared_choice
@@ -360,25 +359,10 @@ class PaintedDiffusion(Method):
         Raises:
             UserError: if the disk refuses.
         """
-        parts = {
-            "vae": ["diffusers", "AutoencoderKL"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-        }
-        index = {"_class_name": "StableDiffusionPipeline", **parts, "requires_safety_checker": False}
-        with replacing_tree(folder) as beside:
-            for name in ("vae", "unet", "text_encoder"):
-                part: Any = copy.deepcopy(getattr(self, name))
-                part.half().save_pretrained(beside / name)
-            self.scheduler.save_pretrained(beside / "scheduler")
-            self.words.tokenizer.save_pretrained(beside / "tokenizer")
-            self.tokens.save(beside / "objects")
-            write_text(beside / "model_index.json", json.dumps(index, indent=2) + "\n")
-        return Path(folder)
+        networks = {name: getattr(self, name) for name in ("vae", "unet", "text_encoder")}
+        return save_pipeline(
+            folder, networks, self.words.tokenizer, self.scheduler, lambda beside: self.tokens.save(beside / "objects")
+        )
 
 
 def _patches(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b y x c"]:

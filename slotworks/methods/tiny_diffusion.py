@@ -11,8 +11,6 @@ a token for each of `words`; the loss of the VAE is the squared error (with abso
 thousands of steps), without a discriminator.
 """
 
-import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Int64
 from torch import Tensor
 
+from slotworks.encoders.pretrained import save_pipeline
 from slotworks.encoders.word_tokenizer import word_tokenizer
 from slotworks.errors import needs_extra
-from slotworks.files import replacing_tree, write_text
 from slotworks.nn.diffusion import add_noise, denoising_loss, speed_up_attention, target_of
 from slotworks.nn.noise import batch_noise, batch_uniform
 from slotworks.types import Batch, Method, MethodConfig
@@ -166,24 +164,8 @@ class TinyDiffusion(Method):
             UserError: if the disk refuses.
         """
         self.vae.register_to_config(scaling_factor=float(self.latent_scale))
-        parts = {
-            "vae": ["diffusers", "AutoencoderKL"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-        }
-        index = {"_class_name": "StableDiffusionPipeline", **parts, "requires_safety_checker": False}
-        with replacing_tree(folder) as beside:
-            for name in ("vae", "unet", "text_encoder"):
-                part: Any = copy.deepcopy(getattr(self, name))
-                part.half().save_pretrained(beside / name)
-            self.scheduler.save_pretrained(beside / "scheduler")
-            self.tokenizer.save_pretrained(beside / "tokenizer")
-            write_text(beside / "model_index.json", json.dumps(index, indent=2) + "\n")
-        return Path(folder)
+        networks = {name: getattr(self, name) for name in ("vae", "unet", "text_encoder")}
+        return save_pipeline(folder, networks, self.tokenizer, self.scheduler)
 
     def _tokens(self, batch: Batch) -> Int64[Tensor, "b l"]:
         """The tokens of each caption; those of the empty text for `empty_share` of them."""
