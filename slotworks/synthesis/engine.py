@@ -32,7 +32,7 @@ from slotworks.synthesis.sources import PromptConfig, SceneCaptions
 from slotworks.synthesis.stable_diffusion import StableDiffusion, load_stable_diffusion
 from slotworks.training.numerics import TABLE, device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
-from slotworks.training.serialize import changes, flat, from_yaml, to_plain, to_yaml
+from slotworks.training.serialize import changes, flat, from_plain, to_plain, to_yaml
 from slotworks.types import UserError
 from slotworks.yaml_text import read_yaml
 
@@ -312,12 +312,12 @@ def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Syn
             os.link(mine, path)
     if path.exists():
         try:
-            text = path.read_text(encoding="utf-8")
-            old = flat(read_yaml(text))
+            plain = read_yaml(path.read_text(encoding="utf-8"))
+            old = flat(plain)
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
         if settle(config, kind) != config:  # something is auto
-            config = settle(config, kind, from_yaml(Synthesis, text, source=str(path)))
+            config = settle(config, kind, from_plain(Synthesis, plain, source=str(path)))
         if changed := changes(old, to_plain(config), MAY_CHANGE):
             raise UserError(
                 f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this back "
