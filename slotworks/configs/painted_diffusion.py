@@ -9,7 +9,7 @@ from slotworks.data.scenes import PaintedScenes
 from slotworks.methods import PaintedDiffusionConfig
 from slotworks.training import Adam, Run
 
-PAINTED_SCENES = PaintedScenes(num_train=1_000_000)
+PAINTED_SCENES = PaintedScenes(num_train=1_000_000, min_objects=0)  # an empty ground, too, has to be learnt
 
 
 @recipe(
@@ -31,12 +31,12 @@ def scenes() -> Run:
             final_lr_scale=0.02,
             max_grad_norm=1.0,
         ),
-        steps=5_000,
+        steps=10_000,
         batch_size=16,
         channels_last=True,
         ema_decay=0.997,
-        eval_every=5_000,
-        save_every=250,
+        eval_every=10_000,
+        save_every=500,
     )
 
 
