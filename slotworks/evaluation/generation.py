@@ -145,7 +145,7 @@ def placement(
     there = true.any(2)
     size = true.sum(2)
     side = mask.shape[-1]
-    drift = (_middle(own, side) - _middle(true, side)).norm(dim=-1)
+    drift = (middles(own, side) - middles(true, side)).norm(dim=-1)
     joint = (own & true).sum(2)
     scores = {
         "shown": (2 * own.sum(2) >= size, unlike),
@@ -166,7 +166,7 @@ def tint(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 4 h w"]:
     return torch.cat([0.7 * (image - bright) / (bright + 0.2), 0.4 * bright], 1)
 
 
-def _middle(own: Bool[Tensor, "b m p"], side: int) -> Float[Tensor, "b m 2"]:
+def middles(own: Bool[Tensor, "b m p"], side: int) -> Float[Tensor, "b m 2"]:
     """Medians of the rows and columns of some pixels; NaN without any."""
     pixel = torch.arange(own.shape[2], device=own.device)
     both = torch.stack([pixel // side, pixel % side], -1).float()

@@ -23,7 +23,7 @@ from slotworks.types import Batch, DataConfig, Dataset, Method, RawBatch, UserEr
 
 TASKS: dict[str, "Task | str"] = {
     name: f"slotworks.evaluation.{name}:TASK"
-    for name in ("discovery", "semantic", "properties", "reconstruction", "removal", "sets", "generation")
+    for name in ("discovery", "semantic", "properties", "reconstruction", "removal", "edits", "sets", "generation")
 }
 """The tasks of the package: where each is."""
 

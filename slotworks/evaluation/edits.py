@@ -1,0 +1,234 @@
+"""Whether edits land where they should: an object taken out, one brought in from another scene, one swapped for it.
+
+    scene  --method-->  slots  --render-->  before
+                          |-- without the slot of object g  -->  removed
+                          |-- with a slot of the next scene -->  added
+                          |-- that slot in the place of g's -->  swapped
+
+All pictures start from the same noise. As in `evaluation.generation` a pixel belongs to the object, or the ground,
+whose tint in the true image is nearest; of objects with the same tint to the one whose middle is nearest, so that they
+count, too. An object *stands* somewhere if half of the pixels there are its own. Unlike `removal`, which lets a decoder
+lay a scene out anew, this asks for places:
+
+- *placed*: of all objects of the scene, those that stand in their true mask before the edit. Others are not asked for;
+- *gone*: where g stood in its true mask, it stands no longer;
+- *kept*: the other objects keep an IoU of one half with their pixels before, where g was not;
+- *removal*: g is gone and all others are kept;
+- *added*: the object that came stands where it stood in the reconstruction of its own scene;
+- *swapped*: it stands there, and where it does not, g is gone.
+
+GLASS shows such edits (Singh et al. 2025, figures 5, 6 and 12) and gives no number; this measure is ours.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from slotworks.evaluation.generation import middles, tint
+from slotworks.evaluation.masks import SPARE_BELOW, decode, inspecting, predicted_masks
+from slotworks.evaluation.removal import ALIKE, NEEDS, RemovalOptions, colours_of, going, nearest_colour, slot_of
+from slotworks.evaluation.rendering import (
+    EDITING,
+    Renderer,
+    check_rendering,
+    render,
+    renderer_of,
+    sampled_with,
+    sampling_of,
+)
+from slotworks.evaluation.task import Job, Result, Task, batches, count_images, summarize
+from slotworks.metrics.metric import Metric
+from slotworks.types import DataConfig, Dataset, Method, UserError
+
+KEPT = 0.5
+"""IoU with the pixels before the edit from which on an object counts as untouched."""
+
+
+def evaluate_edits(
+    method: Method,
+    dataset: Dataset,
+    *,
+    num_images: int | None = None,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    renderer: Renderer | None = None,
+    spare_below: float = SPARE_BELOW,
+) -> Result:
+    """Three edits of each image, scored by place.
+
+    The object g is mask id `1 + i % m` of image `i` with `m` objects; its slot, and the spare ones that go with it, are
+    found as by `evaluate_removal`. The object that comes is that of the next image of the batch; for the last one that
+    of the first.
+
+    Args:
+        method: on any device; left in the modes it had.
+        dataset: with `image` and `mask`.
+        num_images: how many images, from the first on; all by default.
+        steps: of a sampler; a direct decoder takes none. By default the method's own (`sampling`), else 75.
+        cfg_scale: of classifier-free guidance; 1 is without. By default the method's own, else 3.
+        seed: of the initial slots and of the starting noise.
+        batch_size: images per forward pass, at least two; changes speed, memory, noise and which image is the next.
+        renderer: "sample" or "decode" for a method that can do both; by default it samples.
+        spare_below: share of the image below which a slot counts as spare; 0: only the slot itself is dropped.
+
+    Returns:
+        Shares, see above; of edits they count those whose objects stood in their places before.
+
+    Raises:
+        UserError: if there are no images or masks, or a single image in a batch, or the method renders no pictures.
+    """
+    how = renderer_of(method, renderer)
+    if how == "sample":
+        steps, cfg_scale = sampling_of(method, steps, cfg_scale, EDITING)
+    count = count_images(dataset, num_images)
+    if min(count, batch_size) < 2:
+        raise UserError(f"Edits bring an object in from the next image; {min(count, batch_size)} at once has no next.")
+    batch_size -= count % batch_size == 1  # a last batch of one would have no next, either
+    options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
+    found: dict[str, list[Tensor]] = {}
+    with inspecting(method, seed=seed) as device:
+        for start, batch in batches(dataset, count, batch_size, device, NEEDS):
+            image, mask = batch["image"], batch["mask"]
+            output = method.encode(image)
+            slot_masks = predicted_masks(output, decode(method, output), size=(mask.shape[-2], mask.shape[-1]))
+            number = torch.arange(start, start + len(image), device=device)
+            gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
+            index = slot_of(slot_masks, mask == gone[:, None, None])
+            drop = going(slot_masks, index, spare_below)
+            own = output.slots[torch.arange(len(image), device=device), index][:, None]
+            none, new = torch.zeros_like(drop), own.roll(-1, 0)
+            wanted = {"before": (none, own[:, :0]), "removed": (drop, own[:, :0])}
+            wanted |= {"added": (none, new), "swapped": (drop, new)}
+            pictures: dict[str, Tensor] = {}
+            for name, (without, also) in wanted.items():
+                for some in _as_many(without):
+                    slots = output.slots[some][~without[some]].unflatten(0, (len(some), -1))
+                    options["features"] = None if output.features is None else output.features[some]
+                    drawn = render(method, torch.cat([slots, also[some]], 1), **options).image
+                    pictures.setdefault(name, drawn.new_zeros(len(image), *drawn.shape[1:]))[some] = drawn
+            for name, values in edit_scores(image, mask, gone, **pictures).items():
+                found.setdefault(name, []).append(values.cpu())
+    per_image = {name: torch.cat(values) for name, values in found.items()}
+    rules = (
+        "edits, by place: object 1 + i % m of image i taken out, that of the next image of the batch added, and both; "
+        f"an object stands where half of the pixels are nearest to its tint, others are kept with an IoU of {KEPT:g}; "
+    )
+    rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
+    metrics = {name: summarize(values) for name, values in per_image.items()}
+    return Result("edits", f"{rules}; mean over images", count, seed, metrics, per_image)
+
+
+def edit_scores(
+    image: Float[Tensor, "b 3 h w"],
+    mask: Int64[Tensor, "b h w"],
+    gone: Int64[Tensor, " b"],
+    before: Float[Tensor, "b 3 y x"],
+    removed: Float[Tensor, "b 3 y x"],
+    added: Float[Tensor, "b 3 y x"],
+    swapped: Float[Tensor, "b 3 y x"],
+) -> dict[str, Float64[Tensor, " b"]]:
+    """The six shares of each image; NaN where there is nothing to count.
+
+    Args:
+        image: true scenes.
+        mask: ids of objects, 0 the ground.
+        gone: id of each scene's object that is taken out here, and brought into the scene before it.
+        before: rendered from all slots.
+        removed: without the slot of the object.
+        added: with that of the next scene's object beside all others.
+        swapped: with it, and without its own.
+    """
+    colours, _ = colours_of(tint(image), mask)
+    ids = torch.arange(1, colours.shape[1], device=mask.device)
+    true = (mask[:, None] == ids[:, None, None]).flatten(2)  # b m p
+    middle = middles(true, mask.shape[-1])
+    countable = true.any(2) & ((colours[:, 1:] - colours[:, :1]).norm(dim=-1) >= ALIKE)  # else lost on the ground
+    row, which = torch.arange(len(mask), device=mask.device), gone - 1
+    target = ids == gone[:, None]  # b m
+    following = (row + 1) % len(mask)
+
+    first = _own(before, colours, middle, mask)
+    placed = countable & _stands(first, true)
+    others, valid = placed & ~target, placed[row, which]
+    area, was = first[row, which] & true[row, which], first[row, which]  # b p
+
+    left = _own(removed, colours, middle, mask)
+    away = _lost(area, left[row, which])
+    same, either = (first & left & ~was[:, None]).sum(2), ((first | left) & ~was[:, None]).sum(2)
+    kept = others & (same >= KEPT * either)
+
+    colour, place, stood = colours[row, gone][following], middle[row, which][following], was[following]
+    known = valid[following] & ((colour - colours[:, 0]).norm(dim=-1) >= ALIKE)
+    more = torch.cat([colours, colour[:, None]], 1), torch.cat([middle, place[:, None]], 1)
+    one, other = _own(added, *more, mask), _own(swapped, *more, mask)
+    there = _stands(other[:, -1:], stood[:, None])[:, 0]
+    scores = {
+        "placed": (placed.sum(1) / countable.sum(1), countable.any(1)),
+        "gone": (away, valid),
+        "kept": (kept.sum(1) / others.sum(1), valid & others.any(1)),
+        "removal": (away & (kept == others).all(1), valid),
+        "added": (_stands(one[:, -1:], stood[:, None])[:, 0], known & ~_hidden(first, placed, stood)),
+        "swapped": (
+            there & _lost(area & ~stood, other[row, which]),
+            known & valid & ~_hidden(first, others, stood),
+        ),
+    }
+    return {name: value.double().masked_fill(~counts, torch.nan) for name, (value, counts) in scores.items()}
+
+
+def _own(
+    picture: Float[Tensor, "b 3 y x"],
+    colours: Float[Tensor, "b m1 c"],
+    middle: Float[Tensor, "b m 2"],
+    mask: Int64[Tensor, "b h w"],
+) -> Bool[Tensor, "b m p"]:
+    """Pixels of each object: of its tint, and of those with the same tint nearest to its middle."""
+    side = mask.shape[-1]
+    nearest = nearest_colour(tint(picture), colours, mask.shape[-2:]).flatten(1)  # b p
+    alike = ((colours[:, 1:, None] - colours[:, None]).norm(dim=-1) < ALIKE).float()  # b m m1; NaN is like nothing
+    may = alike.gather(2, nearest[:, None].expand(-1, alike.shape[1], -1)) > 0
+    pixel = torch.arange(nearest.shape[1], device=mask.device)
+    position = torch.stack([pixel // side, pixel % side], -1).float()
+    far = (position - middle[:, :, None]).square().sum(-1).masked_fill(~may, torch.inf)
+    return may & (far.argmin(1, keepdim=True) == torch.arange(may.shape[1], device=mask.device)[:, None])
+
+
+def _stands(own: Bool[Tensor, "b m p"], place: Bool[Tensor, "b m p"]) -> Bool[Tensor, "b m"]:
+    return place.any(2) & (2 * (own & place).sum(2) >= place.sum(2))
+
+
+def _lost(area: Bool[Tensor, "b p"], own: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
+    """Whether less than half of an area is still an object's; true of no area."""
+    return ~_stands(own[:, None], area[:, None])[:, 0]
+
+
+def _hidden(own: Bool[Tensor, "b m p"], by: Bool[Tensor, "b m"], place: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
+    """Whether objects cover half of a place: which of them is in front there nobody can say."""
+    return _stands((own & by[..., None]).any(1, keepdim=True), place[:, None])[:, 0]
+
+
+def _as_many(without: Bool[Tensor, "b n"]) -> Iterator[Int64[Tensor, " s"]]:
+    """Rows that leave out as many slots: together they are one batch."""
+    counts = without.sum(dim=1)
+    for number in counts.unique():
+        yield (counts == number).nonzero()[:, 0]
+
+
+def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
+    return [evaluate_edits(job.method, dataset, **job.how)]
+
+
+TASK = Task(
+    name="edits",
+    about="objects taken out, brought in and swapped by slots, scored by place",
+    score=_score,
+    metrics=tuple(Metric(name=name, label=name) for name in ("placed", "gone", "kept", "removal", "added", "swapped")),
+    needs=NEEDS,
+    options=RemovalOptions,
+    check=check_rendering,
+)

@@ -1,0 +1,110 @@
+"""Edits scored by place, on pictures whose objects are counted by hand."""
+
+import math
+
+import pytest
+import torch
+from test_removal import SCENES, Perfect, distinct  # noqa: F401
+
+from slotworks.evaluation.edits import edit_scores, evaluate_edits
+from slotworks.types import DecoderOutput, UserError
+
+RED, GREEN, BLUE, GREY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.2, 0.9), (0.5, 0.5, 0.5)
+
+
+def paint(*objects):
+    """A scene of 16 x 16 pixels on grey: (colour, top, left) of squares of four; image and mask, without a batch."""
+    image = torch.tensor(GREY)[:, None, None].expand(3, 16, 16).clone()
+    mask = torch.zeros(16, 16, dtype=torch.long)
+    for number, (colour, top, left) in enumerate(objects, 1):
+        image[:, top : top + 4, left : left + 4] = torch.tensor(colour)[:, None, None]
+        mask[top : top + 4, left : left + 4] = number
+    return image, mask
+
+
+# Two scenes; of the first the red square at the top left goes, of the second the blue one.
+A = ((RED, 1, 1), (RED, 10, 10), (GREEN, 1, 10))
+B = ((BLUE, 10, 2), (GREEN, 2, 2))
+GONE = torch.tensor([1, 1])
+
+
+def scores(before=A, removed=A[1:], added=(*A, B[0]), swapped=(*A[1:], B[0])):
+    """Those of the first scene, whose pictures are given; the second is edited as it should be."""
+    image, mask = (torch.stack(both) for both in zip(paint(*A), paint(*B), strict=True))
+    second = {"before": B, "removed": B[1:], "added": (*B, A[0]), "swapped": (*B[1:], A[0])}
+    first = {"before": before, "removed": removed, "added": added, "swapped": swapped}
+    pictures = {name: torch.stack([paint(*first[name])[0], paint(*second[name])[0]]) for name in first}
+    found = edit_scores(image, mask, GONE, **pictures)
+    assert all(len(values) == 2 for values in found.values())
+    return {name: values[0].item() for name, values in found.items()}
+
+
+PERFECT = {"placed": 1, "gone": 1, "kept": 1, "removal": 1, "added": 1, "swapped": 1}
+
+
+def test_edits_as_they_should_be():
+    """The other red square counts: it is told from the first by its place."""
+    assert scores() == PERFECT
+
+
+def test_an_object_that_is_still_there():
+    assert scores(removed=A) == PERFECT | {"gone": 0, "removal": 0}
+
+
+def test_the_wrong_one_of_two_alike_is_taken():
+    assert scores(removed=(A[0], A[2])) == PERFECT | {"gone": 0, "kept": 0.5, "removal": 0}
+
+
+def test_another_object_moves():
+    """By one of four columns its IoU is 12 / 20; by two it is 8 / 24, and the edit has failed."""
+    assert scores(removed=(A[1], (GREEN, 1, 11))) == PERFECT
+    assert scores(removed=(A[1], (GREEN, 1, 12))) == PERFECT | {"kept": 0.5, "removal": 0}
+
+
+def test_what_comes_stands_elsewhere():
+    """Half of the place is enough."""
+    assert scores(added=(*A, (BLUE, 10, 4)), swapped=(*A[1:], (BLUE, 12, 2))) == PERFECT
+    assert scores(added=(*A, (BLUE, 10, 5))) == PERFECT | {"added": 0}
+    assert scores(swapped=(*A[1:], (BLUE, 13, 2))) == PERFECT | {"swapped": 0}
+    assert scores(swapped=(*A, B[0])) == PERFECT | {"swapped": 0}  # it is there, but so is what it was swapped for
+
+
+def test_what_never_stood_in_its_place_is_not_asked_for():
+    found = scores(before=((RED, 5, 5), *A[1:]))
+    assert found["placed"] == pytest.approx(2 / 3)
+    assert all(math.isnan(found[name]) for name in ("gone", "kept", "removal", "swapped"))
+    assert found["added"] == 1  # that of the other scene
+
+
+def test_a_place_that_is_taken_is_not_asked_for():
+    """The blue square would come where the green one of the first scene is: which is in front nobody knows."""
+    image, mask = (torch.stack(both) for both in zip(paint(*A), paint((BLUE, 1, 11)), strict=True))
+    same = {"before": image, "removed": image, "added": image, "swapped": image}
+    found = edit_scores(image, mask, GONE, **same)
+    assert found["added"][0].isnan()
+    assert found["swapped"][0].isnan()
+    assert found["removal"].tolist() == [0, 0]
+
+
+class Painter(Perfect):
+    """Paints slot over slot, the ground first."""
+
+    def decode(self, slots):
+        masks = slots[:, :, 3:].unflatten(2, (32, 32))
+        recon = slots[:, 0, :3, None, None].expand(-1, 3, 32, 32)
+        for k in range(slots.shape[1]):
+            recon = torch.where(masks[:, k, None] > 0.5, slots[:, k, :3, None, None], recon)
+        return DecoderOutput(recon, masks / masks.sum(1, keepdim=True).clamp(min=1e-9))
+
+
+def test_a_perfect_method_edits_each_scene(distinct):  # noqa: F811
+    result = evaluate_edits(Painter(), distinct, batch_size=len(distinct) - 1)
+    assert result.num_images == len(distinct)
+    assert {name: one.mean for name, one in result.metrics.items()} == PERFECT
+    assert min(result.metrics[name].n for name in ("removal", "added", "swapped")) > 4
+    assert all(len(values) == len(distinct) for values in result.per_image.values())
+
+
+def test_a_single_image_has_no_next():
+    with pytest.raises(UserError, match="no next"):
+        evaluate_edits(Perfect(), SCENES.open("test"), num_images=1)
