@@ -132,6 +132,7 @@ def test_refusals_of_the_hub_are_one_sentence(trained, hub, monkeypatch):
     assert "it is no name on the hub" in refused(command, "report", "hf://only-one-word")
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     assert "me/e could not be written on the hub" in refused(command, "publish", trained, "hf://me/e")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub tries six times, for half a minute
     served.at("http://127.0.0.1:9")
     assert "is not on this machine" in refused(command, "report", "hf://me/f")
 
