@@ -26,8 +26,10 @@ class AutoregressiveDecoder(nn.Module):
         num_blocks: of the Transformer.
         num_heads: of its attentions.
         num_orders: 1 for row by row only, 9 for the orders of `slotworks.nn.orders`.
-        bias, norm_stream, final_norm, init: of `TransformerDecoder`. The defaults are SPOT's;
-            DINOSAUR has `bias=True, norm_stream=False, final_norm=False, init="torch"`.
+        bias: of `TransformerDecoder`, as the next three. The defaults are SPOT's; DINOSAUR has True here,
+        norm_stream: False,
+        final_norm: False,
+        init: and "torch".
         begin_std: standard deviation of the initial begin tokens; DINOSAUR has `feature_dim ** -0.5`.
         hidden_inputs: not in a paper: the share of the true features that are replaced by one learned token, drawn anew
             in every pass; each position then also knows which patch it predicts, by its sines. At 1 nothing of

@@ -66,7 +66,7 @@ def segment_images(
         merge: join slots whose cosine is above this, see `slotworks.evaluation.masks.merge_similar`; not of videos.
         seed: of the initial slots.
         skip_damaged: yield the sentence about a picture that cannot be read as `error` and go on, instead of raising
-        it.
+            it.
         edges: borders follow the picture's edges (`slotworks.evaluation.edges`); by default masks are enlarged
             bilinearly, as scores have it.
         cut_outs: also each segment with transparency, `cutouts/cat_3.png`, without the one on the picture's border.

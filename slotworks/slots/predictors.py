@@ -5,7 +5,7 @@ where the slots of frame `t + 1` start. Slots stay exchangeable under each of th
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ class TransformerPredictor(nn.Module):
         final_norm: bool = False,
         norm: Literal["post", "pre", "stream"] = "post",
         norm_eps: float = 1e-6,
-        **options,
+        **options: Any,
     ):
         super().__init__()
         if num_blocks < 1:
