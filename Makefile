@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach v,python3.11 python3.12 python3.13 python3,$(she
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs notebooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/slotworks demo $(ARGS)
@@ -13,6 +13,9 @@ test: $(VENV)/.installed-test lint
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/website.py
+
+notebooks: $(VENV)/.installed-test
+	$(BIN)/jupytext --to ipynb --update notebooks/*.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
-KEPT = (".md", ".png", ".json", ".css", ".js")
+KEPT = (".md", ".png", ".json", ".css", ".js")  # files below docs that are copied
 MOVED = {  # files that are pages of the site, by where they stand there
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -111,6 +111,24 @@ def reference(title: str, names: list[str]) -> str:
     return "\n\n".join([f"# {title}", *(f"::: {module}" for module in found)]) + "\n"
 
 
+def cells(notebook: str) -> list[tuple[str, str]]:
+    """The cells of a notebook in percent format: their kind, markdown or code, and what stands in them."""
+    found = []
+    for part in re.split(r"^# %%", notebook, flags=re.MULTILINE)[1:]:
+        title, _, body = part.partition("\n")
+        kind = "markdown" if "[markdown]" in title else "code"
+        found.append((kind, re.sub(r"^# ?", "", body, flags=re.MULTILINE) if kind == "markdown" else body))
+    return [(kind, body.strip("\n")) for kind, body in found]
+
+
+def notebook_page(source: Path) -> str:
+    """A notebook as a page: its words, its code, and the file to download."""
+    shown = [f"```python\n{body}\n```" if kind == "code" else body for kind, body in cells(source.read_text())]
+    title, *rest = shown
+    heading, _, words = title.partition("\n")
+    return "\n\n".join([heading, f"[As a notebook]({source.stem}.ipynb)", words.strip("\n"), *rest]) + "\n"
+
+
 def section(page: Path, heading: str) -> str:
     """What stands below a heading of a page, up to the next of its level."""
     found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -132,6 +150,10 @@ def gather() -> None:
         else:
             (PAGES / page).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, PAGES / page)
+    for source in sorted((ROOT / "notebooks").glob("*.py")):
+        page = f"notebooks/{source.stem}.md"
+        write(page, translated(notebook_page(source), source, page))
+        shutil.copy(source.with_suffix(".ipynb"), PAGES / "notebooks")
     readme = ROOT / "README.md"
     methods = translated(section(readme, "Methods"), readme, "methods/index.md")
     write("methods/index.md", f"# Methods\n{methods}")

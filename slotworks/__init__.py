@@ -34,6 +34,7 @@ from slotworks.version import __version__
 
 if TYPE_CHECKING:
     from slotworks.api import edit, evaluate, load, segment, synthesize, train
+    from slotworks.evaluation.show import show
     from slotworks.hub import from_pretrained, push_to_hub, save_pretrained
 
 prepare_threads()  # before anything imports torch
@@ -41,6 +42,7 @@ prepare_threads()  # before anything imports torch
 _HOMES = {
     **dict.fromkeys(("edit", "evaluate", "load", "segment", "synthesize", "train"), "slotworks.api"),
     **dict.fromkeys(("from_pretrained", "push_to_hub", "save_pretrained"), "slotworks.hub"),
+    "show": "slotworks.evaluation.show",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
     "segment",
+    "show",
     "synthesize",
     "train",
 ]

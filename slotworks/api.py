@@ -33,6 +33,7 @@ from slotworks.images import find_images
 from slotworks.machine import Precision
 from slotworks.outputs import writing
 from slotworks.ranges import check_options
+from slotworks.reports import Records, write_lengths, write_report
 from slotworks.training import Run, load_run
 from slotworks.training.checkpoint import LAST
 from slotworks.training.logs import console, read_metrics
@@ -96,8 +97,6 @@ def train(
 
 def _finish(folder: Path, device: str | None) -> dict:
     """The last measurement, on the split that the run names, which chose nothing; and the report."""
-    from slotworks.reports import write_report
-
     run, method = load(folder, device=device)
     method.export(folder)
     split = run.eval_split
@@ -131,7 +130,7 @@ def evaluate(
     out: str | Path | None = None,
     image_size: int | None = None,
     **options: Any,
-) -> list[dict]:
+) -> Records:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
 
     A record measured in another way is not replaced: the new one gets a longer name, see `records.write_eval`.
@@ -155,7 +154,7 @@ def evaluate(
 
     Returns:
         The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets. One
-        that could not be saved says why under `unsaved`: the scores are not lost.
+        that could not be saved says why under `unsaved`: the scores are not lost. A notebook shows them as a table.
     """
     folder = Path(run_folder)
     options = {name: value for name, value in options.items() if value is not None and value != ()}
@@ -171,7 +170,7 @@ def evaluate(
     job = Job(method, chosen, run.protocol, num_images, batch_size, seed, partial(at_size_of, run.data, size=size))
     options |= {"image_size": image_size} if image_size else {}
     changed = changed_settings(folder, config)
-    records: list[dict] = []
+    records = Records()
     shown: Any = None
     for source, dataset, note in task.prepare(job, sources, split):
         results = task.score(job, source, dataset)
@@ -182,8 +181,6 @@ def evaluate(
             records.append({"run": str(folder), **record})
     try:
         if getattr(chosen, "lengths", ()):
-            from slotworks.reports import write_lengths
-
             write_lengths(place)
         if task.pictures and run.steps == 0:  # nothing else writes pictures for the report
             of = {"data": sources[0].name, "split": split, "num_images": num_images, "seed": seed}

@@ -1,7 +1,8 @@
 """What long work shows while it goes on, and how long the whole will take.
 
-On a terminal there is a bar. In a log file or a notebook there are at most a hundred lines for each piece of work, each
-at least ten seconds and a percent after the one before; never control characters.
+On a terminal there is a bar, and in a notebook where `ipywidgets` is installed. Elsewhere, as in a log file, there are
+at most a hundred lines for each piece of work, each at least ten seconds and a percent after the one before; never
+control characters.
 """
 
 import math
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -57,7 +59,7 @@ def progress(
         advice: by default that for work on the CPU without networks.
     """
     columns = (name_column(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    shown = console.is_terminal
+    shown = has_bars(console)
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)
     task = bar.add_task(printable(what), total=total, completed=done, rate="")
     now, began, counted, told, last_line, last_done = done, 0.0, 0, False, 0.0, done
@@ -86,6 +88,11 @@ def progress(
 
     with bar:
         yield advance
+
+
+def has_bars(where: Console) -> bool:
+    """Whether a bar can move there. In a notebook it is a widget, for which rich asks `ipywidgets`."""
+    return where.is_terminal or (where.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def name_column() -> TextColumn:

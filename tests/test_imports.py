@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "progress": (),
     "files": (),
     "outputs": (),
+    "html_text": (),
     "images": (),
     "limits": (),
     "json_text": (),
@@ -55,11 +56,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "export": ("types", "nn", "methods", "data", "training"),
     "convert": ("types", "encoders", "decoders", "methods", "training", "configs"),  # others' checkpoints
     "plan": ("types", "encoders", "training"),  # one step on the meta device
-    "__init__": ("api", "hub"),
+    "__init__": ("api", "hub", "evaluation"),
 }
 BELOW_ALL = (  # no torch in these
-    *("errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "parts", "progress"),
-    *("ranges", "version", "videos", "vocabulary", "yaml_text"),
+    *("errors", "files", "html_text", "images", "json_text", "limits", "machine", "matching", "outputs", "parts"),
+    *("progress", "ranges", "version", "videos", "vocabulary", "yaml_text"),
 )
 ANYTHING = {"api": {"cli"}, "cli": set(), "__main__": set()}  # assembly: everything but the parts named here
 
@@ -76,8 +77,8 @@ DATA_ROOMS: dict[str, tuple[str, ...]] = {
 
 HEAVY = ("transformers", "diffusers", "gradio", "matplotlib", "datasets", "lightning", "tensorboard")
 NO_TORCH = (
-    *("reports", "errors", "files", "images", "json_text", "limits", "machine", "matching", "outputs", "parts"),
-    *("progress", "ranges", "tables", "version", "vocabulary", "yaml_text", "zoo"),
+    *("reports", "errors", "files", "html_text", "images", "json_text", "limits", "machine", "matching", "outputs"),
+    *("parts", "progress", "ranges", "tables", "version", "vocabulary", "yaml_text", "zoo"),
 )
 
 FILES = sorted(ROOT.rglob("*.py"))

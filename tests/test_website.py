@@ -61,8 +61,8 @@ def test_every_module_is_in_the_reference_or_left_out_on_purpose():
     apart = ("slotworks.cli.", "slotworks.convert.", "slotworks.studio.")
     underneath = {
         f"slotworks.{name}"
-        for name in "data.random files images json_text limits machine matching outputs parts progress ranges tables "
-        "version videos vocabulary yaml_text".split()
+        for name in "data.random files html_text images json_text limits machine matching outputs parts progress "
+        "ranges tables version videos vocabulary yaml_text".split()
     }
     assert {one for one in modules - shown if not one.startswith(apart)} <= underneath
     assert {one for one in shown if not one.endswith((".studio", ".zoo"))} <= modules

@@ -2,5 +2,6 @@
 
 from slotworks.reports.lengths import write_lengths
 from slotworks.reports.report import write_report
+from slotworks.reports.scores import Records
 
-__all__ = ["write_lengths", "write_report"]
+__all__ = ["Records", "write_lengths", "write_report"]

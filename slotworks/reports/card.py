@@ -9,8 +9,7 @@ import jinja2
 
 from slotworks.json_text import read_json
 from slotworks.reports.curves import finite_number
-from slotworks.reports.labels import label
-from slotworks.tables import metric
+from slotworks.reports.labels import label, score
 
 UNKNOWN = "other"  # how the hub calls a licence that it has no name for
 
@@ -72,7 +71,7 @@ def records(run_folder: Path) -> list[dict[str, Any]]:
         if not isinstance(record.get("metrics"), Mapping) or "protocol" not in record:
             continue  # findings of the doctor, or a damaged file
         named = [
-            (label(name), _number(name, value.get("mean"), value.get("sem")))
+            (label(name), score(name, value.get("mean"), value.get("sem")))
             for name, value in record["metrics"].items()
             if isinstance(value, Mapping) and finite_number(value.get("mean")) is not None
         ]
@@ -80,12 +79,6 @@ def records(run_folder: Path) -> list[dict[str, Any]]:
         keys = {key: record.get(key) for key in ("data", "split", "protocol", "num_images", "seed")}
         rows.append(keys | {"numbers": ", ".join(numbers)})
     return rows
-
-
-def _number(name: str, mean: Any, sem: Any) -> str:
-    scale, digits = (100, 1) if metric(name)["unit"] == "share" else (1, 3)
-    spread = "" if finite_number(sem) is None else f" ± {scale * sem:.{digits}f}"
-    return f"{scale * mean:.{digits}f}{spread}"
 
 
 def _name(data: Mapping[str, Any]) -> str:

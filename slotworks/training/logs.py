@@ -20,6 +20,7 @@ from slotworks.progress import (
     cpu_advice,
     duration,
     following,
+    has_bars,
     name_column,
     warning,
     whole_training,
@@ -147,7 +148,7 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[metric]}"),
             console=self.console,
-            disable=quiet or not self.console.is_terminal,
+            disable=quiet or not has_bars(self.console),
         )
         self.task = self.progress.add_task(printable(folder.name), total=run.steps, completed=step, loss="", metric="")
 
@@ -191,7 +192,7 @@ class Display:
         """Show the loss and the speed in updates per second."""
         text = f"loss {total:.4g}  {speed:.3g} it/s"
         self.progress.update(self.task, loss=text)
-        if not self.console.is_terminal and (step == self.steps or step - self.shown >= self.steps / 100):
+        if not has_bars(self.console) and (step == self.steps or step - self.shown >= self.steps / 100):
             self.shown = step
             left = (self.steps - step) / speed
             self.console.print(f"step {step}/{self.steps}  {text}  {left:.0f} s left", highlight=False)

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from slotworks.html_text import folded, table
 from slotworks.machine import Precision
 from slotworks.ranges import NOT_NEGATIVE, RANGES, check_number, check_numbers
 from slotworks.types import DataConfig, MethodConfig, UserError
@@ -172,6 +173,12 @@ class Run:
             "in pixels); set both to the same size.",
         )
 
+    def _repr_html_(self) -> str:
+        """A notebook shows the settings, those of the method and the data folded up."""
+        parts = {name: getattr(self, name) for name in ("method", "data", "optimizer")}
+        rows = [[name, folded(type(part).__name__, table(_settings(part)))] for name, part in parts.items()]
+        return table([*rows, *(row for row in _settings(self) if row[0] not in parts)])
+
 
 def check_objects(run: Run) -> None:
     """Predicted sets need as many slots as images hold objects.
@@ -197,3 +204,8 @@ def _data_size(data: DataConfig) -> tuple[int, int] | None:
         return data.size
     except NotImplementedError:  # not every source knows before it is opened
         return None
+
+
+def _settings(part: Any) -> list[list[object]]:
+    """Names and values of a part's settings."""
+    return [[one.name, getattr(part, one.name)] for one in fields(part)]
