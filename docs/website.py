@@ -28,7 +28,7 @@ MOVED = {  # files that are pages of the site, by where they stand there
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "docs/records/README.md": "records/index.md",
+    "docs/records/README.md": "records/about.md",  # an index would be the page of the whole section
     "docs/methods": "methods/index.md",
     "docs/notes": "notes/index.md",
 }

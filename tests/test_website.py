@@ -27,7 +27,7 @@ HERE = ROOT / "docs" / "methods" / "glass.md"
         ("[a\nb](../../README.md)", "[a\nb](../index.md)"),
         ("[a](../../CONTRIBUTING.md)", "[a](../contributing.md)"),
         ("[a](../notes)", "[a](../notes/index.md)"),
-        ("[a](../records/README.md)", "[a](../records/index.md)"),
+        ("[a](../records/README.md)", "[a](../records/about.md)"),
         ("![a](../images/savi.png)", "![a](../images/savi.png)"),
         ("[`loop.py`](../../slotworks/training/loop.py), read", "`loop.py`, read"),
         ("[a](#below) [b](https://elsewhere.org/x.md)", "[a](#below) [b](https://elsewhere.org/x.md)"),
