@@ -75,8 +75,8 @@ def translated(text: str, source: Path, page: str) -> str:
     def link(found: re.Match[str]) -> str:
         target, _, anchor = found[3].partition("#")
         there = (source.parent / target).resolve()
-        if re.match(r"[a-z]+:", found[3]) or not target or not there.exists():  # the generator refuses what is gone
-            return found[0]
+        if re.match(r"[a-z]+:", found[3]) or not target or not there.exists() or not there.is_relative_to(ROOT):
+            return found[0]  # what is gone the generator refuses
         place = staged(there)
         if place is None:
             return found[2]
