@@ -12,7 +12,7 @@ from slotworks.cli import VERBS
 SLOW = (  # the first seconds of a process, and what they are for
     *("torch", "scipy", "tyro"),
     *("lightning", "torchmetrics", "tensorboard", "wandb"),  # training
-    *("transformers", "diffusers", "gradio", "av", "nltk", "pyarrow", "h5py", "pycocotools", "jinja2"),
+    *("transformers", "diffusers", "gradio", "av", "nltk", "pyarrow", "h5py", "pycocotools", "jinja2", "matplotlib"),
 )
 PARSED = tuple(name for name in SLOW if name != "tyro")  # options that are read by tyro
 COMPUTING = tuple(name for name in PARSED if name not in ("torch", "pycocotools"))

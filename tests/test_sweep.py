@@ -12,7 +12,7 @@ from slotworks.cli import main
 from slotworks.cli.sweep import Variant, _one, _runs, combinations, find_ablations, setting_words
 from slotworks.cli.train import build
 from slotworks.configs.ablations import ABLATIONS
-from slotworks.reports.sweep import as_csv, as_markdown, plot, write_sweep
+from slotworks.reports.sweep import as_csv, as_markdown, write_sweep
 from slotworks.training.serialize import load_run, save_run
 from slotworks.types import UserError
 
@@ -265,16 +265,6 @@ def test_tables_by_hand():
         "group,variant,settings,seeds,diverged,failed,seconds,fg_ari_mean,fg_ari_std,fg_ari_seeds",
         "update,GRU,,2,0,0,1.0," + f"{np.mean([0.8, 0.9])}," + "0.05,0.8 0.9",
     ]
-
-
-def test_bars_are_as_long_as_their_means():
-    bars = [row("", f"{value:g}", value) for value in (0.25, 0.5, 1.0)]
-    pixels = np.asarray(plot(bars, ["fg_ari"], "title"))
-    blue = (pixels == [0x7F, 0xA7, 0xD6]).all(-1)
-    lengths = sorted(set(blue.sum(1)) - {0})
-    assert lengths[-1] == pytest.approx(300, abs=4)
-    rows = [np.flatnonzero(line) for line in blue if line.any()]
-    assert {round((line.max() - line.min() + 1) / 75) for line in rows} == {1, 2, 4}
 
 
 def test_the_plot_names_what_it_cannot_show(tmp_path):

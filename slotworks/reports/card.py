@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from slotworks.json_text import read_json
-from slotworks.reports.curves import finite_number
+from slotworks.reports.charts import finite_number
 from slotworks.reports.labels import label, score
 
 UNKNOWN = "other"  # how the hub calls a licence that it has no name for

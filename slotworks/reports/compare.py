@@ -19,9 +19,9 @@ from jaxtyping import Float64
 from slotworks.errors import UserError
 from slotworks.files import finite
 from slotworks.outputs import writing
+from slotworks.reports import charts
 from slotworks.reports.labels import label
 from slotworks.reports.seeds import Entry, chosen, common_keys, in_words, number, over_seeds
-from slotworks.reports.sweep import plot
 from slotworks.tables import metric
 
 RESAMPLES = 9_999
@@ -293,7 +293,7 @@ def picture(comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
     """Bars of means with the spread over seeds and a dot for each; a line marks the first entry. Shares only.
 
     Returns:
-        The picture; None if no metric is a share.
+        The figure; None if no metric is a share.
     """
     shares = [n for one in comparisons for n in one["entries"][0]["metrics"] if metric(n)["unit"] == "share"]
     rows = [
@@ -307,7 +307,7 @@ def picture(comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
         for one in comparisons
         for entry in one["entries"]
     ]
-    return plot(rows, list(dict.fromkeys(shares))[:PLOTTED], "Comparison") if shares else None
+    return charts.bars(rows, list(dict.fromkeys(shares))[:PLOTTED], "Comparison") if shares else None
 
 
 def write_comparison(comparisons: Sequence[Mapping[str, Any]], folder: Path, names: Mapping[str, str]) -> list[Path]:
@@ -331,5 +331,5 @@ def write_comparison(comparisons: Sequence[Mapping[str, Any]], folder: Path, nam
         outputs.write_text(FILES[2], json.dumps(finite(comparisons), indent=1, ensure_ascii=False) + "\n")
         if drawn is not None:
             with outputs.replacing(FILES[3]) as beside:
-                drawn.save(beside, format="PNG", optimize=True)
+                charts.save(drawn, beside)
     return [folder / name for name in (FILES if drawn is not None else FILES[:3])]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from slotworks.reports.curves import finite_number
+from slotworks.reports.charts import finite_number
 from slotworks.tables import metric
 
 

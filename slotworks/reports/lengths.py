@@ -12,7 +12,7 @@ from typing import Any
 
 from slotworks.files import replacing
 from slotworks.json_text import read_json
-from slotworks.reports.curves import Chart, chart, finite_number, picture
+from slotworks.reports.charts import Chart, chart, finite_number, write_png
 from slotworks.reports.labels import label
 
 Series = dict[str, dict[str, dict[str, dict[int, float | None]]]]
@@ -107,5 +107,5 @@ def write_lengths(run_folder: str | os.PathLike[str]) -> list[Path]:
         data, _, split = place.removesuffix(" split").rpartition(", ")
         written.append(folder / f"lengths-{re.sub('[^A-Za-z0-9_.@-]', '-', f'{data}-{split}')}.png")
         with replacing(written[-1]) as path:
-            picture(charts).save(path, format="PNG", optimize=True)
+            write_png(charts, path)
     return written

@@ -21,8 +21,7 @@ import jinja2
 from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
-from slotworks.reports import curves
-from slotworks.reports.curves import Chart, chart, finite_number, number
+from slotworks.reports.charts import Chart, as_svg, chart, finite_number, number
 from slotworks.reports.labels import label
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
 from slotworks.tables import metric
@@ -97,13 +96,7 @@ def _content(folder: Path) -> dict[str, Any]:
         "env": dict(_flat(env)),
         "notes": notes,
         "captions": WHOLE,
-        "box": {
-            "width": curves.WIDTH,
-            "height": curves.HEIGHT,
-            "left": curves.LEFT,
-            "right": curves.WIDTH - curves.RIGHT,
-            "bottom": curves.HEIGHT - curves.BOTTOM,
-        },
+        "svg": as_svg,
         "label": label,
         "score": _score,
     }

@@ -16,7 +16,7 @@ import jinja2
 from slotworks.errors import UserError
 from slotworks.files import seed_folders, write_text
 from slotworks.json_text import read_json
-from slotworks.reports.curves import finite_number
+from slotworks.reports.charts import finite_number
 from slotworks.reports.labels import label
 from slotworks.reports.report import MARK, write_report
 from slotworks.tables import metric
