@@ -36,6 +36,24 @@ LABELS = {
 }
 """Every metric a protocol can name, as papers print it. `_i`: instance masks; `_c`: one mask per class of the image."""
 
+MEANINGS = {
+    "fg_ari": "Are two pixels of objects in one slot if and only if they are of one object? 100 is perfect, 0 chance; "
+    "the background does not count.",
+    "ari": "FG-ARI over all pixels: the background is one more object.",
+    "ari_c": "ARI with one mask for each class of the image.",
+    "mbo_i": "Is each object covered by a slot? Mean over objects of the best IoU (overlap) with a slot.",
+    "miou_i": "Has each object a slot of its own? As mBO_i, with one slot for one object.",
+    "mbo_c": "Is each class of the image covered by a slot? As mBO_i.",
+    "miou_c": "Has each class of the image a slot of its own? As mIoU_i.",
+    "corloc": "Share of images in which some object overlaps with a slot by more than half.",
+    "recovery": "Share of objects that overlap with a slot by more than half.",
+    "so": "Share of slots that hold a single object.",
+    "po": "Share of slots that hold a part of an object; fewer are better.",
+    "go": "Share of slots that hold several objects; fewer are better.",
+    "bg": "Share of slots that hold background; fewer are better.",
+}
+"""What each of them asks, in a sentence; `docs/protocols.md` says how it is computed."""
+
 
 @dataclass(frozen=True)
 class Protocol:

@@ -58,7 +58,7 @@ def metric(name: str, own: Sequence[Mapping[str, Any]] = ()) -> Mapping[str, Any
     rows = itertools.chain(own, *(task["metrics"] for task in read()["tasks"]))
     found = next((row for row in rows if fnmatchcase(name, row["name"])), None)
     if found is None:
-        return {"name": name, "label": "", "unit": "share", "better": "higher"}
+        return {"name": name, "label": "", "unit": "share", "better": "higher", "about": ""}
     before, star, after = found["name"].partition("*")
     which = name[len(before) : len(name) - len(after)] if star else ""
     return {**found, "name": name, "label": found["label"].replace("*", which)}
@@ -108,7 +108,7 @@ def task_row(task: Any) -> dict[str, Any]:
         }
         for field in (fields(task.options) if task.options else ())
     ]
-    metrics = [{key: getattr(one, key) for key in ("name", "label", "unit", "better")} for one in task.metrics]
+    metrics = [{key: getattr(one, key) for key in ("name", "label", "unit", "better", "about")} for one in task.metrics]
     return {"name": task.name, "about": task.about, "options": options, "metrics": metrics}
 
 

@@ -408,8 +408,13 @@ TASK = Task(
     about="object discovery",
     score=_score,
     metrics=tuple(
-        Metric(name=name + tail, label=label + said, better="lower" if name in KINDS[1:] else "higher")
-        for tail, said in (("", ""), (FEWEST, ", fewest"))
+        Metric(
+            name=name + tail,
+            label=label + said,
+            better="lower" if name in KINDS[1:] else "higher",
+            about=protocols.MEANINGS[name] + more,
+        )
+        for tail, said, more in (("", "", ""), (FEWEST, ", fewest", " After slots that look alike were joined."))
         for name, label in protocols.LABELS.items()
     ),
     needs=NEEDS,

@@ -178,12 +178,42 @@ TASK = Task(
     about="reconstruction of the images from their slots",
     score=_score,
     metrics=(
-        Metric(name="mse_sum", label="summed squared error", unit="square", better="lower"),
-        Metric(name="psnr", label="PSNR", unit="dB"),
-        Metric(name="ssim", label="SSIM", unit="index"),
-        Metric(name="flicker", unit="square", better="lower"),
-        Metric(name="lpips", label="LPIPS", unit="distance", better="lower"),
-        Metric(name="fid", label="FID", unit="distance", better="lower"),
+        Metric(
+            name="mse_sum",
+            label="summed squared error",
+            unit="square",
+            better="lower",
+            about="Squared difference of both pictures, summed over their pixels.",
+        ),
+        Metric(
+            name="psnr", label="PSNR", unit="dB", about="How near the rendered picture is to the true one, in decibels."
+        ),
+        Metric(
+            name="ssim",
+            label="SSIM",
+            unit="index",
+            about="How alike both pictures are in their structure; 1 is the same.",
+        ),
+        Metric(
+            name="flicker",
+            unit="square",
+            better="lower",
+            about="Squared error of the change from frame to frame.",
+        ),
+        Metric(
+            name="lpips",
+            label="LPIPS",
+            unit="distance",
+            better="lower",
+            about="How differently a network sees both pictures; 0 is the same.",
+        ),
+        Metric(
+            name="fid",
+            label="FID",
+            unit="distance",
+            better="lower",
+            about="How far the rendered pictures are from the true ones as a set; 0 is the same.",
+        ),
     ),
     needs=NEEDS,
     options=ReconstructionOptions,

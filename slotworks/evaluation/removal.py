@@ -219,7 +219,16 @@ TASK = Task(
     name="removal",
     about="removal of an object from each image by its slot",
     score=_score,
-    metrics=tuple(Metric(name=name, label=name) for name in ("shown", "placed", "removed", "kept", "success")),
+    metrics=tuple(
+        Metric(name=name, label=name, about=about)
+        for name, about in {
+            "shown": "Share of objects that the picture shows before the edit.",
+            "placed": "Share of objects that it shows where they truly are.",
+            "removed": "Share of the objects taken out that are gone.",
+            "kept": "Share of the other objects that are still there.",
+            "success": "Share of edits that remove the object and keep all others.",
+        }.items()
+    ),
     needs=NEEDS,
     options=RemovalOptions,
     check=check_rendering,

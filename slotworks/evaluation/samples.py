@@ -4,7 +4,8 @@
 
 writes below `samples/` of the run folder: `index.json`, the pictures it names in `step_0001000/`, and
 `step_0001000.png`, one sheet with a row per image: input | true masks | predicted masks | reconstruction | each slot
-alone. Features are shown by their first three principal components. Sheets of earlier steps stay, so they tell the
+alone. An `overlay` is the image under the colours of its slots, with their numbers. Features are shown by their first
+three principal components. Sheets of earlier steps stay, so they tell the
 story of a run; the single pictures of earlier steps are removed.
 
 Of a method that generates pictures from slots some rows also have the picture that it makes of theirs, `sample`: few
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -51,6 +52,8 @@ VOID = (235, 235, 235)  # pixels nobody labelled
 MAX_SIDE = 160
 """Pictures are stored at most this many pixels wide and high, so a page with 8 images of 7 slots stays below 5 MB."""
 
+
+SPECK = 0.003  # share of a picture below which a segment gets no number
 
 FILM_FRAMES = 6
 """Frames of a filmstrip."""
@@ -187,6 +190,8 @@ class _Shot:
         pred = torch.stack([shot.pred[i] for shot in film]).cpu().numpy()
         colors = _slot_colors(pred, known, num_slots=output.slots.shape[-2])
         pictures["segmentation"] = _paint(self.pred[i].cpu().numpy(), colors)
+        shown = Image.fromarray(to_pixels(self.batch["image"][i]))
+        pictures["overlay"] = numbered_overlay(shown, self.pred[i].cpu().numpy(), colors, side=MAX_SIDE)
         if decoded is not None and decoded.recon.shape[1] == 3:  # some decoders render features, not images
             pictures["recon"] = _picture(decoded.recon[i])
         elif decoded is not None:
@@ -273,6 +278,42 @@ def _joined(pictures: Sequence[Image.Image], *, down: bool = False, gap: int = 2
         sheet.paste(picture, (place[0], place[1]), picture)
         place[along] += picture.size[along] + gap
     return sheet
+
+
+def numbered_overlay(
+    picture: Image.Image,
+    labels: Int64[np.ndarray, "h w"],
+    colors: Sequence[tuple[int, int, int]] = COLORS,
+    *,
+    side: int,
+) -> Image.Image:
+    """A picture under the colours of its segments, the number of each where it is widest.
+
+    Args:
+        picture: RGB, of any size.
+        labels: segment of each pixel, in a grid of any size that covers the picture.
+        colors: of the segments; they start again where there are more segments.
+        side: pixels of the longer side of what is returned.
+
+    Specks below `SPECK` of the picture keep their colour and get no number.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    scale = side / max(picture.size)
+    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size[::-1], labels.shape, strict=True))
+    labels = labels[rows[:, None], columns]
+    palette = np.array(colors, dtype=np.uint8)
+    overlay = Image.blend(picture, Image.fromarray(palette[labels % len(palette)]), 0.5)
+    pen = ImageDraw.Draw(overlay)
+    for label in np.unique(labels):
+        own = np.pad(labels == label, 1)  # the edge of the picture is a border, too
+        if own.mean() >= SPECK:
+            y, x = np.unravel_index(np.argmax(distance_transform_edt(own)), own.shape)
+            style = {"font_size": max(side // 12, 11), "stroke_width": max(side // 100, 1), "anchor": "mm"}
+            pen.text((int(x) - 1, int(y) - 1), str(label), fill="white", stroke_fill="black", **style)
+    return overlay
 
 
 def principal_colors(features: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:

@@ -215,9 +215,13 @@ TASK = Task(
     about="semantic segmentation over all images at once",
     score=_score,
     metrics=(
-        Metric(name="semantic_miou", label="mIoU over classes"),
-        Metric(name="pixel_accuracy"),
-        Metric(name="iou_*", label="IoU *"),
+        Metric(
+            name="semantic_miou",
+            label="mIoU over classes",
+            about="Mean over classes of the IoU, counted over all images at once.",
+        ),
+        Metric(name="pixel_accuracy", about="Share of pixels with the right class."),
+        Metric(name="iou_*", label="IoU *", about="IoU of this class, over all images at once."),
     ),
     needs=NEEDS,
     options=SemanticOptions,

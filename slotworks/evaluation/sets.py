@@ -123,7 +123,14 @@ TASK = Task(
     name="sets",
     about="sets of objects that the method itself predicts",
     score=_score,
-    metrics=(Metric(name="ap_*", label="AP *"), Metric(name="recall_*", label="recall *")),
+    metrics=(
+        Metric(
+            name="ap_*", label="AP *", about="Average precision of the predicted objects, found within this distance."
+        ),
+        Metric(
+            name="recall_*", label="recall *", about="Share of true objects that were predicted within this distance."
+        ),
+    ),
     needs=NEEDS,
     options=SetOptions,
 )

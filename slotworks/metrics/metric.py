@@ -20,6 +20,7 @@ class Metric:
     label: str = ""  # as papers print it; by default the name
     unit: Unit = "share"
     better: Literal["higher", "lower", "neither"] = "higher"
+    about: str = ""  # what it asks and where it ends, in a sentence for the report
 
 
 @dataclass(frozen=True)

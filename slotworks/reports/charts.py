@@ -4,6 +4,7 @@ A chart in a page needs no script: every point says what it is to the pointer th
 the page, so that they follow it into the dark. matplotlib is imported when something is drawn.
 """
 
+import importlib.util
 import io
 import math
 import re
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from slotworks.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,6 +75,11 @@ def finite_number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and abs(value) < HUGE else None
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is here; an installation that was brought up to date by half may lack it."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 @dataclass(frozen=True)
 class Line:
     """One curve: its name, its points, None where a value is missing, and its last value in words."""
@@ -127,9 +135,9 @@ def chart(
 
 def as_svg(one: Chart) -> str:
     """A chart as an element of a page, in colours that the page names, its points with titles."""
-    from matplotlib.figure import Figure
-
     with _style():
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         axes = figure.add_axes((54 / WIDTH, 34 / HEIGHT, (WIDTH - 54 - 12) / WIDTH, (HEIGHT - 34 - 8) / HEIGHT))
         _draw(axes, one)
@@ -148,9 +156,9 @@ def as_svg(one: Chart) -> str:
 
 def write_png(charts: Sequence[Chart], path: Path) -> None:
     """Charts side by side on white, with a dot at every point and a legend below each."""
-    from matplotlib.figure import Figure
-
     with _style():
+        from matplotlib.figure import Figure
+
         rows = max(len(one.lines) for one in charts)
         height = HEIGHT + 40 + 18 * rows
         figure = Figure(figsize=(len(charts) * (WIDTH + 16) / 72, height / 72), dpi=144, layout="constrained")
@@ -181,9 +189,6 @@ def bars(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) ->
     Returns:
         A figure for `save`.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
     places, marks, y = [], [], 0.0
     for i, row in enumerate(rows):
         if row["group"] and (i == 0 or rows[i - 1]["group"] != row["group"]):
@@ -194,6 +199,9 @@ def bars(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) ->
     longest = max((len(str(row["variant"])) for row in rows), default=0)
     size = (1.5 + 0.08 * longest + 3.6 * max(len(names), 1), 1.3 + 0.3 * y)
     with _style():
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+
         figure = Figure(figsize=size, dpi=100, layout="constrained")
         figure.suptitle(_text(title), x=0.01, ha="left")
         panels = figure.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
@@ -225,6 +233,8 @@ def number(value: float) -> str:
 @contextmanager
 def _style() -> Iterator[None]:
     """Drawn the same everywhere, whatever style a user has set; silent about signs that the font lacks."""
+    if not can_draw():
+        raise UserError("Charts are drawn by matplotlib, which is missing here; run `pip install matplotlib`.")
     import matplotlib.style
 
     with warnings.catch_warnings(), matplotlib.style.context(["default", STYLE]):

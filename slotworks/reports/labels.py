@@ -1,9 +1,26 @@
-"""Names and values of metrics as papers print them."""
+"""Names and values of metrics as papers print them, and what findings mean."""
 
 from typing import Any
 
 from slotworks.reports.charts import finite_number
 from slotworks.tables import metric
+
+
+FINDINGS = {
+    "healthy": "No check found anything wrong; the pictures below are the proof.",
+    "too_early": "So few steps are done that masks cannot tell yet what will become of the slots.",
+    "nan": "Numbers became infinite or undefined; nothing after that is of use.",
+    "not_specialised": "All slots still see the same; many runs pass through this before objects appear.",
+    "uniform_attention": "Every slot sees a little of every pixel, so none stands for an object.",
+    "one_slot_takes_all": "One slot renders the whole picture and the others nothing.",
+    "stripes": "Every picture is cut into the same pieces whatever it shows: slots stand for places, not for objects.",
+    "background_split": "Several slots share the background; objects can be found all the same.",
+    "dead_slots": "Some slots own no pixel.",
+    "over_segmentation": "Objects are cut into pieces, a slot for each.",
+    "merged_objects": "One slot holds several objects.",
+    "loss_not_falling": "The loss does not show that anything is learned.",
+}
+"""What the detector's findings say about slots, by name."""
 
 
 def label(name: str) -> str:

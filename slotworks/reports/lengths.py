@@ -14,6 +14,7 @@ from slotworks.files import replacing
 from slotworks.json_text import read_json
 from slotworks.reports.charts import Chart, chart, finite_number, write_png
 from slotworks.reports.labels import label
+from slotworks.tables import metric
 
 Series = dict[str, dict[str, dict[str, dict[int, float | None]]]]
 """Data and split, metric, line (a protocol, see `lines_of`), number of frames to mean."""
@@ -84,7 +85,11 @@ def length_charts(series: Series) -> dict[str, list[Chart]]:
     drawn: dict[str, list[Chart]] = {}
     for place, metrics in series.items():
         for name, lines in metrics.items():
-            points = {protocol: [(float(t), line[t]) for t in sorted(line)] for protocol, line in lines.items()}
+            scale = 100 if metric(name)["unit"] == "share" else 1
+            points = {
+                protocol: [(float(t), None if (value := line[t]) is None else scale * value) for t in sorted(line)]
+                for protocol, line in lines.items()
+            }
             if (one := chart(label(name), points, along="frames")) is not None:
                 drawn.setdefault(place, []).append(one)
     return drawn

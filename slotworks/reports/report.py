@@ -1,5 +1,7 @@
 """A run folder to one HTML page that can be mailed: pictures inside, nothing loaded from anywhere, no script.
 
+What comes first is short: a number, the verdict, twelve pictures, a curve. All else is folded, and open in print.
+
     write_report("runs/mine")                       # runs/mine/report.html
 
 Only files are read (`run.yaml`, `env.json`, `metrics.jsonl`, `samples/`, `eval/`), so a page can be written without the
@@ -13,6 +15,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +24,19 @@ import jinja2
 from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
-from slotworks.reports.charts import Chart, as_svg, chart, finite_number, number
-from slotworks.reports.labels import label
+from slotworks.reports.charts import Chart, as_svg, can_draw, chart, finite_number, number
+from slotworks.reports.labels import FINDINGS, label
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
 from slotworks.tables import metric
 from slotworks.yaml_text import read_yaml
 
-WHOLE = {
-    "input": "input",
-    "truth": "true masks",
-    "segmentation": "predicted",
-    "recon": "rendered",
-    "sample": "from its slots",
-}
+FIRST = {"input": "input", "overlay": "its slots"}
+WHOLE = {"truth": "true masks", "segmentation": "predicted", "recon": "rendered", "sample": "from its slots"}
 MARK = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # in every page that was written here
 MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail programs refuse pages of 25 MB
+MAX_PICTURES = 1_700_000  # bytes of all pictures, a third more in the page; with charts it stays below 3 MB
 MAX_SHEETS = 6  # earlier samples shown
+SHOWN = 6  # samples that are not folded, from the worst to the best: input and slots of each
 OF_THE_DOCTOR = re.compile(r"doctor(-\w+-\d+-images-step-\d+)?\.json")  # no scores; `doctor.json` is shown
 WORST = 8  # images named as the worst of an evaluation
 
@@ -64,9 +64,18 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     return write_text(page, text)
 
 
+@dataclass
+class Notes:
+    """What could not be read, for the end of the page, and how many bytes of pictures it may still take."""
+
+    lines: list[str] = field(default_factory=list)
+    left: int = MAX_PICTURES
+    too_many: int = 0  # pictures that found no room
+
+
 def _content(folder: Path) -> dict[str, Any]:
     """All that the template shows."""
-    notes: list[str] = []
+    notes = Notes()
     settings = _mapping(_read(folder / "run.yaml", read_yaml, notes))
     env = _mapping(_read(folder / "env.json", read_json, notes))
     rows = _rows(folder / "metrics.jsonl", notes)
@@ -75,26 +84,44 @@ def _content(folder: Path) -> dict[str, Any]:
     read = [(path, record) for path in evals if (record := _mapping(_read(path, read_json, notes)))]
     lengths = series_by_length([record for _, record in read])
     drawn = {(place, line) for place, metrics in lengths.items() for lines in metrics.values() for line in lines}
-    places = lines_of([record for _, record in read])  # what a chart shows needs no card of its own
-    cards = [one for one, place in zip(read, places, strict=True) if place is None or place[:2] not in drawn]
+    places = lines_of([record for _, record in read])  # what a chart shows needs no place in a table
+    kept = [one for one, place in zip(read, places, strict=True) if place is None or place[:2] not in drawn]
+    evaluations = [_evaluation(path, record) for path, record in kept]
+    samples = _samples(folder, notes)
+    gallery, sheets = _gallery(folder, notes), _sheets(folder, notes)
+    for row in samples["rows"] if samples else []:  # they come last, so they are the first for which there is no room
+        row["attn_steps"] = [[_picture(folder / "samples", name, notes) for name in step] for step in row["attn_steps"]]
+    charts = _charts(rows)
+    if not can_draw():
+        charts, lengths = {}, {}
+        notes.lines.append("Charts are drawn by matplotlib, which was missing: pip install matplotlib.")
+    if notes.too_many:
+        notes.lines.append(
+            f"{notes.too_many} pictures were left out, so that the page stays below 3 MB; they lie in the run folder."
+        )
     return {
         "name": folder.resolve().name,
         "facts": _facts(settings, rows),
+        "headline": _headline(evaluations, settings),
         "verdict": str(doctor.get("verdict", "")),
         "examined": doctor.get("step"),
         "findings": [
             {key: str(_mapping(finding).get(key) or "") for key in ("name", "severity", "evidence", "fix")}
             for finding in _list(doctor.get("findings"))
         ],
-        "evals": [_evaluation(path, record) for path, record in cards],
+        "meanings": FINDINGS,
+        "tables": _tables(evaluations),
         "lengths": length_charts(lengths),
-        "samples": _samples(folder, notes),
-        "sheets": _sheets(folder, notes),
-        "gallery": _gallery(folder, notes),
-        "charts": _charts(rows),
+        "samples": samples,
+        "shown": {round(i * (len(samples["rows"]) - 1) / (SHOWN - 1)) for i in range(SHOWN)} if samples else set(),
+        "sheets": sheets,
+        "gallery": gallery,
+        "curves": [one for group in ("loss", "eval") for one in charts.get(group, [])[:1]],
+        "charts": charts,
         "settings": dict(_flat(settings)),
         "env": dict(_flat(env)),
-        "notes": notes,
+        "notes": notes.lines,
+        "first": FIRST,
         "captions": WHOLE,
         "svg": as_svg,
         "label": label,
@@ -105,17 +132,17 @@ def _content(folder: Path) -> dict[str, Any]:
 # Reading: whatever cannot be read becomes a note.
 
 
-def _read(path: Path, parse: Any, notes: list[str]) -> Any:
+def _read(path: Path, parse: Any, notes: Notes) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        notes.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}.")
+        notes.lines.append(f"{path.name} could not be read and was left out: {str(error).splitlines()[0]}.")
         return None
 
 
-def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+def _rows(path: Path, notes: Notes) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` that can be read and have a step."""
     text = _read(path, str, notes) or ""
     rows, broken = [], []
@@ -131,11 +158,13 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             rows.append(row | {"step": step})
     if broken:
         which = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
-        notes.append(f"{path.name}: {len(broken)} of {len(rows) + len(broken)} lines were left out (line {which}).")
+        notes.lines.append(
+            f"{path.name}: {len(broken)} of {len(rows) + len(broken)} lines were left out (line {which})."
+        )
     return rows
 
 
-def _picture(below: Path, name: Any, notes: list[str]) -> str | None:
+def _picture(below: Path, name: Any, notes: Notes) -> str | None:
     """A PNG below a folder as a data URI; None, with a note, for anything else."""
     try:
         path = (below / str(name)).resolve()
@@ -144,9 +173,13 @@ def _picture(below: Path, name: Any, notes: list[str]) -> str | None:
         content = path.read_bytes()
         if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) > MAX_PICTURE:
             raise ValueError("it is no PNG, or too large")
+        if len(content) > notes.left:
+            notes.too_many += 1
+            return None
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file; links that lead to themselves
-        notes.append(f"{below.name}/{name} is not shown: {getattr(error, 'strerror', None) or error}.")
+        notes.lines.append(f"{below.name}/{name} is not shown: {getattr(error, 'strerror', None) or error}.")
         return None
+    notes.left -= len(content)
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
@@ -185,37 +218,104 @@ def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tupl
     return facts + [(name, str(settings[name])) for name in ("seed", "precision") if settings.get(name) is not None]
 
 
-def _score(value: float | None) -> str:
-    """0.861, 24.31, 1234: three decimals for what lies near [0, 1]."""
-    return "n/a" if value is None else f"{value:.3f}" if abs(value) < 10 else number(value)
+def _score(name: str, value: float | None) -> str:
+    """A share in percent, 86.1; others as they are, 24.31 or 1234."""
+    if value is None:
+        return "n/a"
+    return f"{100 * value:.1f}" if metric(name)["unit"] == "share" else number(value)
 
 
 def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """One file of `eval/`: each metric with its protocol, how its images spread and which are the worst."""
-    protocol = record.get("protocol")
-    metrics = []
+    """One file of `eval/`: each metric, how its images spread and which are the worst."""
+    protocol, count = record.get("protocol"), finite_number(record.get("num_images"))
+    metrics = {}
     for name, value in _mapping(record.get("metrics")).items():
         rules = protocol.get(name) if isinstance(protocol, Mapping) else protocol
         mean, sem, n = (finite_number(_mapping(value).get(key)) for key in ("mean", "sem", "n"))
-        spread = "" if sem is None or mean is None else _score(sem) if abs(mean) < 10 else f"{sem:.2g}"
-        metrics.append({"name": name, "mean": mean, "spread": spread, "n": n, "protocol": str(rules or "not stated")})
+        spread = "" if sem is None or mean is None else _spread(name, mean, sem)
+        known = {"value": _score(name, mean), "mean": mean, "spread": spread, "n": n if n != count else None}
+        metrics.setdefault(str(rules or "rules not stated"), {})[str(name)] = known
     name, values = next(iter(_mapping(record.get("per_image")).items()), ("", []))
     scored = [(score, i) for i, value in enumerate(_list(values)) if (score := finite_number(value)) is not None]
     settings = _mapping(record.get("settings"))
     record = record | {key: settings[key] for key in ("step", "batch_size") if key in settings}
-    about = ("data", "split", "num_images", "checkpoint", "step", "seed", "batch_size")
+    images = [f"{record.get('data', path.stem)}", f"{record['split']} split" if record.get("split") else ""]
+    images = ", ".join(filter(None, [*images, "" if count is None else f"{record['num_images']} images"]))
+    how = [
+        f"{key} {record[key]}" for key in ("checkpoint", "step", "seed", "batch_size") if record.get(key) is not None
+    ]
     return {
-        "title": path.stem,
-        "about": [(key.replace("_", " "), str(record[key])) for key in about if record.get(key) is not None],
+        "file": path.stem,
+        "way": path.stem.removeprefix(f"{record.get('data')}-{record.get('split')}-"),
+        "images": images,
+        "place": ", ".join([images, *how]).replace("batch_size", "batch size"),
+        "split": record.get("split"),
         "rules": str(record.get("rules") or ""),
-        "metrics": metrics,
-        "spread_of": name,
-        "bars": _histogram([score for score, _ in scored]),
-        "worst": sorted(scored, reverse=metric(name)["better"] == "lower")[:WORST],
+        "metrics": metrics,  # by the protocol that counts
+        "spread_of": str(name),
+        "bars": _histogram(str(name), [score for score, _ in scored]),
+        "worst": sorted(scored, reverse=metric(str(name))["better"] == "lower")[:WORST],
     }
 
 
-def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:
+def _spread(name: str, mean: float, sem: float) -> str:
+    """A standard error with the digits of its mean."""
+    if metric(name)["unit"] == "share":
+        return f"{100 * sem:.1f}"
+    return f"{sem:.3f}" if abs(mean) < 10 else f"{sem:.2g}"
+
+
+def _headline(evaluations: list[dict[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The number to know: the first metric by the rules of the run, on the split that chose nothing."""
+    found = [
+        (protocol == settings.get("protocol"), one["split"] == "test", -k, one, protocol)
+        for k, one in enumerate(evaluations)
+        for protocol, values in one["metrics"].items()
+        if any(value["mean"] is not None for value in values.values())
+    ]
+    if not found:
+        return None
+    *_, one, protocol = max(found, key=lambda rank: rank[:3])
+    name, value = next((name, value) for name, value in one["metrics"][protocol].items() if value["mean"] is not None)
+    unit = {"share": " %", "dB": " dB"}.get(metric(name)["unit"], "")
+    return value | {
+        "name": name,
+        "unit": unit,
+        "place": one["images"],
+        "protocol": protocol,
+        "about": metric(name)["about"],
+    }
+
+
+def _tables(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluations of the same images that have metrics in common, side by side: protocols along the shorter side."""
+    groups: list[dict[str, Any]] = []
+    for one in evaluations:
+        names = {name for values in one["metrics"].values() for name in values}
+        for group in groups:
+            if group["place"] == one["place"] and (group["names"] & names or not names):
+                group["names"] |= names
+                group["of"].append(one)
+                break
+        else:
+            groups.append({"place": one["place"], "names": names, "of": [one]})
+    tables = []
+    for group in groups:
+        columns = [(protocol, one) for one in group["of"] for protocol in one["metrics"]]
+        protocols = [protocol for protocol, _ in columns]
+        heads = [protocol if protocols.count(protocol) == 1 else one["way"] for protocol, one in columns]
+        names = list(dict.fromkeys(name for protocol, one in columns for name in one["metrics"][protocol]))
+        cells = [[one["metrics"][protocol].get(name) for protocol, one in columns] for name in names]
+        across = len(columns) > max(len(names), 4)
+        if across:
+            cells = [list(row) for row in zip(*cells, strict=True)]
+        abouts = {name: metric(name)["about"] for name in names}
+        table = {"place": group["place"], "protocols": heads, "metrics": names, "cells": cells, "across": across}
+        tables.append(table | {"abouts": abouts, "of": group["of"]})
+    return tables
+
+
+def _histogram(name: str, values: list[float], bins: int = 20) -> dict[str, Any] | None:
     """Bars of equal width: their heights relative to the highest, and the range. From 0 to 1 where values allow it."""
     if len(values) < 2:
         return None
@@ -223,10 +323,12 @@ def _histogram(values: list[float], bins: int = 20) -> dict[str, Any] | None:
     counts = [0] * bins
     for value in values:
         counts[min(int((value - low) / (high - low) * bins), bins - 1)] += 1
-    return {"heights": [count / max(counts) for count in counts], "low": number(low), "high": number(high)}
+    edges = [_score(name, low + (high - low) * i / bins) for i in range(bins + 1)]
+    bars = [(count / max(counts), f"{edges[i]} to {edges[i + 1]}: {count}") for i, count in enumerate(counts)]
+    return {"bars": bars, "low": edges[0], "high": edges[-1]}
 
 
-def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
+def _samples(folder: Path, notes: Notes) -> dict[str, Any] | None:
     """Rows of `samples/index.json` with their pictures, worst first."""
     index = _mapping(_read(folder / "samples" / "index.json", read_json, notes))
     rows = [_mapping(row) for row in _list(index.get("rows"))]
@@ -236,21 +338,22 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     def pictures(names: Any) -> list[str | None]:
         return [_picture(folder / "samples", name, notes) for name in _list(names)]
 
-    shown = []
-    for row in rows:
+    shown = [
+        {
+            "index": row.get("index", "?"),
+            "film": (finite_number(row.get("frames")) or 1) > 1,
+            "first": {key: pictures([row[key]])[0] for key in FIRST if row.get(key)},
+            "scores": {str(name): finite_number(value) for name, value in _mapping(row.get("scores")).items()},
+            "attn_steps": [_list(step) for step in _list(row.get("attn_steps"))],
+        }
+        for row in rows
+    ]
+    for one, row in zip(shown, rows, strict=True):  # after those that come first, which are to find room first
+        one["whole"] = {key: pictures([row[key]])[0] for key in WHOLE if row.get(key)}
         parts, masks = pictures(row.get("parts")), pictures(row.get("masks"))
         named = [str(color) for color in _list(row.get("colors"))]
         colors = [color if re.fullmatch("#[0-9a-f]{6}", color) else "" for color in named]
-        shown.append(
-            {
-                "index": row.get("index", "?"),
-                "film": (finite_number(row.get("frames")) or 1) > 1,
-                "scores": {str(name): finite_number(value) for name, value in _mapping(row.get("scores")).items()},
-                "whole": {key: pictures([row[key]])[0] for key in WHOLE if row.get(key)},
-                "slots": list(itertools.zip_longest(parts, masks, colors[: max(len(parts), len(masks))])),
-                "attn_steps": [pictures(step) for step in _list(row.get("attn_steps"))],
-            }
-        )
+        one["slots"] = list(itertools.zip_longest(parts, masks, colors[: max(len(parts), len(masks))]))
     names = [name for row in shown for name, value in row["scores"].items() if value is not None]
     first = "fg_ari" if "fg_ari" in names else next(iter(names), None)
     if first is not None:
@@ -260,7 +363,7 @@ def _samples(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     return {"step": finite_number(index.get("step")), "rows": shown, "sorted_by": first, "generated": generated}
 
 
-def _sheets(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
+def _sheets(folder: Path, notes: Notes) -> list[tuple[str, str]]:
     """Contact sheets of earlier steps, first to last, evenly chosen: (step, data URI)."""
     paths = sorted(folder.glob("samples/step_*.png"))
     if len(paths) > MAX_SHEETS:
@@ -271,7 +374,7 @@ def _sheets(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
     return [(step, picture) for step, picture in read if picture is not None]
 
 
-def _gallery(folder: Path, notes: list[str]) -> list[tuple[str, str]]:
+def _gallery(folder: Path, notes: Notes) -> list[tuple[str, str]]:
     """Contact sheets in `pictures/`, of edits or generated images, by name."""
     names = sorted(path.name for path in folder.glob("pictures/*sheet.png"))
     found = [(name.removesuffix(".png"), _picture(folder / "pictures", name, notes)) for name in names]
@@ -292,7 +395,9 @@ def _charts(rows: list[dict[str, Any]]) -> dict[str, list[Chart]]:
     order = list(series)
     rest = set(series) - set(losses) - {"total"}
     for name in sorted(rest, key=lambda name: ("/" not in name, not name.startswith("eval/"), order.index(name))):
-        prefix, _, metric = name.rpartition("/")
-        title = label(metric) if prefix == "eval" else metric.replace("_", " ")
-        groups.setdefault(prefix or "optimiser", []).append(chart(title, {name: series[name]}))
+        prefix, _, short = name.rpartition("/")
+        title = label(short) if prefix == "eval" else short.replace("_", " ")
+        scale = 100 if prefix == "eval" and metric(short)["unit"] == "share" else 1
+        points = [(step, None if value is None else scale * value) for step, value in series[name]]
+        groups.setdefault(prefix or "optimiser", []).append(chart(title, {name: points}))
     return {group: kept for group, charts in groups.items() if (kept := [one for one in charts if one is not None])}

@@ -17,6 +17,7 @@ from slotworks.evaluation.samples import (
     PALETTE,
     VOID,
     contact_sheet,
+    numbered_overlay,
     principal_colors,
     write_samples,
 )
@@ -137,7 +138,7 @@ def test_slots_take_the_colour_of_what_they_fit(tmp_path):
 def test_without_masks_or_decoder(tmp_path):
     path = write_samples(CutsWithGrid(), Halves(mask=False), tmp_path, indices=[3], step=0)
     [row] = json.loads(path.read_text())["rows"]
-    assert set(row) == {"index", "scores", "colors", "input", "segmentation", "masks", "attn_steps"}
+    assert set(row) == {"index", "scores", "colors", "input", "overlay", "segmentation", "masks", "attn_steps"}
     assert pixels(tmp_path, row["masks"][0]).shape == (2, 3)
     assert (pixels(tmp_path, row["masks"][0]) == 85).all()
     assert (pixels(tmp_path, row["attn_steps"][1][2]) == 102).all()
@@ -300,6 +301,22 @@ def test_large_images_are_stored_small(tmp_path):
     [row] = json.loads(write_samples(Cuts(), Large(), tmp_path, indices=[0], step=0).read_text())["rows"]
     assert pixels(tmp_path, row["input"]).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
     assert pixels(tmp_path, row["segmentation"]).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
+
+
+def test_the_number_of_a_segment_stands_where_it_is_widest():
+    """Black under the colours of two segments: half of each colour, but where white numbers stand."""
+    labels = np.zeros((40, 60), np.int64)
+    labels[:, 40:] = 1
+    labels[0, 0] = 2  # a speck of one in 2,400
+    drawn = np.asarray(numbered_overlay(Image.new("RGB", (24, 16)), labels, COLORS[:3], side=240)).astype(int)
+    assert drawn.shape == (160, 240, 3)
+    assert drawn[100, 5].tolist() == [value // 2 for value in COLORS[0]]
+    assert drawn[100, 235].tolist() == [value // 2 for value in COLORS[1]]
+    assert drawn[1, 1].tolist() == [value // 2 for value in COLORS[2]]
+    white = np.argwhere((drawn > 250).all(-1))
+    left, right = white[white[:, 1] < 160], white[white[:, 1] >= 160]
+    assert 60 < left.mean(0)[1] < 100
+    assert right.mean(0)[1] == pytest.approx(200, abs=6)
 
 
 def test_contact_sheet():

@@ -74,10 +74,10 @@ def test_lines_run_from_short_to_long():
     [charts] = length_charts(series_by_length(RECORDS)).values()
     assert [one.title for one in charts] == ["FG-ARI", "mBO_i"]
     first, second = charts[0].lines
-    assert first.points == [(1.0, 1.0), (12.0, 0.5), (24.0, None)]
-    assert (first.last, second.last) == ("0.5", "0.75")
-    assert "savi-frames: 0.8 at frames 6" in as_svg(charts[0])
-    assert charts[0].summary == "FG-ARI by frames. savi ends at 0.5; savi-frames ends at 0.75"
+    assert first.points == [(1.0, 100.0), (12.0, 50.0), (24.0, None)]
+    assert (first.last, second.last) == ("50", "75")
+    assert "savi-frames: 80 at frames 6" in as_svg(charts[0])
+    assert charts[0].summary == "FG-ARI by frames. savi ends at 50; savi-frames ends at 75"
 
 
 def test_the_picture_shows_the_points(run):
@@ -90,12 +90,12 @@ def test_the_picture_shows_the_points(run):
     assert write_lengths(run.parent / "nothing") == []
 
 
-def test_the_report_shows_lines_in_place_of_cards(run):
+def test_the_report_shows_lines_in_place_of_tables(run):
     page = write_report(run).read_text()
     assert "Scores against the length of videos" in page
     assert page.count("by frames.") == 2
     assert ">frames</text>" in page
-    titles = [f"<h3>{i}</h3>" in page for i in range(len(RECORDS))]
+    titles = [f"<h4>{i}</h4>" in page for i in range(len(RECORDS))]
     assert titles == [False, False, False, True, True, False, False, True]  # 3: whole videos, 4 and 7: one length
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from slotworks.errors import UserError
 from slotworks.reports import report, write_report
 from slotworks.reports.charts import as_svg
+from slotworks.tables import metric
 
 
 def png(color):
@@ -33,7 +34,7 @@ def record(**more):
         "seed": 0,
         "metrics": {
             "fg_ari": {"mean": 0.8612, "sem": 0.0131, "n": 320},
-            "mse": {"mean": 237.53, "sem": 3.14, "n": 300},
+            "mse_sum": {"mean": 237.53, "sem": 3.14, "n": 300},
         },
         "per_image": {"fg_ari": [0.9, 0.25, None, 1.0]},
     } | more
@@ -142,12 +143,45 @@ class Checker(HTMLParser):
         return checker
 
 
-def test_numbers_stand_beside_their_protocol(run):
+def test_the_number_comes_first_and_one_table_holds_all_protocols(run):
+    (run / "run.yaml").write_text((run / "run.yaml").read_text() + "protocol: savi\n")
+    savi = record(protocol="savi", metrics={"fg_ari": {"mean": 0.75, "sem": 0.02, "n": 320}})
+    (run / "eval" / "tetrominoes-test-savi.json").write_text(json.dumps(savi))
     text = words(page(run))
-    assert "FG-ARI 0.861 ± 0.013 oclf, n = 320" in text
-    assert "MSE 237.5 ± 3.1 oclf, n = 300" in text
-    assert "data tetrominoes · split test · num images 320 · checkpoint checkpoints/last.safetensors · seed 0" in text
-    assert "Worst images: 1 (0.250), 0 (0.900), 3 (1.000)" in text
+    assert "FG-ARI 75.0 % ± 2.0 Rules: savi. tetrominoes, test split, 320 images. Are two pixels of objects" in text
+    assert text.index("75.0 %") < text.index("Notes: background split") < text.index("Pictures at step 7000")
+    place = "tetrominoes, test split, 320 images, checkpoint checkpoints/last.safetensors, seed 0 metric oclf savi"
+    assert place in text
+    asked = metric("fg_ari")["about"]
+    assert f"FG-ARI {asked} 86.1 ± 1.3 75.0 ± 2.0 summed squared error" in text
+    assert "237.5 ± 3.1 n = 300" in text
+    assert "Shares are in percent, here and in all that follows; others as they are." in text
+    assert text.count("Shares are in percent") == 1
+    assert "Worst images: 1 (25.0), 0 (90.0), 3 (100.0)" in text
+
+
+def test_many_protocols_stand_below_each_other_and_metrics_are_explained_once(run):
+    for k in range(5):
+        (run / "eval" / f"tetrominoes-test-oclf-{k}.json").write_text(json.dumps(record()))
+    shown = page(run)
+    text = words(shown)
+    assert "protocol FG-ARI summed squared error oclf-0 86.1 ± 1.3 237.5 ± 3.1 n = 300 oclf-1 86.1" in text
+    assert shown.count(f"<dd>{metric('fg_ari')['about']}</dd>") == 1
+    assert shown.count("<table>") == 1
+
+
+def test_every_metric_of_discovery_is_explained():
+    from slotworks.protocols import LABELS
+
+    assert [name for name in LABELS if not metric(name)["about"]] == []
+
+
+def test_every_finding_is_explained(run):
+    from slotworks.evaluation import doctor
+    from slotworks.reports.labels import FINDINGS
+
+    assert set(FINDINGS) == {*doctor.FIXES, "healthy", "too_early"}
+    assert FINDINGS["background_split"] in words(page(run))
 
 
 def test_probes_shares_and_semantic_scores(run):
@@ -159,31 +193,31 @@ def test_probes_shares_and_semantic_scores(run):
     semantic = record(metrics={"semantic_miou": value | {"sem": None}, "iou_dog": value}, per_image={})
     (run / "eval" / "voc2012-test-semantic-clusters.json").write_text(json.dumps(semantic))
     text = words(page(run))
-    for expected in ("top-1 0.250 ± 0.010", "position MSE 0.250", "SO 0.250", "GO 0.250", "IoU dog 0.250"):
+    for expected in ("25.0 ± 1.0 n = 9 position MSE", "read from its slot. 0.25 ± 0.010", "SO", "GO", "IoU dog"):
         assert expected in text, expected
-    assert "mIoU over classes 0.250 oclf, n = 9" in text
-    assert "Worst images: 1 (0.400), 0 (0.100)" in text
-    assert "Worst images: 1 (0.600), 0 (0.200)" in text
+    assert "counted over all images at once. 25.0 n = 9 IoU dog" in text
+    assert "Worst images: 1 (0.4), 0 (0.1)" in text
+    assert "Worst images: 1 (60.0), 0 (20.0)" in text
 
 
 def test_each_metric_may_have_a_protocol_of_its_own(run):
-    rules = {"fg_ari": "foreground only", "mse": "sum over pixels"}
+    rules = {"fg_ari": "foreground only", "mse_sum": "sum over pixels"}
     (run / "eval" / "tetrominoes-test-oclf.json").write_text(json.dumps(record(protocol=rules, rules="All rules.")))
     text = words(page(run))
-    assert "FG-ARI 0.861 ± 0.013 foreground only, n = 320" in text
-    assert "MSE 237.5 ± 3.1 sum over pixels, n = 300" in text
+    assert "metric foreground only sum over pixels FG-ARI" in text
+    assert "86.1 ± 1.3 summed squared error" in text
     assert "All rules." in text
 
 
 def test_a_metric_without_a_protocol_says_so(run):
     (run / "eval" / "tetrominoes-test-oclf.json").write_text(json.dumps(record(protocol=None)))
-    assert "0.861 ± 0.013 not stated, n = 320" in words(page(run))
+    assert "FG-ARI 86.1 % ± 1.3 Rules: rules not stated." in words(page(run))
 
 
 def test_the_verdict_comes_first_with_evidence_and_fix(run):
     text = words(page(run))
-    assert text.index("Notes: background split") < text.index("Scores")
-    assert "3.6 slots share the background (threshold 1.6). What helps: Use fewer slots. Examined at step 7000." in text
+    assert text.index("Notes: background split") < text.index("Pictures") < text.index("All scores")
+    assert "3.6 slots share the background (threshold 1.6). What helps Use fewer slots. Examined at step 7000." in text
     assert 'class="card verdict note"' in page(run)
 
 
@@ -196,7 +230,7 @@ def test_title_and_facts(run):
 def test_samples_are_sorted_worst_first(run):
     text = words(page(run))
     assert "Sorted by FG-ARI, worst first." in text
-    assert text.index("Image 11 FG-ARI 0.250") < text.index("Image 4 FG-ARI 0.900")
+    assert text.index("Image 11 FG-ARI 25.0") < text.index("Image 4 FG-ARI 90.0")
 
 
 def test_high_error_is_worst(run):
@@ -205,7 +239,7 @@ def test_high_error_is_worst(run):
         row["scores"] = {"mse_sum": mse}
     (run / "samples" / "index.json").write_text(json.dumps(index))
     text = words(page(run))
-    assert text.index("Image 4 summed squared error 7.000") < text.index("Image 11 summed squared error 2.000")
+    assert text.index("Image 4 summed squared error 7") < text.index("Image 11 summed squared error 2")
 
 
 def test_all_pictures_are_inside(run):
@@ -215,6 +249,32 @@ def test_all_pictures_are_inside(run):
     decoded = {base64.b64decode(address.partition(",")[2]) for address in checker.addresses}
     assert decoded == {png("red"), png("blue")}
     assert checker.images_without_text == 0
+
+
+def test_pictures_with_the_numbers_of_slots_come_first_and_the_rest_is_folded(run):
+    index = json.loads((run / "samples" / "index.json").read_text())
+    (run / "samples" / "overlay.png").write_bytes(png("green"))
+    index["rows"] = [index["rows"][0] | {"index": k, "overlay": "overlay.png"} for k in range(8)]
+    (run / "samples" / "index.json").write_text(json.dumps(index))
+    open_part, folded = page(run), 1
+    while folded:
+        open_part, folded = re.subn(r"<details(?:(?!<details).)*?</details>", "", open_part, flags=re.DOTALL)
+    pictures = re.findall(r'alt="([^"]*)"', open_part)
+    assert len(pictures) == 12
+    assert pictures[:2] == ["input, image 0", "its slots, image 0"]
+    assert page(run).count('alt="its slots, image') == 8
+
+
+def test_the_page_stays_below_three_megabytes(run):
+    """Large pictures find no room; those that come first are there, and the page says how many are not."""
+    noise = Image.effect_noise((700, 700), 90)
+    for name in ("input", "part0", "part1", "attn"):
+        noise.save(run / "samples" / f"{name}.png")
+    shown = page(run)
+    assert 1_500_000 < len(shown.encode()) < 3_000_000
+    assert 'alt="input, image 11"' in shown
+    assert re.search(r"\d+ pictures were left out, so that the page stays below 3 MB", words(shown))
+    assert 'iteration 2, image 4"' not in shown
 
 
 def test_nothing_is_loaded_from_anywhere(run):
@@ -236,9 +296,9 @@ def test_curves(run):
     text = page(run)
     assert 'aria-label="loss by training step, logarithmic scale. loss/recon ends at 1.428e-4"' in text
     assert (
-        'aria-label="FG-ARI by training step. FG-ARI ends at 0.8"' not in text
+        'aria-label="FG-ARI by training step. FG-ARI ends at 80"' not in text
     )  # named by its metric, drawn by its key
-    assert 'aria-label="FG-ARI by training step. eval/fg_ari ends at 0.8"' in text
+    assert 'aria-label="FG-ARI by training step. eval/fg_ari ends at 80"' in text
     assert 'aria-label="lr by training step. lr ends at 4e-4"' in text
     assert "eval/images" not in text  # how many were scored is no curve
 
@@ -366,7 +426,7 @@ def test_binary_rubbish_is_survived(run):
 
 def test_an_empty_folder_gives_a_page(tmp_path):
     text = words(page(tmp_path))
-    for sentence in ("Not examined", "No evaluation yet", "No samples yet", "Nothing was logged yet", "Not recorded"):
+    for sentence in ("Not examined", "No evaluation yet", "No samples yet", "Too little was logged", "Not recorded"):
         assert sentence in text
 
 
