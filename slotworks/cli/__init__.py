@@ -28,7 +28,11 @@ VERBS = {
     "zoo": ("zoo", "trained runs that come with the package, and those that one command builds"),
     "plan": ("plan", "what a training asks of a GPU, before its data and weights are there"),
     "bench": ("bench", "time and memory of each method on this machine; our forms against the plain ones"),
+    "completion": ("completion", "verbs, recipes and options completed by bash, zsh and fish"),
 }
+
+ALWAYS = ("--help", "--quiet")
+"""Options of every verb."""
 
 
 MACHINE = {
@@ -74,6 +78,15 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if "--quiet" in argv:
+        from slotworks.progress import console
+
+        console.quiet = True
+        argv = [word for word in argv if word != "--quiet"]
+        try:
+            return main(argv)
+        finally:
+            console.quiet = False
     verb, *rest = argv
     if verb not in VERBS:
         import difflib
@@ -129,5 +142,8 @@ def _help() -> str:
         "",
     ]
     lines += [f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()]
-    lines += ["", "`slotworks VERB --help` shows examples and defaults."]
+    lines += [
+        "",
+        "`slotworks VERB --help` shows examples and defaults; `slotworks VERB ... --quiet` shows no progress.",
+    ]
     return "\n".join(lines)

@@ -67,6 +67,9 @@ NEEDED = 0.75
 FALL, RISE = 0.95, 1.5
 """Loss at the end relative to the start (even a method that learns only the mean colour falls by more than 5 %) and to
 its lowest level (more than the noise of a fifth of a run)."""
+TOO_EARLY = 100
+"""Steps before which masks and losses tell nothing but whether numbers are finite: those of fresh weights look like
+every collapse. A run that starts from trained weights is judged from its first step."""
 EARLY = 0.25
 """Share of the steps in which uniform attention and one slot for all are a phase most runs pass through, hence
 notes."""
@@ -113,6 +116,7 @@ FIXES = {
         "Use more slots if there are too few{slots}; otherwise train longer and give encoder and decoder finer "
         "maps with positions added: small or dull objects cost the loss little."
     ),
+    "too_early": "Train on, and look again after a few hundred steps.",
     "loss_not_falling": (
         "Change the learning rate{lr} by a factor of 3 up and down, let it decay, and check that images lie in [0, 1]."
     ),
@@ -134,6 +138,8 @@ def diagnose(
     curves: Sequence[Mapping[str, Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
     method: MethodConfig | None = None,
+    *,
+    step: int | None = None,
 ) -> list[Finding]:
     """Name what is wrong with a run.
 
@@ -143,9 +149,11 @@ def diagnose(
         settings: contents of `run.yaml`; `steps`, `warmup_steps` and `lr`, at any depth, make the answer exact.
         method: says where a loss need not fall: since when it measures the same, and whether it began with trained
             weights.
+        step: of the training; by default that of the last row.
 
     Returns:
-        Problems, then notes; exactly one finding `healthy` if there are none. One cause gives one finding.
+        Problems, then notes; exactly one finding `healthy` if there are none. One cause gives one finding. In the first
+        `TOO_EARLY` steps what is found is one note, `too_early`, but for NaN.
     """
     curves, settings, method = curves or [], settings or {}, method or MethodConfig()
     known = {name: value for name, value in stats.items() if value is not None and math.isfinite(value)}
@@ -154,8 +162,14 @@ def diagnose(
     learning = _learning(losses, _setting(settings, "warmup_steps"))
     early = _progress(curves, settings) < EARLY
     found = [*loss_findings, *_mask_findings(known, early=early, learning=learning)]
+    done = step if step is not None else curves[-1].get("step") if curves else None
+    few = isinstance(done, int | float) and 0 < done < TOO_EARLY and not method.starts_trained
     if any(name == "nan" for name, _, _ in found):
         found = [one for one in found if one[0] == "nan"]
+    elif found and few and found[-1][0] != "not_specialised":  # which says so itself
+        named = ", ".join(name.replace("_", " ") for name, _, _ in found)
+        text = f"After {done:.0f} steps masks look like {named}, as those of most runs (threshold {TOO_EARLY} steps)."
+        found = [("too_early", "note", text)]
     lr, warmup = _setting(settings, "lr"), _setting(settings, "warmup_steps")
     slots, regions = known.get("num_slots"), known.get("num_regions")
     hints = {
@@ -198,7 +212,7 @@ def examine(
     stats: Stats = {}
     if method is not None and dataset is not None and min(num_images, len(dataset)) > 1:
         stats = stats_of(method, dataset, num_images=num_images)
-    findings = diagnose(stats, curves, settings, config)
+    findings = diagnose(stats, curves, settings, config, step=step)
     of = {"split": split, "num_images": num_images, "step": step or 0}
     try:
         write(run_folder, stats, findings, step=step, looked_at=of, replace=replace)
@@ -209,7 +223,9 @@ def examine(
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """One line: `healthy`, `collapsed: stripes`, `problems: merged objects` or `notes: background split`."""
+    """One line: `healthy`, `collapsed: stripes`, `problems: merged objects`, `notes: background split`, `too early`."""
+    if any(finding.name == "too_early" for finding in findings):
+        return "too early"
     for severity, word in (("problem", "collapsed" if collapsed(findings) else "problems"), ("note", "notes")):
         names = [finding.name.replace("_", " ") for finding in findings if finding.severity == severity]
         if names:

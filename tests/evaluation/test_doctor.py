@@ -173,6 +173,22 @@ def test_what_every_run_passes_through_is_a_note_early_on(case):
     assert verdict([early]) == f"notes: {case.replace('_', ' ')}"
 
 
+@pytest.mark.parametrize("case", ["one_slot_takes_all", "uniform_attention", "stripes", "over_segmentation"])
+def test_after_a_few_steps_it_is_too_early(case):
+    """Not for a run that starts from trained weights, nor for NaN, nor where nothing is found."""
+    stats, settings = binding_stats(WITH_TRUTH[case], TRUE), {"steps": 3}
+    [finding] = diagnose(stats, [{"step": 3}], settings)
+    assert (finding.name, finding.severity, verdict([finding])) == ("too_early", "note", "too early")
+    assert finding.evidence.startswith(f"After 3 steps masks look like {case.replace('_', ' ')}")
+    assert not collapsed([finding])
+    assert names(stats, curves=[{"step": 3}], settings=settings, step=100)[0] == case
+    assert names(stats, settings=settings, step=99) == ["too_early"]
+    trained = SAViConfig(start_from="runs/first")
+    assert names(stats, curves=[{"step": 3}], settings=settings, method=trained)[0] == case
+    assert names({"finite": 0.5}, curves=[{"step": 3}]) == ["nan"]
+    assert names({}, curves=[{"step": 3}]) == ["healthy"]
+
+
 def curve(values):
     return [{"step": 10 * i, "loss/recon": value, "total": value} for i, value in enumerate(values)]
 
@@ -224,7 +240,7 @@ def test_rows_without_a_loss_and_short_curves_are_not_judged():
 
 
 def test_loss_terms_are_added_where_there_is_no_total():
-    rows = [{"step": i, "loss/a": 1 - i / 100, "loss/b": 1 + i / 100} for i in range(50)]
+    rows = [{"step": 10 * i, "loss/a": 1 - i / 100, "loss/b": 1 + i / 100} for i in range(50)]
     assert names({}, curves=rows) == ["loss_not_falling"]
 
 
