@@ -1,5 +1,6 @@
 """What a shell completes, and what `--quiet` leaves out."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -67,3 +68,12 @@ def test_quiet_shows_results_and_errors_alone(monkeypatch, capsys):
     monkeypatch.undo()
     assert main(["recipes", "--quiet", "--nothing"]) == 2
     assert "has no option --nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["recipes", "mini"], ["segment", "--nothing"], ["train", "--help"]])
+def test_there_are_no_colours_but_on_a_terminal(words, capsys):
+    with contextlib.suppress(SystemExit):
+        main(words)
+    said = capsys.readouterr()
+    assert said.out + said.err
+    assert "\x1b" not in said.out + said.err
