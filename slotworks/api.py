@@ -281,16 +281,14 @@ def edit(
     return edit_file(method, image, out, image_size=run.data.size, dtype=dtype, **options)
 
 
-def studio(
-    run_folder: str | Path, *, device: str | None = None, host: str = "127.0.0.1", port: int | None = None
-) -> Any:
-    """Serve the web editor of a run (`slotworks.studio.Server`) until `close()`; its `address` holds the token.
+def studio(*runs: str | Path, device: str | None = None, host: str = "127.0.0.1", port: int | None = None) -> Any:
+    """Serve the web editor of runs (`slotworks.studio.Server`) until `close()`; its `address` holds the token.
 
     Raises:
-        UserError: no run, a method that renders no pictures, no `gradio`, or an address that cannot be listened on.
+        UserError: no run, a method without slots, no `gradio`, or an address that cannot be listened on.
     """
     from slotworks.studio import Server, Studio
 
     check_extra("studio", "gradio")
-    run, method = load(run_folder, device=device)
-    return Server(Studio(method, run), host=host, port=port)
+    studios = [Studio(*load(folder, device=device)[::-1], Path(folder).name) for folder in runs]
+    return Server(studios, host=host, port=port)

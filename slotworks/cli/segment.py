@@ -42,10 +42,10 @@ def segment(
     """Take own pictures and videos of any size apart with a trained run.
 
     For cat.jpg it writes cat_mask.png (palette, value = slot), cat_overlay.png, cat_slots.npz (slot vectors and soft
-    masks) and
-    cat_rle.json (COCO run-length masks); about all pictures segments.json, their masks in one COCO file, and of several
-    contact_sheet.png. For clip.mp4 (extra `video`): clip_overlay.mp4, the folder clip_masks with a
-    picture per frame, clip_tracks.jsonl (box and area of every slot in every frame) and clip_slots.npy. A file that
+    masks) and cat_rle.json (COCO run-length masks); about all pictures segments.json, their masks in one COCO file, and
+    of several contact_sheet.png. For clip.mp4 (extra `video`): clip_overlay.mp4, the folder clip_masks with a picture
+    per frame, clip_tracks.json (every slot's masks, boxes and areas, COCO for videos), clip_tracks.jsonl (boxes and
+    areas, a line per frame), clip_sheet.png (frames beside their segments) and clip_slots.npy. A file that
     cannot be read is named and skipped; the exit code is then 1.
 
     Examples:

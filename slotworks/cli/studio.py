@@ -10,6 +10,7 @@ import tyro
 
 from slotworks.cli.console import err, out, parse
 from slotworks.cli.runs import run_of
+from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def studio(
-    run: Annotated[Path, tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     /,
     port: int | None = None,
     host: str = "127.0.0.1",
@@ -29,15 +30,17 @@ def studio(
 ) -> None:
     """Edit pictures in a browser: click objects, take them out, bring them in from a second picture, exchange them.
 
+    Runs that draw no pictures show their slots, and how alike those of two pictures are; runs of videos their tracks.
     Needs the extra `studio`. The page is served until Ctrl-C, by default to this computer alone. The printed address
     holds a token: who has it can use the page. Uploads are deleted at the end, the oldest earlier.
 
     Examples:
       slotworks studio runs/slot_attention.tetrominoes_mini --open
+      slotworks studio RUN_A RUN_B                 a tab for each
       slotworks studio RUN --port 8000 --device cuda:0
 
     Args:
-        run: run folder of a method that renders pictures.
+        runs: run folders, one or several.
         port: of the page; by default the first free one from 7860.
         host: address that is listened on; 0.0.0.0 lets other computers in that have the token.
         open: show the page in a browser.
@@ -52,7 +55,9 @@ def studio(
     if module:
         import_file(module)
     check_options(port=port)
-    page = api.studio(run_of(run), device=device, host=host, port=port)
+    if not runs:
+        raise UserError("No run was given; name a run folder, such as runs/mine, or zoo:slot-attention-tetrominoes.")
+    page = api.studio(*map(run_of, runs), device=device, host=host, port=port)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too
         if not is_local(host):

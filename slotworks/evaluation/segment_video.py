@@ -19,6 +19,8 @@ from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
 from slotworks.evaluation.samples import PALETTE
 from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
 from slotworks.evaluation.segment import segment_images, upsampled_argmax
+from slotworks.evaluation.segment_results import write_sheet
+from slotworks.evaluation.tracks import Filmstrip, Tracks
 from slotworks.files import folder_beside
 from slotworks.outputs import Outputs, writing
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
@@ -26,7 +28,7 @@ from slotworks.videos import VIDEO_SUFFIXES, VideoWriter, open_video
 
 T = TypeVar("T")
 
-KINDS, FOLDERS = ("_overlay.mp4", "_tracks.jsonl", "_slots.npy"), ("_masks",)
+KINDS, FOLDERS = ("_overlay.mp4", "_tracks.jsonl", "_slots.npy", "_tracks.json", "_sheet.png"), ("_masks",)
 """Endings of what is written for a video."""
 
 
@@ -103,8 +105,9 @@ def segment_video(
 
     For `clip.mp4` it writes `clip_overlay.mp4`, the folder `clip_masks` with a palette picture for each frame
     (`000000.png`, value = slot, which is the same object in all frames), `clip_tracks.jsonl`, a line for each frame
-    with box and area of every slot that owns pixels, and `clip_slots.npy`, the slot vectors `t n d`. Results of an
-    earlier call are replaced; other files of these names are not, see `slotworks.outputs`.
+    with box and area of every slot that owns pixels, `clip_slots.npy`, the slot vectors `t n d`, `clip_tracks.json`,
+    the same tracks with their masks in COCO's format for videos, and `clip_sheet.png`, up to 24 frames beside their
+    segments. Results of an earlier call are replaced; other files of these names are not, see `slotworks.outputs`.
 
     Args:
         method: a trained method. One of images sees every frame for itself, so that its slots may change places.
@@ -137,7 +140,8 @@ def segment_video(
         if boxes is not None:
             options["boxes"] = boxes_tensor(boxes).to(device)
         numbered = stack.enter_context(folder_beside(outputs.folder / names[0]))
-        overlay, tracks, vectors = (stack.enter_context(outputs.replacing(name)) for name in names[1:])
+        overlay, tracks, vectors = (stack.enter_context(outputs.replacing(name)) for name in names[1:4])
+        coco, strip = stack.enter_context(Tracks()), Filmstrip()
         writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))
         lines = stack.enter_context(tracks.open("w", encoding="utf-8"))
         rows = stack.enter_context(vectors.open("wb+"))
@@ -158,13 +162,18 @@ def segment_video(
                 index = Image.fromarray(labels)
                 index.putpalette(palette.flatten().tolist())
                 index.save(numbered / f"{count:06d}.png")
-                writer.write(((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8))
+                shown = ((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8)
+                writer.write(shown)
+                strip.add(picture, shown)
+                coco.add(labels)
                 found = _boxes_of(labels)
                 lines.write(json.dumps({"frame": count, "time": time, "slots": found}) + "\n")
                 owners |= {one["slot"] for one in found}
                 count += 1
         rows.seek(0)
         _write_header(rows, (count, *shape))
+        coco.write(outputs, names[4], file.name)
+        write_sheet(outputs, names[5], strip.pairs)
         outputs.place(numbered, names[0], only=True)
     written = [str(outputs.folder / name) for name in names]
     return {"file": str(file), "written": written, "frames": count, "slots": len(owners)}

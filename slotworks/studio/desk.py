@@ -136,6 +136,23 @@ def undo(desk: Desk) -> Desk:
     return replace(desk, pieces=desk.before[-1], before=desk.before[:-1])
 
 
+def back_to(desk: Desk, state: int) -> Desk:
+    """Take back all edits after one of the states that `history` lists, 0 being the first.
+
+    Raises:
+        UserError: if there is no such state.
+    """
+    if not 0 <= state <= len(desk.before):
+        raise UserError(f"There is no state {state} of the picture; there are {len(desk.before) + 1}.")
+    states = (*desk.before, desk.pieces)
+    return replace(desk, pieces=states[state], before=states[:state])
+
+
+def history(desk: Desk) -> list[str]:
+    """Every state of the picture in words, the present one last."""
+    return [f"{k}: {in_words(replace(desk, pieces=pieces))}" for k, pieces in enumerate((*desk.before, desk.pieces))]
+
+
 def in_words(desk: Desk) -> str:
     """What the edited picture is rendered from.
 

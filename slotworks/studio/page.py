@@ -1,45 +1,78 @@
 """The page of the studio, made with `gradio`. What the buttons do stands in `desk.py`, what is shown in `views.py`."""
 
 import re
-from collections.abc import Callable
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 from functools import wraps
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from slotworks.editing import Scene
 from slotworks.errors import needs_extra
 from slotworks.studio import desk as desks
 from slotworks.studio.desk import Desk, Side
-from slotworks.studio.views import SHOWN, Studio, segments, shown_size, tiles
+from slotworks.studio.views import SHOWN, Studio, mask_of, matches, segments, shown_size, similarity, tiles
 from slotworks.types import UserError
 
-HELP = """A slot is an object. **1.** Open a picture on the left. **2.** Click an object in it. **3.** *Take out* draws
-the picture without it, *Bring in* adds the object clicked in the second picture, *Exchange* puts that in the place of
-the one on the left. Both renderings start from the same noise: they differ by your edits alone."""
+HELP = """A slot is an object, and a number. Click one on the left; *Take out* draws the picture without it, *Bring in*
+adds the one clicked in the second picture, *Exchange* puts that in its place. Both renderings start from the same
+noise."""
+COMPARE = """A slot is an object, and a number. This method draws no pictures; its slots can be compared: click one on
+the left, and the one that goes with it lights up on the right."""
+KEYS = """<script>
+document.addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+  const buttons = [...document.querySelectorAll(".key-" + event.key.toLowerCase())];
+  const button = /^[a-z]$/i.test(event.key) && buttons.find(one => one.offsetParent);
+  if (button) { event.preventDefault(); button.click(); }
+});
+</script>"""
+CSS = """.similar { border-collapse: collapse; } .similar td, .similar th { padding: 4px 8px; text-align: right; }
+.similar b { text-decoration: underline; }"""
+VIEWS = {"both": "both", "picture": "picture alone", "slots": "slots alone"}
 
 SIDES: tuple[tuple[Side, str], ...] = (("picture", "Picture"), ("other", "Second picture"))
 
-EDITS: dict[str, Callable[[Desk], Desk]] = {
-    "Take out": desks.remove,
-    "Bring in": desks.bring,
-    "Exchange": desks.exchange,
-    "Undo": desks.undo,
-    "Start over": lambda desk: desks.open_picture(desk.picture, desk.other),
-    "Render again": lambda desk: desk,
+EDITS: dict[str, tuple[str, Callable[[Desk], Desk]]] = {  # with their keys
+    "Take out": ("t", desks.remove),
+    "Bring in": ("b", desks.bring),
+    "Exchange": ("x", desks.exchange),
+    "Undo": ("u", desks.undo),
+    "Start over": ("s", lambda desk: desks.open_picture(desk.picture, desk.other)),
+    "Render again": ("r", lambda desk: desk),
 }
 
 
-def build_page(studio: Studio) -> Any:
-    """The page as `gradio.Blocks`. `slotworks.studio.Server` serves it to those alone who know a token.
+def build_page(studios: Sequence[Studio]) -> Any:
+    """The page as `gradio.Blocks`, a tab for each run. `slotworks.studio.Server` serves it to who knows a token.
 
     Raises:
         UserError: if `gradio` is not installed.
     """
     with needs_extra("studio"):
         import gradio as gr
-        from gradio.utils import get_upload_folder
+
+    title = f"slotworks: {', '.join(studio.name for studio in studios)}"
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
+        if len(studios) == 1:
+            _build(studios[0], page)
+        else:
+            for studio in studios:
+                with gr.Tab(studio.name):
+                    _build(studio, page)
+    return page
+
+
+def _build(studio: Studio, page: Any) -> None:
+    """What is shown of a run."""
+    import gradio as gr
+    from gradio.utils import get_upload_folder
 
     def told(work: Callable) -> Callable:
-        """A user's mistake as a note on the page, which stays as it is."""
+        """A mistake as a note on the page, which stays as it is; of one of the program the terminal says where."""
 
         @wraps(work)
         def run(*args: Any) -> Any:
@@ -47,109 +80,180 @@ def build_page(studio: Studio) -> Any:
                 return work(*args)
             except UserError as error:
                 gr.Warning(without_folders(str(error), get_upload_folder()))
-                return gr.skip()
+            except Exception as error:
+                traceback.print_exc(file=sys.stderr)
+                gr.Warning(f"This did not work ({type(error).__name__}); the terminal of the studio says where.")
+            return gr.skip()
 
         return run
 
-    def both(desk: Desk) -> list[Any]:
+    def both(desk: Desk, view: Any) -> list[Any]:
         """The pictures with their segments."""
-        right = None if desk.other is None else segments(desk.other, desk.chosen.get("other", ()))
-        return [segments(desk.picture, desk.chosen.get("picture", ())), right]
+        right = None if desk.other is None else segments(desk.other, desk.chosen.get("other", ()), view)
+        return [segments(desk.picture, desk.chosen.get("picture", ()), view), right]
 
-    def rendered(desk: Desk, given: tuple[Any, ...]) -> list[Any]:
-        """The desk, and the pictures that come of it."""
+    def all_of(desk: Desk, view: Any, given: tuple[Any, ...]) -> list[Any]:
+        """Everything on the page that follows from the desk."""
+        shown = [desk, *both(desk, view), tiles(desk), _mask_file(desk.picture, get_upload_folder())]
+        if not studio.draws:
+            return [*shown, similar(desk)]
         recon, edited = studio.rendered(desk, **dict(zip(settings, given, strict=True)))
-        return [desk, recon, edited, tiles(desk), desks.in_words(desk)]
+        states = desks.history(desk)
+        return [*shown, desks.in_words(desk), recon, edited, gr.update(choices=states, value=states[-1])]
 
     def opener(side: Side, read: Callable[[Any, int, float | None], Scene]) -> Callable:
-        def work(source: Any, seed: int, merge: float | None, desk: Desk | None, *given: Any) -> list[Any]:
+        def work(source: Any, seed: int | None, merge: float | None, desk: Desk | None, *given: Any) -> list[Any]:
+            scene = read(source, int(seed or 0), merge)
             if side == "picture":
-                desk = desks.open_picture(read(source, int(seed), merge), None if desk is None else desk.other)
+                desk = desks.open_picture(scene, None if desk is None else desk.other)
             else:
-                desk = desks.open_other(_there(desk), read(source, int(seed), merge))
-            return [*both(desk), *rendered(desk, given)]
+                desk = desks.open_other(_there(desk), scene)
+            return all_of(desk, *given[:1], given[1:])
 
         return told(work)
 
     def chooser(side: Side) -> Callable:
-        def work(desk: Desk | None, event: gr.SelectData) -> list[Any]:
+        def work(desk: Desk | None, view: Any, event: gr.SelectData) -> list[Any]:
             desk = _there(desk)
             x, y = event.index
             desk = desks.choose(desk, side, int(x), int(y), shown_size(desk.scene(side)))
-            return [desk, *both(desk)]
+            if not studio.draws and side == "picture" and desk.other is not None:
+                pairs = matches(desk.picture, desk.other)
+                found = tuple(pairs[slot] for slot in desk.chosen["picture"][:1] if slot in pairs)
+                desk = desks.replace(desk, chosen={**desk.chosen, "other": found})
+            return [desk, *both(desk, view)]
 
         return told(work)
 
     def editor(change: Callable[[Desk], Desk]) -> Callable:
-        def work(desk: Desk | None, *given: Any) -> list[Any]:
-            desk = change(_there(desk))
-            return [*both(desk), *rendered(desk, given)]
+        return told(lambda desk, view, *given: all_of(change(_there(desk)), view, given))
 
-        return told(work)
+    def begun(view: Any, *given: Any) -> list[Any]:
+        return all_of(desks.open_picture(studio.example(0), studio.example(1)), view, given)
 
-    title = f"slotworks: {type(studio.method).__name__}"
+    def returned(state: str, desk: Desk | None, view: Any, *given: Any) -> list[Any]:
+        return all_of(desks.back_to(_there(desk), int(str(state).partition(":")[0])), view, given)
+
     picture = {"interactive": False, "type": "pil", "format": "png", "buttons": ["download", "fullscreen"]}
-    tall = {**picture, "height": SHOWN + 40}
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
-        desk = gr.State(None)
-        gr.Markdown(f"# {title}\n\n{HELP}")
-        shown, sources = {}, []
-        with gr.Row():
-            for side, name in SIDES:
-                with gr.Column(min_width=260):
-                    shown[side] = gr.Image(label=f"{name}: click an object", **tall)
-                    with gr.Row():
-                        upload = gr.UploadButton(f"{name} from a file", file_types=["image"], size="sm", min_width=90)
-                        number = gr.Number(int(side == "other"), precision=0, minimum=0, label="number", min_width=70)
-                        button = gr.Button(
-                            f"{name} from the test data",
-                            size="sm",
-                            interactive=studio.dataset is not None,
-                            min_width=90,
-                        )
-                    sources.append((upload.upload, upload, opener(side, studio.from_file)))
-                    sources.append((button.click, number, opener(side, studio.from_data)))
-        with gr.Row():
-            buttons = {
-                name: gr.Button(name, variant="primary" if name == "Take out" else "secondary", min_width=90)
-                for name in EDITS
-            }
-        with gr.Row():
-            recon = gr.Image(label="Rendered from all slots", **tall)
-            result = gr.Image(label="Edited", **tall)
-        words = gr.Markdown()
-        strip = gr.Image(label="Slots of the edited picture", **picture, height=190)
-        with gr.Accordion("Settings", open=False), gr.Row():
-            slot_seed = gr.Number(0, precision=0, label="seed of the slots, when a picture is opened")
-            merge = gr.Number(
-                None, minimum=-1, maximum=1, step=0.01, label="join slots whose cosine is above this; empty: none"
-            )
-            settings = {}
-            if studio.renderer == "sample":
-                settings["noise_seed"] = gr.Number(0, precision=0, label="seed of the noise")
-            if studio.steps is not None:
-                settings["steps"] = gr.Number(studio.steps, precision=0, minimum=1, label="steps of the sampler")
-            if studio.cfg_scale is not None:
-                settings["cfg_scale"] = gr.Number(studio.cfg_scale, label="guidance")
+    tall = {**picture, "height": SHOWN, "min_width": 260}
+    shown: dict[Side, Any] = {}
+    sources, settings = [], {}
+    desk = gr.State(None)
+    gr.Markdown(f"## {studio.name}\n\n{HELP if studio.draws else COMPARE}")
 
-        pictures = [shown["picture"], shown["other"]]
-        outputs, given = [*pictures, desk, recon, result, strip, words], list(settings.values())
-        for event, source, work in sources:
-            event(work, [source, slot_seed, merge, desk, *given], outputs)
-        for side, _ in SIDES:
-            shown[side].select(chooser(side), [desk], [desk, *pictures])
-        for name, change in EDITS.items():
-            buttons[name].click(editor(change), [desk, *given], outputs)
-    return page
+    def source_row(side: Side, name: str) -> None:
+        with gr.Row():
+            upload = gr.UploadButton(f"{name} from a file", file_types=["image"], size="sm", min_width=90)
+            number = gr.Number(int(side == "other"), precision=0, minimum=0, label="number", min_width=70)
+            here = studio.dataset is not None
+            button = gr.Button(f"{name} from the test data", size="sm", interactive=here, min_width=90)
+        sources.append((upload.upload, upload, opener(side, studio.from_file)))
+        sources.append((button.click, number, opener(side, studio.from_data)))
+
+    def picture_of(side: Side, name: str) -> None:
+        shown[side] = gr.Image(label=f"{name}: click an object", **tall)
+
+    buttons: dict[str, Any] = {}
+    with gr.Row():
+        picture_of(*SIDES[0])
+        edited = gr.Image(label="Edited", **tall) if studio.draws else None
+        if not studio.draws:
+            picture_of(*SIDES[1])
+    if studio.draws:
+        with gr.Row():
+            for name, (key, _) in EDITS.items():
+                kind = "primary" if name == "Take out" else "secondary"
+                label = f"{name} ({key.upper()})"
+                buttons[name] = gr.Button(label, variant=kind, min_width=90, elem_classes=f"key-{key}")
+    words = gr.Markdown() if studio.draws else gr.HTML()
+    with gr.Row():
+        view = gr.Radio([(name, key) for key, name in VIEWS.items()], value="both", label="shown", min_width=260)
+        if studio.draws:
+            history = gr.Dropdown([], label="history: go back to", min_width=260)
+        download = gr.DownloadButton("Mask of the picture (PNG)", min_width=160)
+    if studio.num_frames > 1:
+        with gr.Row():
+            film = gr.Image(label="Video with its tracks", **tall)
+            with gr.Column(min_width=260):
+                which = gr.Number(0, precision=0, minimum=0, label="number of the video in the test data")
+                frame = gr.Slider(0, studio.num_frames - 1, step=1, value=0, label="frame")
+        for control in (which, frame):
+            work = told(lambda number, at: studio.film(int(number or 0))[int(at)])
+            control.change(work, [which, frame], film, show_progress="hidden")
+        page.load(work, [which, frame], film)
+    with gr.Row():
+        with gr.Column(min_width=260):
+            source_row(*SIDES[0])
+            if studio.draws:
+                recon = gr.Image(label="Rendered from all slots", **tall)
+        with gr.Column(min_width=260):
+            source_row(*SIDES[1])
+            if studio.draws:
+                picture_of(*SIDES[1])
+    strip = gr.Image(label="Slots", **picture, height=190)
+    with gr.Accordion("Settings", open=False), gr.Row():
+        slot_seed = gr.Number(0, precision=0, label="seed of the slots, when a picture is opened")
+        merge = gr.Number(
+            None, minimum=-1, maximum=1, step=0.01, label="join slots whose cosine is above this; empty: none"
+        )
+        if studio.renderer == "sample":
+            settings["noise_seed"] = gr.Number(0, precision=0, label="seed of the noise")
+        if studio.steps is not None:
+            settings["steps"] = gr.Number(studio.steps, precision=0, minimum=1, label="steps of the sampler")
+        if studio.cfg_scale is not None:
+            settings["cfg_scale"] = gr.Number(studio.cfg_scale, label="guidance")
+
+    pictures = [shown["picture"], shown["other"]]
+    outputs, given = [desk, *pictures, strip, download, words], [view, *settings.values()]
+    outputs += [recon, edited, history] if studio.draws else []
+    for event, source, work in sources:
+        event(work, [source, slot_seed, merge, desk, *given], outputs)
+    for side, _ in SIDES:
+        shown[side].select(chooser(side), [desk, view], [desk, *pictures])
+    for name, button in buttons.items():
+        button.click(editor(EDITS[name][1]), [desk, *given], outputs)
+    if studio.draws:
+        history.input(told(returned), [history, desk, *given], outputs)
+    view.change(told(lambda desk, view: both(_there(desk), view)), [desk, view], pictures)
+    page.load(told(begun), given, outputs)
+
+
+def similar(desk: Desk) -> str:
+    """Cosines of the slots of both pictures as a table, those that go with each other underlined."""
+    if desk.other is None:
+        return "Open a second picture to compare slots."
+    values, pairs = similarity(desk.picture, desk.other).tolist(), matches(desk.picture, desk.other)
+    head = "".join(f"<th>{other}</th>" for other in range(len(values[0])))
+    rows = []
+    for slot, row in enumerate(values):
+        cells = (
+            f'<td style="background: rgb(0 114 178 / {max(value, 0):.2f})">'
+            + (f"<b>{value:.2f}</b>" if pairs.get(slot) == other else f"{value:.2f}")
+            + "</td>"
+            for other, value in enumerate(row)
+        )
+        rows.append(f"<tr><th>{slot}</th>{''.join(cells)}</tr>")
+    said = "Cosine of the slots of the picture (rows) and of the second one (columns); underlined: one to one."
+    return f'<p>{escape(said)}</p><table class="similar"><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+
+
+def _mask_file(scene: Scene, folder: str) -> str:
+    """The mask of a picture in a file that the page may hand out."""
+    path = Path(tempfile.mkdtemp(dir=folder)) / "mask.png"
+    mask_of(scene).save(path)
+    return str(path)
 
 
 def without_folders(text: str, uploads: str) -> str:
-    """A message without the folder that an upload was kept in: `cat.png` is what the person knows.
+    """A message without folders of this computer: `cat.png` is what the person knows.
 
     >>> without_folders("/a/files/0aff/my cat.png cannot be read as a picture.", "/a/files")
     'my cat.png cannot be read as a picture.'
+    >>> without_folders("/home/me/data/clevr is missing a.hdf5; see data/README.", "/a/files")
+    'clevr is missing a.hdf5; see data/README.'
     """
-    return re.sub(rf"{re.escape(uploads.rstrip('/'))}/(?:[0-9a-f]+/)?", "", text)
+    text = re.sub(rf"{re.escape(uploads.rstrip('/'))}/(?:[0-9a-f]+/)?", "", text)
+    return re.sub(r"(?<![\w.:/~-])/(?:[^\s/'\"`;,]+/)+", "", text)
 
 
 def _there(desk: Desk | None) -> Desk:

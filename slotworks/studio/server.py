@@ -7,13 +7,14 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from slotworks.errors import UserError, needs_extra
 from slotworks.files import locked
 from slotworks.studio.guard import MAX_AGE, MAX_UPLOAD, Guard, is_local, prune
-from slotworks.studio.page import build_page
+from slotworks.studio.page import CSS, KEYS, build_page
 from slotworks.studio.views import Studio
 
 FIRST_PORT, PORTS = 7860, 100
@@ -25,7 +26,7 @@ class Server:
     """The studio's page, served until `close`.
 
     Args:
-        studio: what the page shows.
+        studios: what the page shows, a tab for each.
         host: address to listen on; others than this computer's own let other computers in.
         port: by default the first free one from 7860.
 
@@ -33,7 +34,7 @@ class Server:
         UserError: if the address cannot be listened on, or `gradio` is not installed.
     """
 
-    def __init__(self, studio: Studio, *, host: str = "127.0.0.1", port: int | None = None):
+    def __init__(self, studios: Studio | Sequence[Studio], *, host: str = "127.0.0.1", port: int | None = None):
         with needs_extra("studio"):
             import gradio
             import uvicorn
@@ -51,7 +52,7 @@ class Server:
         atexit.register(self.close)
         app = gradio.mount_gradio_app(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-            build_page(studio),
+            build_page([studios] if isinstance(studios, Studio) else studios),
             path="/",
             server_name=host,
             server_port=self.port,
@@ -62,6 +63,8 @@ class Server:
             ssr_mode=False,
             enable_monitoring=False,
             mcp_server=False,
+            head=KEYS,
+            css=CSS,
         )
         self.guard = Guard(app, host=host, port=self.port, folder=uploads)
         config = uvicorn.Config(self.guard, log_level="warning", timeout_graceful_shutdown=1)

@@ -3,11 +3,13 @@
 import json
 import weakref
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from slotworks import protocols
 from slotworks.data.scenes import VideoScenes
@@ -17,7 +19,8 @@ from slotworks.evaluation.doctor import stats_of
 from slotworks.evaluation.masks import PIECE, pieces
 from slotworks.evaluation.samples import write_samples
 from slotworks.evaluation.segment_video import segment_files, segment_video
-from slotworks.outputs import Outputs
+from slotworks.evaluation.tracks import Filmstrip, Tracks
+from slotworks.outputs import Outputs, writing
 from slotworks.reports import write_report
 from slotworks.types import Method, SlotOutput, UserError, VideoMethod, to_batch
 from slotworks.videos import VideoWriter
@@ -237,12 +240,52 @@ def test_segment_a_video(tmp_path):
         assert np.abs(np.array(red["box"]) - [t, 5, t + 5, 10]).max() <= 3  # the model sees 16 x 16 pixels
         assert background["area"] + red["area"] == 600
         assert (np.asarray(Image.open(masks[t])) == 1).sum() == red["area"]
+    coco = json.loads((tmp_path / "out" / "clip_tracks.json").read_text())
+    [video] = coco["videos"]
+    assert (video["file_name"], video["length"], video["width"], video["height"]) == ("clip.mp4", 9, 30, 20)
+    assert video["file_names"] == [path.name for path in masks]
+    assert [track["slot"] for track in coco["annotations"]] == [0, 1]
+    for track in coco["annotations"]:
+        for t, code in enumerate(track["segmentations"]):
+            own = coco_mask.decode(code).astype(bool)
+            assert np.array_equal(own, np.asarray(Image.open(masks[t])) == track["slot"])
+            x0, y0, x1, y1 = next(one["box"] for one in lines[t]["slots"] if one["slot"] == track["slot"])
+            assert track["bboxes"][t] == [x0, y0, x1 - x0, y1 - y0]
+            assert track["areas"][t] == own.sum()
+    assert Image.open(tmp_path / "out" / "clip_sheet.png").size == (4 * 332 + 6, 3 * 166 + 6)
     slots = np.load(tmp_path / "out" / "clip_slots.npy")
     assert slots.shape == (9, 2, 1)
     assert slots[:, 0, 0].tolist() == list(range(1, 10))  # the state went through the pieces
     again = module.open_video(tmp_path / "out" / "clip_overlay.mp4")
     assert len(list(again.frames())) == 9
     assert again.fps == 10
+
+
+def test_a_track_is_null_where_its_slot_owns_nothing(tmp_path):
+    empty, some = np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8)
+    some[1, 2:4] = 3
+    with Tracks() as tracks, writing(tmp_path, doing="testing") as outputs:
+        for labels in (empty, some, empty, some, empty):
+            tracks.add(labels)
+        tracks.write(outputs, "t.json", "clip.mp4")
+    background, seen = json.loads((tmp_path / "t.json").read_text())["annotations"]
+    assert background["areas"] == [24, 22, 24, 22, 24]
+    assert seen["slot"] == 3
+    assert seen["areas"] == [None, 2, None, 2, None]
+    assert seen["bboxes"] == [None, [2, 1, 2, 1], None, [2, 1, 2, 1], None]
+    assert [code is None for code in seen["segmentations"]] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("frames", "shown"), [(1, 1), (24, 24), (25, 13), (48, 24), (1000, 16)])
+def test_a_contact_sheet_has_few_frames_of_any_video(frames, shown):
+    strip = Filmstrip()
+    for t in range(frames):
+        picture = np.full((4, 4, 3), t % 256, np.uint8)
+        strip.add(picture, picture)
+    values = [np.asarray(picture)[0, 0, 0] for picture, _ in strip.pairs]
+    assert len(values) == shown
+    assert values[0] == 0
+    assert len({int(b) - int(a) for a, b in pairwise(values)} - {64 - 256}) <= 1
 
 
 def test_methods_of_images_segment_videos_frame_by_frame(tmp_path):

@@ -60,6 +60,17 @@ def test_an_exchange_takes_the_place_of_the_object(desk):
     assert first(desks.exchange(chosen)) == [0, 10, 2]
 
 
+def test_history_goes_back_to_any_state(desk):
+    once = desks.remove(desks.choose(desk, "picture", 0, 0, SIZE))
+    twice = desks.remove(desks.choose(once, "picture", 7, 0, SIZE))
+    assert desks.history(desk) == ["0: All 4 slots of the picture."]
+    assert desks.history(twice) == [f"{k}: {in_words(one)}" for k, one in enumerate((desk, once, twice))]
+    assert [desks.back_to(twice, k).pieces for k in range(3)] == [one.pieces for one in (desk, once, twice)]
+    assert desks.back_to(twice, 1).before == once.before
+    with pytest.raises(UserError, match="There is no state 3 of the picture; there are 3"):
+        desks.back_to(twice, 3)
+
+
 def test_undo_takes_back_one_edit_at_a_time(desk):
     chosen = desks.choose(desks.choose(desk, "picture", 0, 0, SIZE), "other", 0, 0, SIZE)
     once = desks.remove(chosen)

@@ -1,6 +1,7 @@
 """The studio as it is served: what it renders, what it refuses, and the page clicked in a browser if there is one."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,14 +17,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from slotworks import api
 from slotworks.cli import main
 from slotworks.configs.slot_attention import tetrominoes_mini
 from slotworks.editing import remove, render_edit
 from slotworks.studio import Studio, desk, guard, views
+from slotworks.studio.page import similar
 from slotworks.training import train
-from slotworks.types import UserError
+from slotworks.types import Method, UserError
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +97,67 @@ def test_a_run_whose_data_are_elsewhere_still_opens_files(studio, tmp_path):
         elsewhere.from_data(0)
 
 
-def test_a_run_that_renders_no_pictures_is_refused(studio):
-    from slotworks.methods import SetPredictionConfig
+class Finds(Method):
+    """A method that finds slots and draws nothing."""
 
-    with pytest.raises(UserError, match="cannot turn slots into pictures"):
-        Studio(SetPredictionConfig().build(), studio.run)
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
+
+    def encode(self, image):
+        return self.method.encode(image)
+
+
+def test_slots_of_a_run_that_draws_no_pictures_are_compared(studio):
+    finder = Studio(Finds(studio.method), studio.run)
+    assert (finder.draws, studio.draws) == (False, True)
+    scene, other = finder.example(0), finder.example(1)
+    cosines = views.similarity(scene, other)
+    norms = scene.slots.norm(dim=-1)[:, None] * other.slots.norm(dim=-1)[None]
+    torch.testing.assert_close(cosines, scene.slots @ other.slots.T / norms)
+    assert views.matches(scene, scene) == {k: k for k in range(4)}
+    table = similar(desk.open_picture(scene, other))
+    assert table.count("<td") == 16
+    assert table.count("<b>") == 4
+    assert "Open a second picture" in similar(desk.open_picture(scene))
+
+
+def test_every_run_has_a_picture_to_begin_with(studio, tmp_path):
+    from slotworks.data import CLEVRTex
+
+    elsewhere = replace(studio.run, data=CLEVRTex(root=str(tmp_path / "nothing"), image_size=35))
+    scene = Studio(studio.method, elsewhere).example(0)
+    assert scene.image.shape == (3, 35, 35)
+    assert scene.image.std() > 0.01
+
+
+def test_a_video_is_shown_frame_by_frame_with_its_tracks(studio):
+    from slotworks.data.scenes import VideoScenes
+
+    data = VideoScenes(image_size=35, num_frames=5)
+    moving = Studio(studio.method, replace(studio.run, data=data))
+    assert (moving.num_frames, studio.num_frames) == (5, 1)
+    frames = moving.film(0)
+    assert [frame.size for frame in frames] == [(views.SHOWN, views.SHOWN)] * 5
+    assert frames[0] != frames[4]
+    assert moving.film(0) is frames
+    with pytest.raises(UserError, match="are no videos"):
+        studio.film(0)
+
+
+def test_the_mask_that_is_downloaded_holds_the_numbers_of_slots(studio):
+    scene = studio.from_data(0)
+    mask = views.mask_of(scene)
+    assert (mask.mode, mask.size) == ("P", (35, 35))
+    assert np.array_equal(np.asarray(mask), views.upsampled_argmax(scene.masks, (35, 35)))
+
+
+def test_views_of_a_picture(studio):
+    scene = studio.from_data(0)
+    owner = views.upsampled_argmax(scene.masks, (views.SHOWN, views.SHOWN))
+    assert np.array_equal(np.asarray(views.segments(scene, view="slots")), views.PALETTE[owner])
+    alone = views.segments(scene, view="picture")
+    assert np.array_equal(np.asarray(alone), np.asarray(views.resized(views.to_picture(scene.image), views.SHOWN)))
 
 
 def test_no_run_no_page(tmp_path, capsys):
@@ -267,17 +326,26 @@ def test_other_computers_get_in_only_with_a_warning(folder, monkeypatch, capsys)
     assert "/?token=" in printed.out
 
 
-def test_clicks_in_a_browser(page, tmp_path):
-    """The whole page in Chromium: open two pictures, click, edit, undo; a mistake is told and changes nothing."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+def find_browser() -> str | None:
+    """Chromium or Chrome of this machine, or the one that playwright installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    if found := next(filter(None, map(shutil.which, names)), None):
+        return found
+    with sync_playwright() as p:
+        return p.chromium.executable_path if Path(p.chromium.executable_path).exists() else None
+
+
+def test_clicks_in_a_browser(folder, tmp_path):
+    """The whole page in Chromium, two runs: what it opens with, clicks, keys, history; a mistake changes nothing."""
+    chromium = find_browser()
     if chromium is None:
-        pytest.skip("no Chromium here")
-    address = f"http://127.0.0.1:{page.port}/"
+        pytest.skip("no Chromium here; `playwright install chromium` brings one")
     (tmp_path / "no picture.png").write_text("no picture")
-    with playwright.sync_playwright() as p:
+    page = api.studio(folder, folder, device="cpu")
+    address = f"http://127.0.0.1:{page.port}/"
+    with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 1400})
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.set_default_timeout(120_000)
         outside = []
         tab.on("request", lambda r: outside.append(r.url) if r.url.startswith("http") else None)
@@ -285,29 +353,43 @@ def test_clicks_in_a_browser(page, tmp_path):
         tab.get_by_text("Open the address that `slotworks studio` printed").wait_for()
         tab.goto(page.address)
         assert tab.url == address  # the token does not stay in the address bar
+        shown = tab.get_by_role("tabpanel").first
 
-        def press(name: str) -> None:
-            tab.get_by_role("button", name=name, exact=True).click()
+        def said(text: str) -> None:
+            shown.locator("p", has_text=text).first.wait_for()
 
-        press("Take out")
-        tab.get_by_text("There is no picture yet").wait_for()
-        press("Picture from the test data")
-        tab.get_by_text("All 4 slots of the picture.").wait_for()
-        press("Second picture from the test data")
-        tab.locator("img").nth(3).wait_for()
-        tab.locator("img").nth(0).click()
-        tab.locator("img").nth(1).click()
+        assert tab.get_by_role("tab").count() == 2
+        said("All 4 slots of the picture.")
+        edited = shown.locator("img").nth(1).bounding_box()
+        assert edited["y"] + edited["height"] < 900  # beside the picture, without scrolling
+        shown.locator("img").nth(0).click()
         tab.wait_for_timeout(1000)
-        press("Bring in")
-        tab.get_by_text("of the second picture.").wait_for()
-        press("Undo")
-        tab.get_by_text("All 4 slots of the picture.").wait_for()
-        tab.locator("input[type=file]").first.set_input_files(tmp_path / "no picture.png")
+        tab.keyboard.press("t")
+        shown.locator("p", has_text=re.compile(r"^Slots? [0-9, ]+ of the picture\\.$")).wait_for()
+        shown.get_by_label("history").click()
+        assert tab.get_by_role("option").count() == 2
+        tab.keyboard.press("Escape")
+        shown.get_by_role("button", name="Undo (U)").click()
+        said("All 4 slots of the picture.")
+        shown.locator("img").nth(3).click()
+        tab.wait_for_timeout(1000)
+        shown.get_by_role("button", name="Bring in (B)").click()
+        said("of the second picture.")
+        shown.locator("input[type=file]").first.set_input_files(tmp_path / "no picture.png")
         told = tab.get_by_text("cannot be read as a picture")
         told.wait_for()
         assert "no picture.png" in told.inner_text()
-        assert str(page.folder.parent) not in told.inner_text()
-        if folder := os.environ.get("SLOTWORKS_SCREENSHOTS"):
-            tab.screenshot(path=Path(folder) / "studio.png")
+        assert "/" not in told.inner_text()
+        said("of the second picture.")
+        with tab.expect_download() as download:
+            shown.get_by_text("Mask of the picture (PNG)").click()
+        assert Image.open(download.value.path()).mode == "P"
+        tab.set_viewport_size({"width": 390, "height": 844})
+        tab.wait_for_timeout(500)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        if place := os.environ.get("SLOTWORKS_SCREENSHOTS"):
+            tab.set_viewport_size({"width": 1280, "height": 1400})
+            tab.screenshot(path=Path(place) / "studio.png")
         assert all(url.startswith(address) for url in outside)  # nothing is asked of other computers
         browser.close()
+    page.close()
