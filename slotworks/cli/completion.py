@@ -53,8 +53,8 @@ def following(words: Sequence[str]) -> list[str]:
 
     >>> following(["repo"])
     ['report']
-    >>> following(["train", "slot_attention.tetrominoes_"])
-    ['slot_attention.tetrominoes_mini']
+    >>> following(["completion", "z"])
+    ['zsh']
     """
     from slotworks.cli import ALWAYS, VERBS
 

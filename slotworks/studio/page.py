@@ -80,7 +80,7 @@ def _build(studio: Studio, page: Any) -> None:
                 return work(*args)
             except UserError as error:
                 gr.Warning(without_folders(str(error), get_upload_folder()))
-            except Exception as error:
+            except (RuntimeError, ValueError, OSError, MemoryError) as error:
                 traceback.print_exc(file=sys.stderr)
                 gr.Warning(f"This did not work ({type(error).__name__}); the terminal of the studio says where.")
             return gr.skip()
@@ -103,7 +103,7 @@ def _build(studio: Studio, page: Any) -> None:
 
     def opener(side: Side, read: Callable[[Any, int, float | None], Scene]) -> Callable:
         def work(source: Any, seed: int | None, merge: float | None, desk: Desk | None, *given: Any) -> list[Any]:
-            scene = read(source, int(seed or 0), merge)
+            scene = read(source or 0, int(seed or 0), merge)  # an emptied field is 0
             if side == "picture":
                 desk = desks.open_picture(scene, None if desk is None else desk.other)
             else:
@@ -227,7 +227,7 @@ def similar(desk: Desk) -> str:
     rows = []
     for slot, row in enumerate(values):
         cells = (
-            f'<td style="background: rgb(0 114 178 / {max(value, 0):.2f})">'
+            f'<td style="background: rgb(0 114 178 / {0.5 * max(value, 0):.2f})">'
             + (f"<b>{value:.2f}</b>" if pairs.get(slot) == other else f"{value:.2f}")
             + "</td>"
             for other, value in enumerate(row)

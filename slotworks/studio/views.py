@@ -120,11 +120,11 @@ class Studio:
         return shown
 
     def rendered(
-        self, desk: Desk, *, noise_seed: int = 0, steps: int | None = None, cfg_scale: float | None = None
+        self, desk: Desk, *, noise_seed: int | None = 0, steps: int | None = None, cfg_scale: float | None = None
     ) -> tuple[Image.Image, Image.Image]:
         """The picture from all of its slots, and the edited one, from the same noise."""
         edit = render_edit(
-            self.method, desk.picture, desk.slots, steps=steps, cfg_scale=cfg_scale, seeds=(int(noise_seed),)
+            self.method, desk.picture, desk.slots, steps=steps, cfg_scale=cfg_scale, seeds=(int(noise_seed or 0),)
         )
         return resized(to_picture(edit.recon[0]), SHOWN), resized(to_picture(edit.edited[0]), SHOWN)
 

@@ -381,6 +381,11 @@ def test_clicks_in_a_browser(folder, tmp_path):
         assert "no picture.png" in told.inner_text()
         assert "/" not in told.inner_text()
         said("of the second picture.")
+        shown.get_by_text("Settings").click()
+        shown.get_by_label("join slots").fill("3")
+        shown.get_by_role("button", name="Picture from the test data", exact=True).click()
+        tab.get_by_text("3 is greater than maximum value 1").wait_for()
+        said("of the second picture.")
         with tab.expect_download() as download:
             shown.get_by_text("Mask of the picture (PNG)").click()
         assert Image.open(download.value.path()).mode == "P"
