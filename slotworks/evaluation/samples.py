@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -282,7 +282,7 @@ def _joined(pictures: Sequence[Image.Image], *, down: bool = False, gap: int = 2
 
 def numbered_overlay(
     picture: Image.Image,
-    labels: Int64[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
     colors: Sequence[tuple[int, int, int]] = COLORS,
     *,
     side: int,

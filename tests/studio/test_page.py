@@ -358,8 +358,8 @@ def test_clicks_in_a_browser(folder, tmp_path):
         def said(text: str) -> None:
             shown.locator("p", has_text=text).first.wait_for()
 
-        assert tab.get_by_role("tab").count() == 2
         said("All 4 slots of the picture.")
+        assert tab.get_by_role("tab").count() == 2
         edited = shown.locator("img").nth(1).bounding_box()
         assert edited["y"] + edited["height"] < 900  # beside the picture, without scrolling
         shown.locator("img").nth(0).click()
