@@ -310,7 +310,8 @@ def numbered_overlay(
     for label in np.unique(labels):
         own = np.pad(labels == label, 1)  # the edge of the picture is a border, too
         if own.mean() >= SPECK:
-            y, x = np.unravel_index(np.argmax(distance_transform_edt(own)), own.shape)
+            depth: Any = distance_transform_edt(own)
+            y, x = np.unravel_index(depth.argmax(), own.shape)
             style = {"font_size": max(side // 12, 11), "stroke_width": max(side // 100, 1), "anchor": "mm"}
             pen.text((int(x) - 1, int(y) - 1), str(label), fill="white", stroke_fill="black", **style)
     return overlay

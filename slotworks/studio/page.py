@@ -102,13 +102,15 @@ def _build(studio: Studio, page: Any) -> None:
         return [*shown, desks.in_words(desk), recon, edited, gr.update(choices=states, value=states[-1])]
 
     def opener(side: Side, read: Callable[[Any, int, float | None], Scene]) -> Callable:
-        def work(source: Any, seed: int | None, merge: float | None, desk: Desk | None, *given: Any) -> list[Any]:
+        def work(
+            source: Any, seed: int | None, merge: float | None, desk: Desk | None, view: Any, *given: Any
+        ) -> list[Any]:
             scene = read(source or 0, int(seed or 0), merge)  # an emptied field is 0
             if side == "picture":
                 desk = desks.open_picture(scene, None if desk is None else desk.other)
             else:
                 desk = desks.open_other(_there(desk), scene)
-            return all_of(desk, *given[:1], given[1:])
+            return all_of(desk, view, given)
 
         return told(work)
 
@@ -138,6 +140,7 @@ def _build(studio: Studio, page: Any) -> None:
     tall = {**picture, "height": SHOWN, "min_width": 260}
     shown: dict[Side, Any] = {}
     sources, settings = [], {}
+    edited, recon, history = None, None, None  # of runs that draw
     desk = gr.State(None)
     gr.Markdown(f"## {studio.name}\n\n{HELP if studio.draws else COMPARE}")
 
@@ -156,8 +159,9 @@ def _build(studio: Studio, page: Any) -> None:
     buttons: dict[str, Any] = {}
     with gr.Row():
         picture_of(*SIDES[0])
-        edited = gr.Image(label="Edited", **tall) if studio.draws else None
-        if not studio.draws:
+        if studio.draws:
+            edited = gr.Image(label="Edited", **tall)
+        else:
             picture_of(*SIDES[1])
     if studio.draws:
         with gr.Row():
@@ -212,7 +216,7 @@ def _build(studio: Studio, page: Any) -> None:
         shown[side].select(chooser(side), [desk, view], [desk, *pictures])
     for name, button in buttons.items():
         button.click(editor(EDITS[name][1]), [desk, *given], outputs)
-    if studio.draws:
+    if history is not None:
         history.input(told(returned), [history, desk, *given], outputs)
     view.change(told(lambda desk, view: both(_there(desk), view)), [desk, view], pictures)
     page.load(told(begun), given, outputs)

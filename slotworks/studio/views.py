@@ -153,7 +153,8 @@ def segments(scene: Scene, chosen: tuple[int, ...] = (), view: View = "both") ->
 
 def mask_of(scene: Scene) -> Image.Image:
     """The slot of each pixel of a picture, as values of a picture with a palette."""
-    mask = Image.fromarray(upsampled_argmax(scene.masks.cpu(), tuple(scene.image.shape[-2:])).astype(np.uint8), "P")
+    height, width = scene.image.shape[-2:]
+    mask = Image.fromarray(upsampled_argmax(scene.masks.cpu(), (height, width)).astype(np.uint8), "P")
     mask.putpalette(PALETTE.tobytes())
     return mask
 
