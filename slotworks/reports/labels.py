@@ -5,7 +5,6 @@ from typing import Any
 from slotworks.reports.charts import finite_number
 from slotworks.tables import metric
 
-
 FINDINGS = {
     "healthy": "No check found anything wrong; the pictures below are the proof.",
     "too_early": "So few steps are done that masks cannot tell yet what will become of the slots.",
