@@ -365,7 +365,7 @@ def test_clicks_in_a_browser(folder, tmp_path):
         shown.locator("img").nth(0).click()
         tab.wait_for_timeout(1000)
         tab.keyboard.press("t")
-        shown.locator("p", has_text=re.compile(r"^Slots? [0-9, ]+ of the picture\\.$")).wait_for()
+        shown.locator("p", has_text=re.compile(r"^Slots? [0-9, ]+ of the picture\.$")).wait_for()
         shown.get_by_label("history").click()
         assert tab.get_by_role("option").count() == 2
         tab.keyboard.press("Escape")
