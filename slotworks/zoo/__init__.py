@@ -47,7 +47,10 @@ MEMBERS = (
         "dinosaur.collages_mlp_round2",
         about="The pictures are collages of photographed cut-outs on drawn backgrounds, without any other photograph. "
         "The cut-outs, which are not in this package, are 187 of the stamps of Tux Paint (Debian's "
-        "tuxpaint-stamps-default, GPL-2): 121 to train on, 20 for validation, 46 for the numbers above.",
+        "tuxpaint-stamps-default, GPL-2): 121 to train on, 20 for validation, 46 for the numbers above. On the same "
+        "collages six clusters of k-means on the same features have FG-ARI 51.0 ± 1.9, ARI 57.3 ± 0.8, mBO_i 54.1 ± "
+        "1.4, averaged over 3 x 3 patches 60.2 ± 2.2, 66.4 ± 0.9, 55.1 ± 1.5; eight slots of which those with a cosine "
+        "above 0.9 are joined 78.5 ± 1.7, 73.3 ± 0.7, 65.2 ± 1.1.",
     ),
     Member("spot-scenes", "spot.scenes_stage2_mini"),
     Member("stable-lsd-scenes", "stable_lsd.scenes_mini"),
