@@ -43,7 +43,7 @@ def test_tables_are_those_of_the_records(page):
         assert results.FOOT in " ".join(text.split())
 
 
-SAID = {  # numbers in sentences: {RECORD METRIC}
+SAID = {  # numbers in sentences: {RECORD METRIC}, or {RECORD METRIC - RECORD METRIC}
     "README.md": ["FG-ARI {slot_attention.tetrominoes_mini fg_ari}", "{slot_attention.tetrominoes_long_mini fg_ari}"],
     "docs/methods/baselines.md": [
         "FG-ARI {blocks.scenes_mini fg_ari} on the drawn scenes of the miniatures",
@@ -86,9 +86,12 @@ def test_numbers_in_sentences_are_those_of_the_records(page):
     for said in SAID[page]:
 
         def number(match):
-            record, key, *error = match[1].split()
+            record, key, *rest = match[1].split()
             value = results.metric(results.find(record), key)
-            return results.written(key.rpartition("/")[2], value, error=bool(error)).partition(" (")[0]
+            if rest[:1] == ["-"]:
+                value = {"mean": value["mean"] - results.metric(results.find(rest[1]), rest[2])["mean"]}
+                rest = []
+            return results.written(key.rpartition("/")[2], value, error=bool(rest)).partition(" (")[0]
 
         assert re.sub(r"\{(.+?)\}", number, said) in text, said
 
