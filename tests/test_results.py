@@ -50,6 +50,39 @@ SAID = {  # numbers in sentences: {RECORD METRIC}, or {RECORD METRIC - RECORD ME
         "ARI {blocks.scenes_mini ari}, mBO_i {blocks.scenes_mini mbo_i} and mIoU_i {blocks.scenes_mini miou_i} are not",
         "{blocks.videos_mini fg_ari} and {blocks.savi_mini fg_ari}",
     ],
+    "docs/methods/dinosaur.md": [
+        "Against k-means, the margins of the first round's attention are {dinosaur.photos_mlp "
+        "oclf[attention]/fg_ari - feature_kmeans.photos fg_ari} in FG-ARI, {dinosaur.photos_mlp "
+        "oclf[attention]/mbo_i - feature_kmeans.photos mbo_i} in mBO_i and {dinosaur.photos_mlp "
+        "oclf[attention]/ari - feature_kmeans.photos ari} in ARI, and {dinosaur.photos_mlp oclf[attention]/fg_ari"
+        " - feature_kmeans.photos#smooth fg_ari}, {dinosaur.photos_mlp oclf[attention]/mbo_i - "
+        "feature_kmeans.photos#smooth mbo_i} and {dinosaur.photos_mlp oclf[attention]/ari - "
+        "feature_kmeans.photos#smooth ari} against the smooth one;",
+        "those of its decoder's masks {dinosaur.photos_mlp oclf/fg_ari - feature_kmeans.photos fg_ari}, "
+        "{dinosaur.photos_mlp oclf/mbo_i - feature_kmeans.photos mbo_i} and {dinosaur.photos_mlp oclf/ari - "
+        "feature_kmeans.photos ari}.",
+        "Those of the second round's attention are {dinosaur.photos_mlp_round2 oclf[attention]/fg_ari - "
+        "feature_kmeans.photos fg_ari}, {dinosaur.photos_mlp_round2 oclf[attention]/mbo_i - feature_kmeans.photos"
+        " mbo_i} and {dinosaur.photos_mlp_round2 oclf[attention]/ari - feature_kmeans.photos ari}, and "
+        "{dinosaur.photos_mlp_round2 oclf[attention]/fg_ari - feature_kmeans.photos#smooth fg_ari}, "
+        "{dinosaur.photos_mlp_round2 oclf[attention]/mbo_i - feature_kmeans.photos#smooth mbo_i} and "
+        "{dinosaur.photos_mlp_round2 oclf[attention]/ari - feature_kmeans.photos#smooth ari}; of its decoder's "
+        "masks {dinosaur.photos_mlp_round2 oclf/fg_ari - feature_kmeans.photos fg_ari}, "
+        "{dinosaur.photos_mlp_round2 oclf/mbo_i - feature_kmeans.photos mbo_i} and {dinosaur.photos_mlp_round2 "
+        "oclf/ari - feature_kmeans.photos ari}.",
+        "On the photographs the first round is {dinosaur.photos_mlp oclf[attention]/mbo_i_fewest - "
+        "feature_kmeans.photos mbo_i_fewest} above k-means, the second {dinosaur.photos_mlp_round2 "
+        "oclf[attention]/mbo_i_fewest - feature_kmeans.photos mbo_i_fewest}, and {dinosaur.photos_mlp_round2 "
+        "oclf[attention]/mbo_i_fewest - feature_kmeans.photos#smooth mbo_i_fewest} above the smooth one; eight "
+        "slots of which similar ones are joined are {dinosaur.photos_mlp_round2 oclf[attention]~0.9/mbo_i_fewest "
+        "- feature_kmeans.photos#smooth mbo_i_fewest} (cosine 0.9) and {dinosaur.photos_mlp_round2 "
+        "oclf[attention]~0.95/mbo_i_fewest - feature_kmeans.photos#smooth mbo_i_fewest} (0.95) above it.",
+        "With the Transformer decoder attention is {dinosaur.photos_transformer oclf[attention]/fg_ari - "
+        "feature_kmeans.photos fg_ari}, {dinosaur.photos_transformer oclf[attention]/mbo_i - "
+        "feature_kmeans.photos mbo_i} and {dinosaur.photos_transformer oclf[attention]/ari - "
+        "feature_kmeans.photos ari} above k-means, on the photographs {dinosaur.photos_transformer "
+        "oclf[attention]/mbo_i_fewest - feature_kmeans.photos mbo_i_fewest} above it.",
+    ],
     "docs/methods/slot_diffusion.md": ["FG-ARI {slot_diffusion.scenes_mini fg_ari}"],
     "docs/results.md": [
         "seed 3, which chose nothing: FG-ARI {dinosaur.scenes_mini#seed-3 oclf/fg_ari}, "
