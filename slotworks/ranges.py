@@ -43,9 +43,9 @@ COUNTS = """
     unet_dims vae_batch vae_dims vae_steps vocab_size
 """
 NOT_NEGATIVES = """
-    attention_from autoencode_steps crops decoder_mask_shuffle decoder_shuffle dilate encoder_blocks erode held_out
-    init_noise_steps min_objects modulated_timestep num_test num_train num_val power refinement tau_steps test_size
-    timestep train_size trained_blocks val_size
+    attention_from autoencode_steps crf_iterations crops decoder_mask_shuffle decoder_shuffle dilate encoder_blocks
+    erode frozen_stages held_out init_noise_steps low_level_dim min_objects modulated_timestep num_test num_train
+    num_val power refinement tau_steps test_size timestep train_size trained_blocks val_size
 """
 SHARES = """
     appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light mask_ratio max_share

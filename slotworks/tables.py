@@ -128,6 +128,8 @@ def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str,
     official = [row for row in data if run.data.name == row["name"] or run.data.name.startswith(f"{row['name']}_")]
     size = f"{official[-1]['download']} to download, {official[-1]['disk']} prepared" if official else ""
     drawn = "_scenes" in run.data.name
+    commands = list(dict.fromkeys(_commands(name)))
+    made = "made with `slotworks label`" if any("slotworks label" in one for one in commands) else ""
     tags = [word for word, holds in _tags(name, recipe.takes, run, drawn).items() if holds]
     return {
         "name": name,
@@ -135,8 +137,8 @@ def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str,
         "method": type(run.method).__name__.removesuffix("Config"),
         "slots": getattr(run.method, "num_slots", None),
         "data": run.data.name,
-        "data_size": "drawn, no download" if drawn else size or "made with `slotworks synthesize`",
-        "command": " && ".join(dict.fromkeys(_commands(name))),
+        "data_size": "drawn, no download" if drawn else size or made or "made with `slotworks synthesize`",
+        "command": " && ".join(commands),
         "steps": run.steps,
         "batch_size": run.batch_size,
         "takes": recipe.takes,
@@ -184,8 +186,11 @@ def _commands(name: str) -> list[str]:
     recipe = recipes()[name]
     run, first = recipe(), []
     root = Path(str(getattr(getattr(run.data, "images", run.data), "root", "")))
-    if root.parent == Path("data/generated") and root.name in RECIPES:
-        first.append(f"slotworks synthesize {root.name}")
+    if root.parent == Path("data/generated"):
+        if root.name in RECIPES:
+            first.append(f"slotworks synthesize {root.name}")
+        elif (labels := recipes().get(root.name)) and not labels().steps:
+            first.append(f"slotworks label {root.name}")
     for value in vars(run.method).values():
         if isinstance(value, str) and value.startswith("runs/"):
             first += _commands(value.removeprefix("runs/"))

@@ -47,6 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "training": ("types", "nn"),  # nn: noise that does not depend on the number of processes
     "editing": ("types", "nn", "encoders", "evaluation"),  # encoders: the diffusion model that texts are composed with
     "synthesis": ("types", "nn", "encoders", "data", "training"),  # training: seeds, settings as YAML
+    "label": ("types", "data", "evaluation", "metrics", "synthesis"),  # masks of classes, as synthesis writes them
     "studio": ("types", "data", "editing", "training", "evaluation"),
     "configs": ("types", "encoders", "decoders", "methods", "data", "training", "synthesis"),
     "tables": ("configs", "data", "evaluation"),  # written down so that the command line need not import them

@@ -19,6 +19,7 @@ VERBS = {
     "compose": ("compose", "pictures of several texts at once, the comparison with editing by slots"),
     "studio": ("studio", "edit pictures in a browser, by clicking objects"),
     "synthesize": ("synthesize", "images with pseudo-masks for GLASS: glass.coco, glass.voc, glass.scenes; resumes"),
+    "label": ("label", "masks of classes for images without any, from clusters of segments, to train a segmenter on"),
     "report": ("report", "a run folder to one HTML page"),
     "doctor": ("doctor", "what went wrong in a run, and the likely fix"),
     "data": ("data", "list, prepare and check data sets"),
@@ -89,11 +90,10 @@ def main(argv: list[str] | None = None) -> int:
             console.quiet = False
     verb, *rest = argv
     if verb not in VERBS:
-        import difflib
+        from slotworks.errors import nearest
 
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f" Did you mean `slotworks {near[0]}`?" if near else ""
-        print(f"slotworks: there is no verb {verb!r}.{hint} `slotworks --help` lists them.", file=sys.stderr)
+        near = nearest(verb, VERBS)
+        print(f"slotworks: there is no verb {verb!r}; nearest: {near}. `slotworks --help` lists them.", file=sys.stderr)
         return 2
     from slotworks.errors import Stopped, UserError, printable
 

@@ -1,7 +1,7 @@
 """Slots to images, features or tokens."""
 
 from slotworks.decoders.autoregressive import AutoregressiveDecoder
-from slotworks.decoders.deeplab import DeepLabHead, FCNHead
+from slotworks.decoders.deeplab import DeepLabHead, DeepLabPlusHead, FCNHead
 from slotworks.decoders.latent_diffusion import DenoiserConfig, LatentDiffusionDecoder, VQConfig
 from slotworks.decoders.mlp import FlatPatchDecoder, PatchMLPDecoder
 from slotworks.decoders.set_head import SetHead
@@ -12,6 +12,7 @@ from slotworks.decoders.tokens import TokenDecoder
 __all__ = [
     "AutoregressiveDecoder",
     "DeepLabHead",
+    "DeepLabPlusHead",
     "DenoiserConfig",
     "FCNHead",
     "FlatPatchDecoder",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from slotworks.encoders.blank import wanted
 from slotworks.encoders.pretrained import load_part
-from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _quiet
+from slotworks.encoders.reports import quiet
+from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD
 from slotworks.errors import needs_extra
 from slotworks.nn.init import unlike
 from slotworks.types import UserError
@@ -21,23 +22,25 @@ from slotworks.types import UserError
 DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
 """Blocks of each stage, by the number of layers in the name."""
 
-STAGES = ["stage3", "stage4"]
+STAGES = ["stage1", "stage3", "stage4"]
 
 
 class DilatedResNet(nn.Module):
-    """Two maps of an image in [0, 1], normalised by ImageNet's statistics: of the third and of the fourth stage.
+    """Maps of an image in [0, 1], normalised by ImageNet's statistics: of the first, the third and the fourth stage.
 
-    Fresh until `load` is called; all weights are trained, BatchNorm too. Needs the extra `vision`.
+    Fresh until `load` is called. Needs the extra `vision`.
 
     Args:
         depth: 50 or 101.
+        frozen_stages: how many of the stem and the four stages, from the stem on, are not trained. The statistics of
+            their BatchNorm go on being measured, as those of the others.
     """
 
-    feature_dims = (1024, 2048)
+    feature_dims = (256, 1024, 2048)
     mean: Tensor
     std: Tensor
 
-    def __init__(self, depth: int):
+    def __init__(self, depth: int, *, frozen_stages: int = 0):
         super().__init__()
         with needs_extra("vision"):
             from transformers import ResNetBackbone, ResNetConfig
@@ -50,15 +53,17 @@ class DilatedResNet(nn.Module):
                     conv.stride = (1, 1)
                     if conv.kernel_size == (3, 3):
                         conv.dilation = conv.padding = (rate, rate) if number else (rate // 2, rate // 2)
+        for part in (self.network.embedder, *self.network.encoder.stages)[:frozen_stages]:
+            part.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(
         self, image: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 1024 y x"], Float[Tensor, "b 2048 y x"]]:
-        """What both stages give, for every eighth pixel of each side."""
-        third, fourth = self.network((image - self.mean) / self.std).feature_maps
-        return third, fourth
+    ) -> tuple[Float[Tensor, "b 256 k l"], Float[Tensor, "b 1024 y x"], Float[Tensor, "b 2048 y x"]]:
+        """What the stages give: the first for every fourth pixel of each side, the others for every eighth."""
+        first, third, fourth = self.network((image - self.mean) / self.std).feature_maps
+        return first, third, fourth
 
     def load(self, model: str) -> None:
         """Take the weights of a published ResNet of the same depth.
@@ -74,7 +79,7 @@ class DilatedResNet(nn.Module):
         from transformers import ResNetBackbone
 
         options = {"out_features": STAGES, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        with _quiet():
+        with quiet():
             network, report = load_part(ResNetBackbone.from_pretrained, model, **options)
         given = network.state_dict()
         wrong = [*sorted(report["missing_keys"]), *unlike(self.network.state_dict(), given)]

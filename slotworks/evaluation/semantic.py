@@ -3,18 +3,19 @@
 images  --method-->  soft masks  -->  slots x classes per image  --rule-->  predicted x true class  -->  mean IoU
 
 The rules of `slotworks.metrics.semantic`, and one more: `clusters` first clusters the slot vectors of the whole data
-set and then matches clusters to classes. It lets any method be compared that has no clusters of its own.
+set and then matches clusters to classes. It lets any method be compared that has no clusters of its own. A method that
+refines clusters (`Refines`) sees every image twice: its segments are clustered, and the clusters of an image refined.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int16, Int64
 from torch import Tensor
 
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
@@ -54,6 +55,31 @@ class Describes(Protocol):
     def describe(self, image: Float[Tensor, "b 3 h w"], output: SlotOutput) -> Float[Tensor, "b n d"]:
         """A vector for every slot; NaN for a slot that the method itself says is background."""
         ...
+
+
+@runtime_checkable
+class Refines(Protocol):
+    """A method that can draw the clusters in an image to its borders, once segments of all images are clustered."""
+
+    @property
+    def refines(self) -> bool:
+        """Whether it is set to do so."""
+        ...
+
+    def refine(
+        self, labels: Int64[Tensor, "b y x"], image: Float[Tensor, "b 3 h w"], num_labels: int
+    ) -> Int64[Tensor, "b h w"]:
+        """Clusters on the grid of the segments to clusters of the pixels of images in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What is kept of the images of a data set until their segments are clustered."""
+
+    maps: tuple[Int16[Tensor, "y x"], ...]  # the slot of each position, at the size of the masks
+    vectors: Float[Tensor, "i n d"]  # NaN: the method says that this slot is background
+    used: Bool[Tensor, "i n"]  # slots that own a position
 
 
 @dataclass(frozen=True)
@@ -112,15 +138,23 @@ def evaluate_semantic(
     count = count_images(dataset, num_images)
     num_classes = len(class_names) + 1
     tables, vectors = [], []
+    named = sum(bool(name) for name in class_names) + 1
+    refined = rule == "clusters" and isinstance(method, Refines) and method.refines
     with inspecting(method, seed=seed) as device:
-        for _, batch in batches(dataset, count, batch_size, device, NEEDS):
+        if refined:
+            how = {"batch_size": batch_size, "device": device}
+            seen = find_segments(method, dataset, count, **how)
+            clusters = cluster_slots(seen.vectors, seen.used, named, num_clusters, seed=seed)
+            tables = [count_clusters(method, dataset, seen.maps, clusters, num_classes, **how)]
+            if not count_background:
+                tables[0][..., 0] = 0
+        for _, batch in batches(dataset, 0 if refined else count, batch_size, device, NEEDS):
             output = method.encode_batch(batch)
             tables.append(_tables(soft_masks(output, decode(method, output)), batch, num_classes).cpu())
             if not count_background:
                 tables[-1][..., 0] = 0
             if rule == "clusters":
-                described = method.describe(batch["image"], output) if isinstance(method, Describes) else output.slots
-                vectors.append(described.float().cpu())
+                vectors.append(_described(method, batch, output))
     counted = torch.cat(tables)
     if rule == "labels":
         table = by_label(counted)
@@ -129,9 +163,10 @@ def evaluate_semantic(
     elif rule == "per_image":
         table = by_image(counted)
     else:
-        named = sum(bool(name) for name in class_names) + 1
-        clusters = cluster_slots(torch.cat(vectors), counted.sum(2) > 0, named, num_clusters, seed=seed)
-        table = by_hungarian(_gather(counted, clusters))
+        if not refined:
+            clusters = cluster_slots(torch.cat(vectors), counted.sum(2) > 0, named, num_clusters, seed=seed)
+            counted = _gather(counted, clusters)
+        table = by_hungarian(counted)
     iou = class_iou(table)
     if not count_background:
         iou[0] = torch.nan
@@ -142,10 +177,12 @@ def evaluate_semantic(
     classes = zip(("background", *class_names), iou.tolist(), strict=True)
     metrics |= {f"iou_{name}": Summary(value, math.nan, 1) for name, value in classes if name}
     name = f"semantic-{rule}" + ("" if count_background else "-foreground")
+    masks = "decoder" if isinstance(method, Decodes) else "attention"
+    masks = f"clusters refined in each image; {masks}" if refined else masks
     rules = (
         f"{name}: {RULES[rule]}; pixels counted over all images; mean over classes "
         f"{'with the background' if count_background else 'over foreground pixels'}; void pixels dropped; "
-        f"{'decoder' if isinstance(method, Decodes) else 'attention'} masks at the truth's size"
+        f"{masks} masks at the truth's size"
     )
     return SemanticResult(name, rules, count, seed, metrics, iou=iou)
 
@@ -190,12 +227,92 @@ def cluster_slots(
     return clusters
 
 
+def find_segments(method: Method, dataset: Dataset, count: int, *, batch_size: int, device: torch.device) -> Segments:
+    """The segments of the first `count` images, and a vector of each; call it inside of `inspecting`."""
+    maps: list[Tensor] = []
+    vectors: list[Tensor] = []
+    used: list[Tensor] = []
+    for _, batch in batches(dataset, count, batch_size, device, Needs(fields=("image",))):
+        output = method.encode_batch(batch)
+        owner = soft_masks(output, decode(method, output)).argmax(1)
+        used.append(torch.zeros(output.slots.shape[:2], dtype=torch.bool).scatter(1, owner.flatten(1).cpu(), True))
+        maps += owner.to(torch.int16).cpu()
+        vectors.append(_described(method, batch, output))
+    return Segments(tuple(maps), torch.cat(vectors), torch.cat(used))
+
+
+def clusters_of_images(
+    method: Method,
+    dataset: Dataset,
+    maps: Sequence[Int16[Tensor, "y x"]],
+    clusters: Int64[Tensor, "i n"],
+    *,
+    batch_size: int,
+    device: torch.device,
+    needs: Needs,
+) -> Iterator[tuple[Batch, Int64[Tensor, "b h w"]]]:
+    """Batches with the cluster of each pixel, refined where the method does so; call it inside of `inspecting`.
+
+    Args:
+        method: the one whose segments these are.
+        dataset: the images.
+        maps: of `find_segments`.
+        clusters: of every slot.
+        batch_size: images at once.
+        device: of the method.
+        needs: of a batch.
+    """
+    number = int(clusters.max()) + 1
+    for start, batch in batches(dataset, len(maps), batch_size, device, needs):
+        rows = range(start, start + len(batch["image"]))
+        labels = torch.stack([clusters[row][maps[row].long()] for row in rows]).to(device)
+        if isinstance(method, Refines) and method.refines:
+            yield batch, method.refine(labels, batch["image"], number)
+        else:
+            yield batch, resized_labels(labels, batch["image"].shape[-2:])
+
+
+def count_clusters(
+    method: Method,
+    dataset: Dataset,
+    maps: Sequence[Int16[Tensor, "y x"]],
+    clusters: Int64[Tensor, "i n"],
+    num_classes: int,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Int64[Tensor, "1 k m"]:
+    """How many pixels of each class each cluster owns, over all images; arguments as `clusters_of_images`."""
+    total = torch.zeros(1, int(clusters.max()) + 1, num_classes, dtype=torch.int64)
+    how = {"batch_size": batch_size, "device": device, "needs": NEEDS}
+    for batch, labels in clusters_of_images(method, dataset, maps, clusters, **how):
+        found = resized_labels(labels, batch["class_mask"].shape[-2:])
+        total += _class_tables(found, batch, total.shape[1], num_classes).sum(0).cpu()
+    return total
+
+
+def resized_labels(labels: Int64[Tensor, "b y x"], size: Sequence[int]) -> Int64[Tensor, "b h w"]:
+    """The label of the nearest pixel."""
+    return F.interpolate(labels[:, None].double(), tuple(size), mode="nearest-exact")[:, 0].long()
+
+
+def _described(method: Method, batch: Batch, output: SlotOutput) -> Float[Tensor, "b n d"]:
+    described = method.describe(batch["image"], output) if isinstance(method, Describes) else output.slots
+    return described.float().cpu()
+
+
 def _tables(soft: Float[Tensor, "b n y x"], batch: Batch, num_classes: int) -> Int64[Tensor, "b n m"]:
     true = batch["class_mask"]
-    pred = segmentation(soft, (true.shape[-2], true.shape[-1]))
+    return _class_tables(segmentation(soft, (true.shape[-2], true.shape[-1])), batch, soft.shape[1], num_classes)
+
+
+def _class_tables(
+    pred: Int64[Tensor, "b h w"], batch: Batch, num_slots: int, num_classes: int
+) -> Int64[Tensor, "b n m"]:
+    true = batch["class_mask"]
     valid = ~batch["void"].bool() if "void" in batch else None
     try:
-        return class_tables(pred, true, num_slots=soft.shape[1], num_classes=num_classes, valid=valid)
+        return class_tables(pred, true, num_slots=num_slots, num_classes=num_classes, valid=valid)
     except ValueError as error:
         raise UserError(f"The class masks do not fit the class names: {error}") from None
 

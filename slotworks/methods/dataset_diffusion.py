@@ -15,18 +15,19 @@ F), which says "a DINOv2 backbone network" and no more. docs/methods/dataset_dif
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from slotworks.decoders import DeepLabHead, FCNHead
+from slotworks.decoders import DeepLabHead, DeepLabPlusHead, FCNHead
 from slotworks.decoders.deeplab import to_size
 from slotworks.encoders import DilatedResNet, ViTConfig, ViTEncoder
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, IMAGENET_MEAN
 from slotworks.nn.augment import distort_colors, random_crops
-from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, refuse_ignored
 from slotworks.vocabulary import VOC_CLASSES
 
 IGNORE = 255
@@ -45,7 +46,9 @@ class DatasetDiffusionConfig(MethodConfig):
     image_size: int = 512  # pixels, square
     backbone: str = "resnet101"  # resnet50, resnet101, or vit, which is frozen
     resnet: str = ""  # hub id or folder of the weights that a ResNet starts from; "": microsoft's of that depth
+    frozen_stages: int = 0  # of a ResNet's stem and four stages, from the stem on, that are not trained
     vit: ViTConfig = DINOV2_B14_NORMED_448  # with the backbone vit
+    low_level_dim: int = 0  # channels of a ResNet's first stage in DeepLabV3+'s decoder, 48 there; 0: DeepLabV3
     hidden_dim: int = 512  # channels of each branch of the head
     rates: tuple[int, ...] = (12, 24, 36)  # dilations of the head's branches
     crop_scales: tuple[float, float] = (0.5, 2.0)  # a training image is resized by a factor between these
@@ -70,6 +73,8 @@ class DatasetDiffusionConfig(MethodConfig):
             raise ValueError(
                 f"method.crop_scales is {self.crop_scales}; give the smallest and the largest factor, above 0."
             )
+        if self.frozen_stages > 5:
+            raise ValueError(f"method.frozen_stages is {self.frozen_stages}; a ResNet has a stem and four stages, 5.")
         if not self.test_scales or min(self.test_scales) <= 0:
             raise ValueError(f"method.test_scales is {self.test_scales}; give at least one factor above 0.")
         if self.backbone == "vit":
@@ -83,6 +88,7 @@ class DatasetDiffusionConfig(MethodConfig):
                     f"method.vit.trained_blocks is {self.vit.trained_blocks}; the backbone vit is frozen. Leave it "
                     "at 0."
                 )
+            refuse_ignored(self, "backbone=vit", ("frozen_stages", "low_level_dim"))
             if self.loss_weights.get("auxiliary"):
                 raise ValueError(
                     "method.loss_weights names auxiliary, a loss on the third stage of a ResNet; leave it out with the "
@@ -98,6 +104,12 @@ class DatasetDiffusionConfig(MethodConfig):
     def ids(self) -> tuple[int, ...]:
         """The class id of each output of the network: the background and those with a name."""
         return (0, *(k for k, name in enumerate(self.class_names, 1) if name))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Hub id or folder of the weights that the backbone starts from."""
+        published = f"microsoft/{self.backbone.replace('resnet', 'resnet-')}"
+        return (self.vit.model if self.backbone == "vit" else self.resnet or published,)
 
     def build(self) -> "DatasetDiffusion":
         """Make the method with fresh weights; those that it starts from are read when training begins."""
@@ -117,13 +129,19 @@ class DatasetDiffusion(Method):
         self.auxiliary: FCNHead | None = None
         if config.backbone == "vit":
             self.backbone: ViTEncoder | DilatedResNet = ViTEncoder(config.vit)
-            width = config.vit.feature_dim
+            first, width = 0, config.vit.feature_dim
         else:
-            self.backbone = DilatedResNet(int(config.backbone.removeprefix("resnet")))
-            third, width = self.backbone.feature_dims
+            depth = int(config.backbone.removeprefix("resnet"))
+            self.backbone = DilatedResNet(depth, frozen_stages=config.frozen_stages)
+            first, third, width = self.backbone.feature_dims
             if config.loss_weights.get("auxiliary", 1.0):
                 self.auxiliary = FCNHead(third, len(config.ids))
-        self.head = DeepLabHead(width, len(config.ids), hidden_dim=config.hidden_dim, rates=config.rates)
+        how: dict[str, Any] = {"hidden_dim": config.hidden_dim, "rates": config.rates}
+        if config.low_level_dim:
+            how |= {"low_level_dim": config.low_level_dim}
+            self.head: DeepLabHead | DeepLabPlusHead = DeepLabPlusHead(width, first, len(config.ids), **how)
+        else:
+            self.head = DeepLabHead(width, len(config.ids), **how)
         outputs = torch.full((256,), -1)
         outputs[list(config.ids)] = torch.arange(len(config.ids))
         self.register_buffer("outputs", outputs, persistent=False)  # of each class id; -1: it has no name
@@ -150,20 +168,21 @@ class DatasetDiffusion(Method):
                 )
             self.teacher = (teacher.eval().requires_grad_(False),)
         if isinstance(self.backbone, DilatedResNet):
-            self.backbone.load(config.resnet or f"microsoft/resnet-{self.backbone.depth}")
+            self.backbone.load(config.networks[0])
 
     def scores(
         self, image: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b m y x"], Float[Tensor, "b m y x"] | None]:
-        """Images in [0, 1] to scores of the classes with a name, on the backbone's map; the second of its third stage.
+        """Images in [0, 1] to scores of the classes with a name, on a map; the second of the backbone's third stage.
 
         A vision transformer needs images of whole patches.
         """
         if isinstance(self.backbone, ViTEncoder):
             grid = self.backbone.grid(*image.shape[-2:])
             return self.head(self.backbone(image).mT.unflatten(2, grid)), None
-        third, fourth = self.backbone(image)
-        return self.head(fourth), None if self.auxiliary is None else self.auxiliary(third)
+        first, third, fourth = self.backbone(image)
+        maps = (fourth, first) if isinstance(self.head, DeepLabPlusHead) else (fourth,)
+        return self.head(*maps), None if self.auxiliary is None else self.auxiliary(third)
 
     def probabilities(
         self, image: Float[Tensor, "b 3 h w"], size: tuple[int, int], *, scales: Sequence[float], flip: bool

@@ -8,8 +8,11 @@ segments of an image, `describe` the feature of each by which segments are clust
 
 Differences from the released code: images are square instead of native size; all eigenvectors of the dense matrix are
 computed exactly instead of a few by Lanczos iteration; the data set is clustered by plain k-means instead of the
-mini-batch kind; background is a cluster of its own (there the background and cluster 0 share the number 0). Not
-included: the dense CRF, and the self-training of a DeepLab on the result, whose score is the published 37.2 on VOC.
+mini-batch kind; background is a cluster of its own (there the background and cluster 0 share the number 0).
+
+With `crf_iterations` the clusters in an image are drawn to its borders by a fully connected CRF (`refine`), as
+`extract_crf_segmentations` does with the settings of `nn/crf.py`. Its self-training is a segmenter of its own, trained
+on the masks that `slotworks label` writes: `configs/deep_spectral.py`, `voc_stage2`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,6 +27,7 @@ from torch import Tensor
 from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.encoders.vit import load_network
 from slotworks.nn.clustering import kmeans, laplacian_eigenvectors, segments_as_slots
+from slotworks.nn.crf import crf_labels
 from slotworks.types import MethodConfig, SlotOutput, Untrained
 
 COLOR_NEIGHBOURS = ((20, 2.0), (10, 0.1))
@@ -44,6 +48,7 @@ class DeepSpectralConfig(MethodConfig):
     erode: int = 2  # times a segment is eroded before its box is taken; stops where nothing would be left
     dilate: int = 5  # times it is dilated after that
     restarts: int = 8  # k-means runs; the best is kept
+    crf_iterations: int = 0  # of the CRF on clusters, 5 in the released code; 0: none. Segments of `encode` stay
 
     @property
     def image_size(self) -> int:
@@ -92,6 +97,18 @@ class DeepSpectral(Untrained):
             has_cls = len(tokens) > (bottom - top) * (right - left) // patch**2
             found[b, n + 1] = F.normalize(tokens[0] if has_cls else tokens.mean(0), dim=0)
         return found
+
+    @property
+    def refines(self) -> bool:
+        """Whether the clusters in an image are drawn to its borders."""
+        return self.config.crf_iterations > 0
+
+    def refine(
+        self, labels: Int64[Tensor, "b y x"], image: Float[Tensor, "b 3 h w"], num_labels: int
+    ) -> Int64[Tensor, "b h w"]:
+        """Clusters of patches to clusters of pixels of images in [0, 1], by the CRF."""
+        large = F.interpolate(labels[:, None].double(), image.shape[-2:], mode="nearest-exact")[:, 0].long()
+        return crf_labels(large, image, num_labels, iterations=self.config.crf_iterations)
 
     def box(self, mask: np.ndarray) -> tuple[int, int, int, int]:
         """Top, left, bottom and right of a mask after erosion and dilation, in patches; the last two are excluded."""

@@ -83,15 +83,20 @@ def by_hungarian(tables: Int64[Tensor, "b n m"], *, largest: Largest = "iou") ->
         As `by_label`.
     """
     check_table(tables)
-    check_choice(largest, "largest", Largest)
     total = tables.sum(0)
-    score = total.double()
+    return _assigned(total, hungarian_classes(total, largest=largest))
+
+
+def hungarian_classes(table: Int64[Tensor, "n m"], *, largest: Largest = "iou") -> Int64[Tensor, " n"]:
+    """The class of each slot under `by_hungarian`, from the table of the whole data set; `m` for a slot left over."""
+    check_choice(largest, "largest", Largest)
+    score = table.double()
     if largest == "iou":
-        score = score / (total.sum(0) + total.sum(1, keepdim=True) - total).clamp(min=1)
-    owner = np.full(len(total), total.shape[1])
+        score = score / (table.sum(0) + table.sum(1, keepdim=True) - table).clamp(min=1)
+    owner = np.full(len(table), table.shape[1])
     slots, classes = best_pairs(score.cpu().numpy())
     owner[slots] = classes
-    return _assigned(total, torch.from_numpy(owner))
+    return torch.from_numpy(owner)
 
 
 def by_image(tables: Int64[Tensor, "b n m"]) -> Int64[Tensor, "_ m"]:

@@ -12,7 +12,7 @@ from torch import nn
 from slotworks.configs import dataset_diffusion, recipes
 from slotworks.data.scenes import ShapeScenes
 from slotworks.data.stores.generated import Generated, shard_path
-from slotworks.decoders import DeepLabHead
+from slotworks.decoders import DeepLabHead, DeepLabPlusHead
 from slotworks.encoders import DilatedResNet
 from slotworks.evaluation.semantic import evaluate_semantic
 from slotworks.methods import BlocksConfig, DatasetDiffusionConfig
@@ -259,6 +259,55 @@ def test_the_resnet_has_two_losses_and_trains_all_its_weights():
     assert sum(map(len, groups.values())) == len(list(method.parameters()))
 
 
+# ---- DeepLabV3+ ----
+
+
+def test_the_decoder_joins_an_early_map_and_the_pyramid():
+    """Few channels of the early map beside the enlarged pyramid, and its size in the end."""
+    head = DeepLabPlusHead(6, 4, 3, low_level_dim=2, hidden_dim=5, rates=(1,)).eval()
+    seen = []
+    head.sharpened.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    joined = []
+    head.joined.register_forward_hook(lambda module, inputs, output: joined.append((inputs[0], output)))
+    features, early = torch.rand(2, 6, 3, 4), torch.rand(2, 4, 6, 8)
+    with torch.no_grad():
+        assert head(features, early).shape == (2, 3, 6, 8)
+        assert joined[0][0].shape == (2, 15, 3, 4)
+        assert torch.equal(seen[0][:, :2], head.early(early))
+        large = F.interpolate(joined[0][1], (6, 8), mode="bilinear", align_corners=False)
+        assert torch.equal(seen[0][:, 2:], large)
+
+
+def test_deep_spectrals_segmenter_is_the_released_one():
+    """DINO's ResNet-50 and the decoder of `model.py`, counted by hand; its last stage and the decoder are trained."""
+    run = recipes()["deep_spectral.voc_stage2"]()
+    with torch.device("meta"):
+        method = run.method.build()
+    pyramid = 2 * (2048 * 256 + 512) + 3 * (9 * 2048 * 256 + 512) + 1280 * 256 + 512
+    head = 256 * 48 + 96 + pyramid + 9 * 304 * 256 + 512 + 256 * 21 + 21
+    assert sum(p.numel() for p in method.parameters()) == 23_508_032 + head
+    groups = {name: sum(p.numel() for p in group) for name, group in method.param_groups().items()}
+    assert groups == {"backbone": 14_964_736, "heads": head}
+    assert method.auxiliary is None
+    assert (run.steps, run.batch_size, run.optimizer.weight_decay) == (5_000, 96, 1e-8)
+    assert [schedule(run.optimizer, step, 5_000) for step in (0, 2_500, 5_000)] == pytest.approx([2e-4, 1e-4, 0])
+    assert method.head.dropout.p == 0.5
+    assert run.method.crop_scales[0] * 224 == 256
+    assert 1 / (run.method.crop_scales[1] * 224 / 256) ** 2 == pytest.approx(0.08, abs=1e-3)
+
+
+def test_a_training_step_of_it_is_one_of_the_last_stage_and_the_decoder():
+    method = build(backbone="resnet50", loss_weights={"auxiliary": 0.0}, hidden_dim=8, low_level_dim=4, frozen_stages=4)
+    batch = {"image": torch.rand(2, 3, 32, 32), "class_mask": torch.randint(3, (2, 32, 32))}
+    terms = method.loss(batch, 0)
+    assert list(terms) == ["cross_entropy"]
+    terms["cross_entropy"].backward()
+    with_gradient = [p for p in method.parameters() if p.grad is not None]
+    assert sum(p.numel() for p in with_gradient) == sum(
+        p.numel() for group in method.param_groups().values() for p in group
+    )
+
+
 # ---- training ----
 
 
@@ -308,6 +357,11 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path):
         ({"crop_scales": (2.0, 0.5)}, "method.crop_scales is"),
         ({"test_scales": ()}, "method.test_scales is"),
         ({"max_share": 1.5}, "method.max_share is 1.5; it must be from 0 to 1."),
+        (
+            {"frozen_stages": 4},
+            "method.frozen_stages is 4, which means nothing with method.backbone=vit; leave it out.",
+        ),
+        ({"backbone": "resnet50", "frozen_stages": 6}, "method.frozen_stages is 6; a ResNet has a stem and four"),
         ({"rates": (0,)}, "method.rates is 0; it must be 1 or more."),
         ({"image_size": 30}, "method.image_size is 30, which patches of 4 pixels do not fill"),
         ({"loss_weights": {"auxiliary": 0.4}}, "a loss on the third stage of a ResNet; leave it out"),

@@ -10,7 +10,7 @@ import transformers
 from tiny_models import save_vit
 
 from slotworks.encoders import ViTConfig
-from slotworks.evaluation.semantic import Describes, evaluate_semantic
+from slotworks.evaluation.semantic import Describes, Refines, evaluate_semantic
 from slotworks.methods.deep_spectral import DeepSpectralConfig, background_first, color_affinity, feature_affinity
 from slotworks.types import SlotOutput, UserError
 
@@ -72,6 +72,50 @@ def test_color_affinity_by_a_loop():
                 expected[i, j] += 1
                 expected[j, i] += 1
     assert np.array_equal(w.numpy(), expected)
+
+
+def test_clusters_are_refined_at_the_size_of_the_image(config):
+    """A patch of 16 pixels covers the border of a dark square by half; the CRF moves the cluster to the square."""
+    image = torch.full((1, 3, 64, 64), 0.8)
+    image[:, :, 16:40, 16:40] = 0.1
+    labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+    labels[:, 1:3, 1:3] = 2
+    method = replace(config, crf_iterations=5).build()
+    assert isinstance(method, Refines)
+    assert method.refines
+    assert not config.build().refines
+    found = method.refine(labels, image, 5)
+    assert torch.equal(found == 2, image[:, 0] < 0.5)
+    assert set(found.unique().tolist()) == {0, 2}
+
+
+def test_refined_clusters_are_scored(config):
+    """Planted squares of 24 pixels in blocks of 32, an IoU of 24^2 / 32^2 if enlarging did not round the corners; the
+    refined ones are right to the pixel."""
+
+    class Data:
+        mask = np.zeros((3, 64, 64), np.uint8)
+        mask[:, 16:40, 16:40] = 1
+
+        def __len__(self):
+            return 3
+
+        def __getitems__(self, indices):
+            image = np.where(self.mask == 1, 25, 204).astype(np.uint8)[list(indices)]
+            return {"image": image[..., None].repeat(3, 3), "class_mask": self.mask[list(indices)]}
+
+    ids = torch.zeros(4, 4, dtype=torch.int64)
+    ids[1:3, 1:3] = 1
+    features = torch.eye(3)[ids.flatten()].expand(3, -1, -1)
+    ious = {}
+    for iterations in (0, 5):
+        method = planted(replace(config, num_slots=2, crf_iterations=iterations).build(), features)
+        method.describe = lambda image, output: torch.tensor([[float("nan")] * 2, [1.0, 0.0]]).expand(3, 2, 2)
+        found = evaluate_semantic(method, Data(), class_names=("dark",), batch_size=3)
+        ious[iterations] = found.iou.tolist()
+        assert ("clusters refined in each image" in found.rules) == (iterations > 0)
+    assert ious[5] == [1.0, 1.0]
+    assert 24**2 / 32**2 < ious[0][1] < 0.6
 
 
 def test_border():
