@@ -134,7 +134,7 @@ def test_rows_of_glass_say_how_they_are_measured():
         images = everything[f"glass.{name}"]().data.images
         assert (images.image_size, images.mask_size) == (448, 512)
     assert everything["glass.scenes_mini"]().data.images.mask_size == 64  # what its own model draws
-    for name, how in (("coco", "--epochs 10"), ("voc", "--target class")):
+    for name, how in (("coco", "--epochs 10"), ("voc", "--train-target class")):
         for method in ("glass", "stable_lsd"):
             assert f"by --task properties {how}, supplement B.1" in everything[f"{method}.{name}"]().expected
     for name in ("glass.coco_phase2", "glass.coco_dagger_phase2", "stable_lsd.coco"):

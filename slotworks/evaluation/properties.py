@@ -71,6 +71,9 @@ class PropertyOptions:
         "instance masks, or one mask per class of the image, are what slots are matched to; by default instances "
         "where the data know them, as VOC's trainaug does not",
     )
+    train_target: Target | None = option(
+        None, "the same of the images that the probes are trained on alone; by default as --target"
+    )
     masks: MaskSource | None = option(None, "whose masks are matched; by default the decoder's where there is one")
     lr: float = option(3e-4, "of AdamW, constant")
     patience: int = option(5, "epochs without a better validation loss after which training stops; the best stay")
@@ -116,9 +119,10 @@ def evaluate_properties(
     asks = PropertyOptions(**options)
     source = available_masks(asks.masks, method)
     how = {"background_row": background_row, "masks": source, "batch_size": batch_size, "seed": seed}
-    how |= {"label": asks.label, "target": asks.target}
-    known = matched_slots(method, train, num_images=asks.num_train_images, **how)
-    asked = matched_slots(method, test, num_images=num_images, **how)
+    how |= {"label": asks.label}
+    first = asks.train_target or asks.target
+    known = matched_slots(method, train, num_images=asks.num_train_images, target=first, **how)
+    asked = matched_slots(method, test, num_images=num_images, target=asks.target, **how)
     generator = torch.Generator().manual_seed(seed)
     in_val = _validation(known, asks.val_share, generator)
 

@@ -161,6 +161,17 @@ def test_class_masks_where_they_are_asked_for():
     assert "scored: class masks" in result.rules
 
 
+def test_class_masks_in_training_alone():
+    """As GLASS's table 8 on VOC, where SBD's archive is there: the data know instances of both splits."""
+    train, test = Boxes(60), Boxes(20, seed=1)
+    for data in (train, test):
+        data.classes[:, 1] = data.classes[:, 0]
+    result = evaluate_properties(Reader(), train, test, train_target="class", **FAST)
+    assert result.metrics["position_mse"].n == 60
+    assert "matched to class masks" in result.rules
+    assert "scored: instance masks" in result.rules
+
+
 def test_more_objects_than_slots():
     """Two slots for the background and three objects: the two best pairs count, a third of the objects does not."""
     data = Boxes(30)
