@@ -75,7 +75,8 @@ def train(
     check_writable(folder)
     find_device(options.get("device"))  # a wrong name is found before the data are opened
     images = run.data.open("val")
-    if said := validation.announced(run.data.name, images, asdict(run), sets=hasattr(run.method, "categories")):
+    asks = {"sets": hasattr(run.method, "categories"), "slots": run.method.finds_slots}
+    if said := validation.announced(run.data.name, images, asdict(run), **asks):
         console.print(said, highlight=False, soft_wrap=True, markup=False)
 
     def measure(method: Method, step: int) -> dict[str, float]:

@@ -146,6 +146,11 @@ class MethodConfig:
         raise NotImplementedError(f"{type(self).__name__} does not say how to build its method")
 
     @property
+    def finds_slots(self) -> bool:
+        """Whether its method takes images apart, and is no network that methods build on, such as an autoencoder."""
+        return True
+
+    @property
     def skips_weights(self) -> bool:
         """Whether a step's loss may leave trainable weights out; several processes must be told."""
         return False

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -348,6 +349,22 @@ def test_sets_are_scored_without_masks(sets):
         assert said == f"While training, {some}; at the end all images of val."
     else:
         assert said.startswith("photos has no true masks in its split val: nothing is scored")
+
+
+def test_nothing_is_said_of_scores_where_none_are_made():
+    images = Photos().open("val")
+    settings = {"eval_images": 1, "eval_split": "val", "last_eval_all": True}
+    assert announced("photos", images, settings, sets=False, slots=False) == ""
+
+
+def test_methods_without_slots_say_so():
+    """Every kind of method of the recipes, as `finds_slots` of what it builds has it."""
+    methods = {type(run.method): run.method for run in (recipe() for recipe in recipes().values())}
+    without = {kind.__name__ for kind, method in methods.items() if not method.finds_slots}
+    assert without == {"DVAEConfig", "VQVAEConfig", "MAEConfig", "TinyDiffusionConfig", "PaintedDiffusionConfig"}
+    for kind, method in methods.items():
+        built = get_type_hints(kind.build, vars(sys.modules[kind.__module__]))["return"]
+        assert method.finds_slots == (built.encode is not Method.encode), kind
 
 
 @pytest.mark.parametrize("name", recipes())

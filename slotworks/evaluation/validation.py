@@ -133,7 +133,7 @@ def counted(dataset: Dataset, settings: Mapping[str, Any], *, last: bool) -> int
     return len(dataset) if last and settings.get("last_eval_all") else min(settings["eval_images"], len(dataset))
 
 
-def announced(data: str, dataset: Dataset, settings: Mapping[str, Any], *, sets: bool) -> str:
+def announced(data: str, dataset: Dataset, settings: Mapping[str, Any], *, sets: bool, slots: bool = True) -> str:
     """What is said at the start of a training: that nothing can be scored, or only a part is on the way; or nothing.
 
     Args:
@@ -141,7 +141,10 @@ def announced(data: str, dataset: Dataset, settings: Mapping[str, Any], *, sets:
         dataset: its validation split.
         settings: of the run by name.
         sets: whether the method predicts sets, which are scored without masks.
+        slots: whether it finds slots; of another, such as an autoencoder, nothing is scored and nothing said.
     """
+    if not slots:
+        return ""
     if not has_masks(dataset) and not sets:
         return unscored(data, "val")
     some, total = counted(dataset, settings, last=False), len(dataset)

@@ -27,6 +27,11 @@ class DVAEConfig(MethodConfig):
     tau_steps: int = 30_000  # half a cosine between
     hard_codes: bool = False  # reconstruct from one-hot codes, straight-through
 
+    @property
+    def finds_slots(self) -> bool:
+        """No: methods build on it."""
+        return False
+
     def build(self) -> "DVAE":
         """Make the method with fresh weights."""
         return DVAE(self)

@@ -44,6 +44,11 @@ class MAEConfig(MethodConfig):
     mean: tuple[float, float, float] = IMAGENET_MEAN  # subtracted from an image in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD  # divided by
 
+    @property
+    def finds_slots(self) -> bool:
+        """No: methods build on it."""
+        return False
+
     def build(self) -> "MaskedAutoencoder":
         """Make the method with fresh weights."""
         return MaskedAutoencoder(self)

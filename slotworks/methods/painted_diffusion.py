@@ -35,7 +35,7 @@ from slotworks.nn.diffusion import add_noise, fixed_context, run_solver, target_
 from slotworks.nn.init import unlike
 from slotworks.nn.noise import batch_noise, batch_uniform, shared_choice
 from slotworks.nn.principal import PrincipalComponents
-from slotworks.nn.resize import resize
+from slotworks.nn.resize import resize, stretched
 from slotworks.types import Batch, Method, MethodConfig, UserError
 
 NULLS = (1, 8, 24, 56)
@@ -71,6 +71,11 @@ class PaintedDiffusionConfig(MethodConfig):
     drop_share: float = 0.05  # share of the properties left out of the others
     copy_share: float = 0.12  # of the pictures whose objects are said twice, once without place
     phase_1: str | None = None  # run folder whose U-Net and tokens are kept: phase 2
+
+    @property
+    def finds_slots(self) -> bool:
+        """No: methods build on it."""
+        return False
 
     def build(self) -> "PaintedDiffusion":
         """Make the method with fresh weights."""
@@ -342,10 +347,9 @@ class PaintedDiffusion(Method):
         cross, among = torch.stack(maps["cross"]).mean(0).mT, torch.stack(maps["self"]).mean(0)  # b s p, b p p
         for _ in range(power):
             cross = cross @ among.mT
-        maps = cross[:, 1:]
-        low, high = maps.amin(2, keepdim=True), maps.amax(2, keepdim=True)
-        stretched = ((maps - low) / (high - low).clamp(min=1e-9)).masked_fill((batch["shape"] == 0)[..., None], -1.0)
-        score, best = resize(stretched.unflatten(2, latents.shape[-2:]), batch["mask"].shape[-1]).max(1)
+        nobody = (batch["shape"] == 0)[..., None, None]
+        own = stretched(cross[:, 1:].unflatten(2, latents.shape[-2:])).masked_fill(nobody, -1.0)
+        score, best = resize(own, batch["mask"].shape[-1]).max(1)
         return (best + 1) * (score > 0.5)
 
     def export(self, folder: Path) -> None:

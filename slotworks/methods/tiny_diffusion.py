@@ -46,6 +46,11 @@ class TinyDiffusionConfig(MethodConfig):
     max_tokens: int = 32  # of a prompt, with those of its beginning and end
     empty_share: float = 0.1  # share of the images that are shown without their caption, for guidance
 
+    @property
+    def finds_slots(self) -> bool:
+        """No: methods build on it."""
+        return False
+
     def build(self) -> "TinyDiffusion":
         """Make the method with fresh weights."""
         return TinyDiffusion(self)

@@ -35,6 +35,11 @@ class VQVAEConfig(MethodConfig):
                 f"image_size is {self.image_size}; the VQ-VAE needs a multiple of {self.autoencoder.stride}."
             )
 
+    @property
+    def finds_slots(self) -> bool:
+        """No: methods build on it."""
+        return False
+
     def build(self) -> "VQVAE":
         """Make the method with fresh weights."""
         return VQVAE(self)
