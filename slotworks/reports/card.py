@@ -9,7 +9,9 @@ import jinja2
 
 from slotworks.json_text import read_json
 from slotworks.reports.charts import finite_number
-from slotworks.reports.labels import label, score
+from slotworks.reports.labels import DATA, METHODS, label, score
+
+STORED = ("CachedFeatures", "CachedLatents")
 
 UNKNOWN = "other"  # how the hub calls a licence that it has no name for
 
@@ -33,18 +35,19 @@ def card(
         about: what else is to be said of the data, in sentences.
     """
     run = config["run"]
-    kind = run["method"]["kind"].removesuffix("Config")
+    kind = method_name(run["method"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment.get_template("card.md.j2").render(
         kind=kind,
+        tag=run["method"]["kind"].removesuffix("Config").lower(),
         name=name,
         place=name if name.startswith("zoo:") else f"hf://{name}",
         config=config,
         run=run,
-        data=_name(run["data"]),
+        data=data_name(run["data"]),
         method=[(name, _short(value)) for name, value in run["method"].items() if name != "kind"],
         records=records(run_folder),
         env=_read(run_folder / "env.json"),
@@ -81,10 +84,18 @@ def records(run_folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _name(data: Mapping[str, Any]) -> str:
-    """The class of the data, and of the pictures that it wraps, as features of them do."""
-    images = data.get("images")
-    return f"{data['kind']} of {_name(images)}" if isinstance(images, Mapping) and "kind" in images else data["kind"]
+def method_name(method: Mapping[str, Any]) -> str:
+    """A method, from its settings with their `kind`, as its paper calls it; a user's own by its class."""
+    kind = str(method["kind"]).removesuffix("Config")
+    return METHODS.get(kind, kind)
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """Data, likewise; of stored features and latents those of the images behind them."""
+    kind, images = str(data["kind"]), data.get("images")
+    if kind in STORED and isinstance(images, Mapping) and "kind" in images:
+        return data_name(images)
+    return DATA.get(kind, kind)
 
 
 def _short(value: Any) -> str:

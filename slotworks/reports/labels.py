@@ -1,4 +1,4 @@
-"""Names and values of metrics as papers print them, and what findings mean."""
+"""Names of metrics, methods and data, and values of metrics, as papers print them, and what findings mean."""
 
 from typing import Any
 
@@ -20,6 +20,65 @@ FINDINGS = {
     "loss_not_falling": "The loss does not show that anything is learned.",
 }
 """What the detector's findings say about slots, by name."""
+
+METHODS = {
+    "Blocks": "Blocks",
+    "DatasetDiffusion": "Dataset Diffusion",
+    "DeepSpectral": "Deep Spectral Methods",
+    "DiffCut": "DiffCut",
+    "Dinosaur": "DINOSAUR",
+    "DinosaurStudent": "DINOSAUR",
+    "DSPN": "DSPN",
+    "DVAE": "Discrete VAE",
+    "EmerDiff": "EmerDiff",
+    "FeatureKMeans": "k-means on features",
+    "Glass": "GLASS",
+    "MAE": "MAE",
+    "MaskCLIP": "MaskCLIP",
+    "PaintedDiffusion": "Painted diffusion",
+    "SAVi": "SAVi",
+    "SetPrediction": "Slot Attention for sets",
+    "Slate": "SLATE",
+    "SlotAttention": "Slot Attention",
+    "SlotDiffusion": "SlotDiffusion",
+    "SlotMLP": "Slot MLP for sets",
+    "SlotMLPAutoencoder": "Slot MLP",
+    "Spot": "SPOT",
+    "SpotStudent": "SPOT",
+    "StableLSD": "StableLSD",
+    "Steve": "STEVE",
+    "TinyDiffusion": "Tiny diffusion",
+    "VideoSlotDiffusion": "SlotDiffusion",
+    "VQVAE": "VQ-VAE",
+}
+"""The methods of the package by the names of their settings without `Config`."""
+
+DATA = {
+    "Bitmoji": "Bitmoji",
+    "CaptionedScenes": "captioned drawn scenes",
+    "CelebA": "CelebA",
+    "CLEVR": "CLEVR",
+    "CLEVRMirror": "CLEVR-Mirror",
+    "CLEVRTex": "CLEVRTex",
+    "CLEVRv1": "CLEVR with properties",
+    "COCO": "COCO",
+    "CollageScenes": "collages of cut-outs",
+    "Generated": "generated images",
+    "MOVi": "MOVi",
+    "MultiDSprites": "Multi-dSprites",
+    "PaintedScenes": "painted scenes",
+    "Pictures": "own pictures",
+    "SetScenes": "drawn scenes",
+    "ShapeScenes": "drawn scenes",
+    "Shapes3D": "3D Shapes",
+    "ShapeStacks": "ShapeStacks",
+    "SpriteScenes": "drawn sprites",
+    "Tetrominoes": "Tetrominoes",
+    "TetrominoScenes": "drawn Tetrominoes",
+    "VideoScenes": "drawn videos",
+    "VOC": "VOC 2012",
+}
+"""The data sets of the recipes by the names of their settings."""
 
 
 def label(name: str) -> str:
