@@ -16,13 +16,10 @@ import slotworks
 from slotworks import tables, zoo
 from slotworks.cli import main
 from slotworks.configs import dinosaur
-from slotworks.data.scenes import TetrominoScenes
 from slotworks.encoders import ViTEncoder
 from slotworks.encoders.known import compare
 from slotworks.errors import UserError
 from slotworks.hub import from_pretrained, local_run, make_run, save_pretrained
-from slotworks.methods import SlotAttentionConfig
-from slotworks.training import Run
 from slotworks.training.checkpoint import LAST, load_checkpoint, load_weights
 
 SHIPPED = [member for member in zoo.MEMBERS if (zoo.SHIPPED / member.name / "config.json").is_file()]
@@ -103,19 +100,6 @@ def test_the_member_for_photographs_on_its_encoder(tmp_path, capsys):
     assert Image.open(tmp_path / "out" / "photo_mask.png").size == (120, 90)
 
 
-METHOD = SlotAttentionConfig(channels=4, slot_dim=8, mlp_dim=16, initializer="learned", encoder_strides=(2, 1))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of two steps."""
-    folder = tmp_path_factory.mktemp("zoo") / "run"
-    data = TetrominoScenes(num_train=8, num_val=4, num_test=4)
-    run = Run(method=METHOD, data=data, steps=2, batch_size=2, ema_decay=0.5, eval_images=4, tensorboard=False)
-    slotworks.train(run, folder, device="cpu")
-    return folder
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -123,8 +107,8 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_built_listed_segmented_evaluated_and_loaded(trained, place, capsys):
-    words = ["slot-attention-tetrominoes", "--run", str(trained), "--license", "mit", "--json"]
+def test_built_listed_segmented_evaluated_and_loaded(tiny_trained, place, capsys):
+    words = ["slot-attention-tetrominoes", "--run", str(tiny_trained), "--license", "mit", "--json"]
     assert main(["zoo", "build", *words]) == 0
     built = json.loads(capsys.readouterr().out)
     assert built["folder"] == "runs/zoo/slot-attention-tetrominoes"
@@ -140,12 +124,12 @@ def test_built_listed_segmented_evaluated_and_loaded(trained, place, capsys):
     assert (local_run(name) / "report.html").is_file()
     assert main(["publish", name, "mine"]) == 0
     _, method = from_pretrained(name, device="cpu")
-    for key, value in load_weights(trained)[1].items():
+    for key, value in load_weights(tiny_trained)[1].items():
         own = method.state_dict()[key]
         assert own.dtype == torch.float32
         assert torch.equal(own, value.half().float())
     assert load_checkpoint(local_run(name) / LAST).seconds == pytest.approx(
-        load_checkpoint(trained / LAST).seconds, abs=0.1
+        load_checkpoint(tiny_trained / LAST).seconds, abs=0.1
     )
     environment = json.loads(Path("runs/zoo/slot-attention-tetrominoes/env.json").read_text())
     assert "command" not in environment
@@ -167,7 +151,24 @@ def test_a_member_that_is_not_there_says_how_it_is_built(place, capsys, monkeypa
     assert f"0 of {len(zoo.MEMBERS)} are here" in printed
 
 
-def test_building_runs_the_commands_of_the_recipe(trained, place, capsys, monkeypatch):
+def test_building_anew_keeps_the_records_of_other_weights(tiny_trained, place, capsys):
+    """They are moved, so that no card names them; those of the same weights stay where they are."""
+    words = ["zoo", "build", "slot-attention-tetrominoes", "--run", str(tiny_trained), "--out", "mine", "--json"]
+    assert main(words) == 0
+    mine = place / "mine"
+    (mine / "eval" / "own.json").write_text('{"metrics": {"fg_ari": {"mean": 0.123}}, "protocol": "own"}')
+    capsys.readouterr()
+    assert main(words) == 0
+    assert (mine / "eval" / "own.json").is_file()
+    config = json.loads((mine / "config.json").read_text())
+    (mine / "config.json").write_text(json.dumps({**config, "sha256": "0123456789abcdef"}))
+    assert main(words) == 0
+    assert (mine / "eval" / "before-0123456789ab" / "own.json").is_file()
+    assert not (mine / "eval" / "own.json").exists()
+    assert "12.3" not in (mine / "README.md").read_text()
+
+
+def test_building_runs_the_commands_of_the_recipe(tiny_trained, place, capsys, monkeypatch):
     """Those that it builds on first; the last one's run folder becomes the member."""
     from slotworks import cli
 
@@ -176,7 +177,7 @@ def test_building_runs_the_commands_of_the_recipe(trained, place, capsys, monkey
     def command(words):
         done.append(words)
         if words[1] == "savi.scenes_mini":
-            shutil.copytree(trained, "runs/savi.scenes_mini")
+            shutil.copytree(tiny_trained, "runs/savi.scenes_mini")
         return 0
 
     monkeypatch.setattr(cli, "main", command)
@@ -193,15 +194,15 @@ def test_a_command_that_fails_ends_the_building(place, monkeypatch):
     assert not Path("runs").exists()
 
 
-def test_weights_too_large_for_float16_are_refused(trained, tmp_path):
+def test_weights_too_large_for_float16_are_refused(tiny_trained, tmp_path):
     from dataclasses import replace
 
     from slotworks.training.checkpoint import save_checkpoint
 
-    whole = load_checkpoint(trained / LAST)
+    whole = load_checkpoint(tiny_trained / LAST)
     name = next(iter(whole.ema))
     large = replace(whole, ema=whole.ema | {name: torch.full_like(whole.ema[name], 1e5)})
-    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(tiny_trained, tmp_path / "run")
     save_checkpoint(large, tmp_path / "run" / LAST)
     assert save_pretrained(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(UserError, match=f"holds a weight in {name} that float16 cannot"):

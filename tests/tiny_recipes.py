@@ -1,7 +1,7 @@
 """Recipes of a few kilobytes for whole commands: `slotworks train tests/tiny_recipes.py:videos`."""
 
-from slotworks.data.scenes import VideoScenes
-from slotworks.methods import SAViConfig
+from slotworks.data.scenes import TetrominoScenes, VideoScenes
+from slotworks.methods import SAViConfig, SlotAttentionConfig
 from slotworks.training import Run
 
 SAVI = SAViConfig(
@@ -28,4 +28,17 @@ def videos() -> Run:
         steps=2,
         batch_size=2,
         protocol="savi",
+    )
+
+
+def tetrominoes() -> Run:
+    """Slot Attention on drawn Tetrominoes, three steps with an average of the weights."""
+    return Run(
+        method=SlotAttentionConfig(channels=4, slot_dim=8, mlp_dim=16, initializer="learned", encoder_strides=(2, 1)),
+        data=TetrominoScenes(num_train=8, num_val=4, num_test=4),
+        steps=3,
+        batch_size=2,
+        ema_decay=0.5,
+        eval_images=4,
+        tensorboard=False,
     )

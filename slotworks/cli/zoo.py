@@ -74,7 +74,8 @@ def build(
 ) -> int:
     """Train a run of the zoo with the commands of its recipe, round it to float16, measure it and write its card.
 
-    Stopped, the same command goes on. What was trained before is not trained again.
+    Stopped, the same command goes on. What was trained before is not trained again. Records of other weights that lie
+    in the folder are moved to eval/before-CHECKSUM.
 
     Examples:
       slotworks zoo build savi-scenes
@@ -109,15 +110,19 @@ def build(
             if code:
                 return code
     source = run_of(run or Path("runs") / known.recipe)
+    earlier = _weights_of(place)
     save_pretrained(source, place, license=license, pictures=True, half=True)
+    if earlier not in (None, _weights_of(place)):  # its records are kept, and are none of the new weights
+        for old in sorted(place.glob("eval/*.json")):
+            kept_at = place / "eval" / f"before-{earlier[:12]}" / old.name
+            kept_at.parent.mkdir(exist_ok=True)
+            old.replace(kept_at)
     try:
         environment = read_json((source / "env.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # the card then does not say where it was trained
         environment = {}
     kept = {key: environment[key] for key in KEPT if key in environment}
     write_text(place / "env.json", json_module.dumps(kept, indent=1) + "\n")
-    for old in place.glob("eval/*.json"):  # of earlier weights
-        old.unlink()
     if isinstance(encoder := getattr(load_run(source).method, "encoder", None), ViTConfig):
         write_text(place / FILE, json_module.dumps(describe(encoder), indent=1) + "\n")
     with tempfile.TemporaryDirectory() as beside:
@@ -131,3 +136,14 @@ def build(
     else:
         out.print(f"{place}: `slotworks segment zoo:{known.name} photo.jpg` takes it.", soft_wrap=True, markup=False)
     return 0
+
+
+def _weights_of(folder: Path) -> str | None:
+    """The checksum of the weights in a folder of `save_pretrained`; None if there are none."""
+    from slotworks.hub import CONFIG
+    from slotworks.json_text import read_json
+
+    try:
+        return str(read_json((folder / CONFIG).read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -76,6 +76,23 @@ def test_outputs_are_the_originals(tmp_path, stage):
         torch.testing.assert_close(method.target_encoder(image), vit_tokens(frozen, image), **CLOSE)
 
 
+def test_commands_take_a_converted_run(tmp_path, monkeypatch, capsys):
+    """On data that an option names, at the size of the run; on its recipe's data a sentence says what to get."""
+    monkeypatch.chdir(tmp_path)
+    convert(save(checkpoint(2), tmp_path / "best_model.pt"), Options(tmp_path / "run", encoder="own"))
+    assert main(["evaluate", "run"]) == 2
+    assert "instances_val2017.json is missing; get annotations_trainval2017.zip" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--data", "scenes", "--images", "3", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["num_images"], record["protocol"]) == (3, "spot")
+    assert "images resized from 64 x 64 to 32 x 32 pixels" in record["rules"]
+    Image.new("RGB", (40, 30), "red").save("photo.png")
+    assert main(["segment", "run", "photo.png", "--out", "masks"]) == 0
+    assert Image.open("masks/photo_mask.png").size == (40, 30)
+    assert main(["report", "run"]) == 0
+    assert "shape_scenes_plain" in Path("run/report.html").read_text()
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_there_and_back_is_the_same_to_the_bit(tmp_path, stage):
     state = checkpoint(stage)
