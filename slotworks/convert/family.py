@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slotworks.configs import find
 from slotworks.convert.source import Source
-from slotworks.encoders.vit import _quiet
+from slotworks.encoders.reports import quiet
 from slotworks.errors import UserError, quote
 from slotworks.files import check_writable, locked, replacing_tree
 from slotworks.training import Run
@@ -195,7 +195,7 @@ def checked(made: Made, *, source: str) -> Made:
 
 def save_network(network: Any, folder: Path) -> None:
     """Write a model of `transformers`, without its bars of progress."""
-    with _quiet():
+    with quiet():
         network.save_pretrained(folder)
 
 

@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, _first_line, _quiet, find_files, loading_errors
+from slotworks.encoders.reports import first_line, quiet
+from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, find_files, loading_errors
 from slotworks.errors import needs_extra
 from slotworks.json_text import read_json
 from slotworks.types import UserError
@@ -261,7 +262,7 @@ def _load(model: str) -> Any:
     with needs_extra("vision"):
         from transformers import Sam2Model
     # The hub's folders say `sam2_video`: the video model, of which the image model is a part. That is meant so.
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), _quiet():
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), quiet():
         try:
             loaded: Any = Sam2Model.from_pretrained(
                 str(files[0].parent),
@@ -272,7 +273,7 @@ def _load(model: str) -> Any:
             )
         except loading_errors() as error:
             raise UserError(
-                f"The network {model} cannot be read ({_first_line(error)}); it should be a SAM 2 in the format of "
+                f"The network {model} cannot be read ({first_line(error)}); it should be a SAM 2 in the format of "
                 f"transformers, such as {Sam2Config.model}."
             ) from error
     network, report = loaded
@@ -288,6 +289,6 @@ def _check_kind(model: str, config_file: Path) -> None:
     try:
         kind = read_json(config_file.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{config_file} is damaged ({_first_line(error)}); get {model} again.") from error
+        raise UserError(f"{config_file} is damaged ({first_line(error)}); get {model} again.") from error
     if kind not in ("sam2", "sam2_video"):
         raise UserError(f"{model} is a network of the kind {kind!r}; choose a SAM 2 such as {Sam2Config.model}.")

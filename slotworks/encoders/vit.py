@@ -13,8 +13,8 @@ interpolated. BEiT has relative and DINOv3 rotary positions, which follow any si
 
 import hashlib
 import inspect
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,22 +24,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.encoders.blank import blank_transformer, wanted
+from slotworks.encoders.reports import first_line, quiet
 from slotworks.errors import needs_extra, quote, transport_errors
 from slotworks.json_text import read_json
 from slotworks.nn.resize import resize
 from slotworks.types import Batch, UserError
 
-SHORT_NAMES = {
-    name: f"facebook/{name}"
-    for name in (
-        *("dino-vitb16", "dino-vitb8", "dino-vits16", "dino-vits8", "vit-mae-base"),
-        *("dinov2-small", "dinov2-base", "dinov2-large"),
-        *(f"dinov2-with-registers-{size}" for size in ("small", "base", "large")),
-    )
-}
-"""Networks that are known without their owner; a folder of this name comes first."""
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OWNER = "facebook"
+KNOWN: dict[str, "ViTConfig"] = {}
+"""The networks below by their hub id. Each may be named without its owner; a folder of this name comes first."""
+
 FEATURES = ("tokens", "normed", "queries", "keys", "values")
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -73,8 +68,9 @@ class ViTConfig:
     std: tuple[float, float, float] = IMAGENET_STD  # divided by
 
     def __post_init__(self) -> None:
-        if self.model in SHORT_NAMES and not Path(self.model).is_dir():
-            object.__setattr__(self, "model", SHORT_NAMES[self.model])
+        owned = f"{OWNER}/{self.model}"
+        if owned in KNOWN and not Path(self.model).is_dir():
+            object.__setattr__(self, "model", owned)
         if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size is {self.image_size} and patch_size {self.patch_size}; the image must be a positive "
@@ -113,14 +109,11 @@ DINOV2_REG_L14 = replace(DINOV2_L14, model="facebook/dinov2-with-registers-large
 DINOV2_B14_NORMED_448 = replace(DINOV2_B14, image_size=448, features="normed")  # StableLSD, GLASS
 MAE_B16 = ViTConfig("facebook/vit-mae-base")
 
-
-KNOWN = {
-    one.model: one
-    for one in (
-        *(DINO_B16, DINO_B8, DINO_S16, DINO_S8, MAE_B16, DINOV2_B14, DINOV2_S14, DINOV2_L14),
-        *(DINOV2_REG_S14, DINOV2_REG_B14, DINOV2_REG_L14),
-    )
-}
+for _one in (
+    *(DINO_B16, DINO_B8, DINO_S16, DINO_S8, MAE_B16, DINOV2_B14, DINOV2_S14, DINOV2_L14),
+    *(DINOV2_REG_S14, DINOV2_REG_B14, DINOV2_REG_L14),
+):
+    KNOWN[_one.model] = _one
 
 
 def fitted(config: ViTConfig, *, keep: Collection[str] = ()) -> ViTConfig:
@@ -364,7 +357,7 @@ def _download(model: str) -> list[Path]:
             if local and isinstance(error, FileNotFoundError):
                 continue
             raise UserError(
-                f"The network {model!r} is not on this machine and could not be downloaded ({_first_line(error)}); "
+                f"The network {model!r} is not on this machine and could not be downloaded ({first_line(error)}); "
                 "check the name and the connection, or give a folder with config.json and model.safetensors."
             ) from error
         if files := _complete(Path(folder)):
@@ -400,7 +393,7 @@ def _read_network(config: ViTConfig) -> Any:
     folder = str(files[0].parent)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # Lazy loading must not disturb the run: transformers draws weights that a checkpoint lacks, such as a pooler's.
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), _quiet():
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), quiet():
         try:
             settings = AutoConfig.from_pretrained(folder, **options)
             if hasattr(settings, "mask_ratio"):
@@ -411,7 +404,7 @@ def _read_network(config: ViTConfig) -> Any:
             network, report = AutoModel.from_pretrained(folder, config=settings, **options)
         except loading_errors() as error:
             raise UserError(
-                f"The network {config.model} cannot be read ({_first_line(error)}); it should be a vision transformer "
+                f"The network {config.model} cannot be read ({first_line(error)}); it should be a vision transformer "
                 "saved by `save_pretrained`."
             ) from error
     wrong = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
@@ -508,23 +501,3 @@ def _output_of(module: nn.Module, network: nn.Module, inputs: dict[str, Any]) ->
     finally:
         handle.remove()
     return caught[0][0] if isinstance(caught[0], tuple) else caught[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the reports of transformers: a missing pooler is no news, an error comes as one sentence."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200].rstrip(" .:")

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from slotworks.nn.resize import stretched
 from slotworks.synthesis.capture import resize
 
 UNCERTAIN = 255
 """The label of a pixel of which nothing is claimed."""
-
-CONTRAST = 1e-4  # of a map's maximum: what differs less is rounding, which stretching would turn into objects
 
 
 def refine(
@@ -77,11 +76,7 @@ def to_labels(
         low: 0.4 in GLASS, 0.5 in Dataset Diffusion's code.
         high: 0.6 in both.
     """
-    lowest, highest = maps.flatten(2).min(2).values, maps.flatten(2).max(2).values
-    contrast = highest - lowest
-    shown = contrast > CONTRAST * highest.abs()
-    scaled = (maps - lowest[..., None, None]) / contrast.where(shown, torch.inf)[..., None, None]
-    scores = resize(scaled, size).masked_fill((class_ids == 0)[..., None, None], -torch.inf)
+    scores = resize(stretched(maps), size).masked_fill((class_ids == 0)[..., None, None], -torch.inf)
     score, best = scores.max(1)
     label = class_ids.gather(1, best.flatten(1)).view_as(best)
     label = torch.where(score > high, label, torch.where(score < low, 0, UNCERTAIN))
