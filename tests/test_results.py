@@ -84,6 +84,15 @@ SAID = {  # numbers in sentences: {RECORD METRIC}, or {RECORD METRIC - RECORD ME
         "oclf[attention]/mbo_i_fewest - feature_kmeans.photos mbo_i_fewest} above it.",
     ],
     "docs/methods/slot_diffusion.md": ["FG-ARI {slot_diffusion.scenes_mini fg_ari}"],
+    "docs/methods/spot.md": [
+        "Attention of the first stage is {spot.photos oclf[attention]/fg_ari - feature_kmeans.photos fg_ari} "
+        "above k-means in FG-ARI, {spot.photos oclf[attention]/mbo_i - feature_kmeans.photos mbo_i} in mBO_i and "
+        "{spot.photos oclf[attention]/ari - feature_kmeans.photos ari} in ARI, of the second {spot.photos_stage2 "
+        "oclf[attention]/fg_ari - feature_kmeans.photos fg_ari}, {spot.photos_stage2 oclf[attention]/mbo_i - "
+        "feature_kmeans.photos mbo_i} and {spot.photos_stage2 oclf[attention]/ari - feature_kmeans.photos ari};",
+        "On the photographs the second stage is {spot.photos_stage2 oclf[attention]/mbo_i_fewest - "
+        "feature_kmeans.photos mbo_i_fewest} above k-means where the person with the fewest segments counts,",
+    ],
     "docs/results.md": [
         "seed 3, which chose nothing: FG-ARI {dinosaur.scenes_mini#seed-3 oclf/fg_ari}, "
         "mBO_i {dinosaur.scenes_mini#seed-3 oclf/mbo_i}, mIoU_i {dinosaur.scenes_mini#seed-3 oclf/miou_i}, "
