@@ -461,6 +461,13 @@ def test_a_folder_that_is_not_there(tmp_path):
         write_report(tmp_path / "nowhere")
 
 
+def test_a_page_without_matplotlib_has_no_charts_and_says_so(run, monkeypatch):
+    monkeypatch.setattr(report, "can_draw", lambda: False)
+    text = page(run)
+    assert "<svg" not in text
+    assert "Charts are drawn by matplotlib, which was missing: pip install matplotlib." in words(text)
+
+
 def test_torch_is_not_imported():
     code = "import sys, slotworks.reports; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

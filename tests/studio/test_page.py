@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from slotworks import api
 from slotworks.cli import main
@@ -360,10 +360,17 @@ def test_clicks_in_a_browser(folder, tmp_path):
 
         said("All 4 slots of the picture.")
         assert tab.get_by_role("tab").count() == 2
+
+        def choose(place: int) -> None:
+            """A click is heard when the picture has changed: other objects are dimmed."""
+            image = shown.locator("img").nth(place)
+            before = image.get_attribute("src") or ""
+            image.click()
+            expect(image).not_to_have_attribute("src", before, timeout=120_000)
+
         edited = shown.locator("img").nth(1).bounding_box()
         assert edited["y"] + edited["height"] < 900  # beside the picture, without scrolling
-        shown.locator("img").nth(0).click()
-        tab.wait_for_timeout(1000)
+        choose(0)
         tab.keyboard.press("t")
         shown.locator("p", has_text=re.compile(r"^Slots? [0-9, ]+ of the picture\.$")).wait_for()
         shown.get_by_label("history").click()
@@ -371,8 +378,7 @@ def test_clicks_in_a_browser(folder, tmp_path):
         tab.keyboard.press("Escape")
         shown.get_by_role("button", name="Undo (U)").click()
         said("All 4 slots of the picture.")
-        shown.locator("img").nth(3).click()
-        tab.wait_for_timeout(1000)
+        choose(3)
         shown.get_by_role("button", name="Bring in (B)").click()
         said("of the second picture.")
         shown.locator("input[type=file]").first.set_input_files(tmp_path / "no picture.png")
