@@ -4,6 +4,7 @@ glass.coco    captions by BLIP-2 for COCO's training images, Stable Diffusion 2.
 glass.voc     the same for VOC's trainaug
 glass.scenes  drawn scenes and the small diffusion model that comes with the package; glass.scenes_repeated the same
               with several objects of one class
+glass.painted the same with painted scenes and the diffusion model of these
 
 What section 4 of the paper says is set here: nouns by NLTK's tagger, COCO's classes on VOC, too, a prompt of its own
 for each class, and attention to it averaged over sizes of maps. Which sizes, and which words mean a class, it does not
@@ -24,6 +25,7 @@ from dataclasses import replace
 
 from slotworks.configs.tiny_diffusion import REPEATED_SCENES, TINY_SCENES
 from slotworks.data import COCO, VOC
+from slotworks.data.scenes import PaintedScenes
 from slotworks.errors import nearest
 from slotworks.parts import own_function
 from slotworks.synthesis import (
@@ -143,6 +145,20 @@ def scenes_repeated() -> Synthesis:
     return replace(scenes(), source=SceneCaptions(REPEATED_SCENES), num_images=160, power=1)
 
 
+def painted() -> Synthesis:
+    """1,000 captions of painted scenes, which say places, for the model that puts objects there; classes are shapes.
+
+    Command:   slotworks synthesize glass.painted
+    """
+    return replace(
+        scenes(),
+        source=SceneCaptions(PaintedScenes(), places=True),
+        model="package:painted_diffusion",
+        steps=25,
+        cross_sizes=(16,),
+    )
+
+
 def _dataset_diffusion(data: DataConfig) -> Synthesis:
     """Its `gen_data.py`; its scripts leave the checkpoint blank, which has to draw 512 pixels by default."""
     source = LabelPrompts(data)
@@ -181,6 +197,7 @@ RECIPES: dict[str, Callable[[], Synthesis]] = {
             voc_labels,
             scenes,
             scenes_repeated,
+            painted,
         ),
     )
 } | {"dataset_diffusion.voc": dataset_diffusion_voc, "dataset_diffusion.coco": dataset_diffusion_coco}

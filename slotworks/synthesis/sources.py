@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ import torch
 
 from slotworks.data.readers.coco import AnnotatedPhotos
 from slotworks.data.readers.photos import MaskedPhotos, Photos
+from slotworks.data.scenes.painted import PaintedDataset
 from slotworks.data.scenes.shapes import ShapeScenes
 from slotworks.data.stores.prepared import WORKERS, in_order
 from slotworks.errors import quote
@@ -131,11 +133,21 @@ class SceneCaptions(PromptConfig):
 
     scenes: ShapeScenes = field(default_factory=lambda: ShapeScenes())
     split: str = "train"
+    places: bool = False  # say where objects are; painted scenes can
 
     def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
-        """Draws nothing: a caption follows from the layout alone."""
+        """Draws nothing: a caption follows from the layout alone.
+
+        Raises:
+            UserError: if places are wanted of scenes that do not say them.
+        """
         dataset = self.scenes.open(self.split)
-        return _Texts(self.scenes.class_names, dataset.caption, len(dataset))
+        caption: Callable[[int], str] = dataset.caption
+        if self.places:
+            if not isinstance(dataset, PaintedDataset):
+                raise UserError(f"places is set, but {self.scenes.name} say none in their captions; painted scenes do.")
+            caption = partial(dataset.caption, places=True)
+        return _Texts(self.scenes.class_names, caption, len(dataset))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from slotworks.configs.synthesis import find_synthesis
 from slotworks.data import COCO
 from slotworks.data.readers.coco import Annotated
 from slotworks.data.readers.voc import color_map
-from slotworks.data.scenes import ShapeScenes, SpriteScenes
+from slotworks.data.scenes import PaintedScenes, ShapeScenes, SpriteScenes
 from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, TemplatePrompts, WrittenCaptions, sources
 from slotworks.synthesis.captions import CaptionerConfig
 from slotworks.synthesis.prompts import Prompt
@@ -51,6 +52,19 @@ def test_drawn_scenes_caption_themselves(tmp_path):
         assert prompt.caption == dataset.caption(prompt.index)
         ids = dataset[prompt.index]["classes"]
         assert set(prompt.classes) == {source.class_names[k - 1] for k in ids if k}
+
+
+def test_painted_scenes_say_places(tmp_path):
+    scenes = PaintedScenes(num_train=20)
+    source = SceneCaptions(scenes, places=True).open(tmp_path, CPU)
+    raw = scenes.open("train").__getitems__(range(20))
+    for prompt in source.prompts(range(20)):
+        assert isinstance(prompt, Prompt)
+        said = re.findall(r" at (\d+) (\d+)", prompt.caption)
+        true = np.stack([raw["x"][prompt.index], raw["y"][prompt.index]], 1)[: raw["num_objects"][prompt.index]]
+        np.testing.assert_allclose(np.array(said, float), 100 * true, atol=0.51)
+    with pytest.raises(UserError, match="shape_scenes_plain say none in their captions"):
+        SceneCaptions(SCENES, places=True).open(tmp_path, CPU)
 
 
 def test_labels_become_prompts(tmp_path):
