@@ -7,6 +7,8 @@ answer = train(slot_attention.tetrominoes_mini(), "runs/mine")
 records = evaluate("runs/mine", protocols=["oclf"], data=[slot_attention.multi_dsprites_mini().data])
 for picture in segment("runs/mine", ["photo.jpg"], out="segments"):
     print(picture["written"])
+
+A run is a folder, a name of the zoo or of the hub: "runs/mine", "zoo:dinosaur-photos", "hf://me/mine".
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,7 @@ from slotworks.evaluation.segment_video import segment_files
 from slotworks.evaluation.task import Job, Task
 from slotworks.evaluation.task import find as find_task
 from slotworks.files import check_writable
+from slotworks.hub import local_run
 from slotworks.images import find_images
 from slotworks.machine import Precision
 from slotworks.outputs import writing
@@ -157,7 +160,7 @@ def evaluate(
         The records written, see `slotworks.evaluation.records`, each with its `run`, in the order of the data sets. One
         that could not be saved says why under `unsaved`: the scores are not lost. A notebook shows them as a table.
     """
-    folder = Path(run_folder)
+    folder = local_run(run_folder)
     options = {name: value for name, value in options.items() if value is not None and value != ()}
     check_options(num_images=num_images, batch_size=batch_size, seed=seed, image_size=image_size, **options)
     task = find_task(task) if isinstance(task, str) else task
@@ -205,7 +208,7 @@ def examine(
     checkpoint is judged by its curves alone. `split` is the run's `eval_split` where it is None; for `out` see
     `evaluate`, for `how` see `load`.
     """
-    folder = Path(run_folder)
+    folder = local_run(run_folder)
     check_options(num_images=num_images)
     place = place_for_records(folder, out)
     run, method, images = load_run(folder / "run.yaml"), None, None
@@ -237,7 +240,7 @@ def segment(
     check_writable(out)
     paths = find_images([Path(file) for file in files])[0]
     check_videos(paths)
-    run, method = load(run_folder, device=device, config=config)
+    run, method = load(local_run(run_folder), device=device, config=config)
     size = size_for(run.data, method, image_size) or run.data.size
     with writing(out, doing="writing results") as outputs:
         yield from segment_files(method, paths, outputs, image_size=size, protocol=run.protocol, **options)
@@ -275,7 +278,7 @@ def edit(
 
     check_options(**{name: options.get(name) for name in ("num_slots", "seed", "steps", "cfg_scale", "noise_seeds")})
     check_writable(out)
-    run, method = load(run_folder, device=device)
+    run, method = load(local_run(run_folder), device=device)
     dtype = DTYPES[fast_precision(precision, find_device(device))]
     if warning := slow_warning(precision, find_device(device)):
         console.print(warning, highlight=False, soft_wrap=True, markup=False)
@@ -291,5 +294,5 @@ def studio(*runs: str | Path, device: str | None = None, host: str = "127.0.0.1"
     from slotworks.studio import Server, Studio
 
     check_extra("studio", "gradio")
-    studios = [Studio(*load(folder, device=device)[::-1], Path(folder).name) for folder in runs]
+    studios = [Studio(*load(folder, device=device)[::-1], folder.name) for folder in map(local_run, runs)]
     return Server(studios, host=host, port=port)

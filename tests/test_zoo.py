@@ -19,7 +19,7 @@ from slotworks.configs import dinosaur
 from slotworks.encoders import ViTEncoder
 from slotworks.encoders.known import compare
 from slotworks.errors import UserError
-from slotworks.hub import from_pretrained, local_run, make_run, save_pretrained
+from slotworks.hub import from_pretrained, local_run, save_pretrained
 from slotworks.training.checkpoint import LAST, load_checkpoint, load_weights
 
 SHIPPED = [member for member in zoo.MEMBERS if (zoo.SHIPPED / member.name / "config.json").is_file()]
@@ -57,11 +57,11 @@ def test_all_together_are_small():
 @pytest.mark.parametrize(
     "member", [one for one in SHIPPED if one.name not in ON_AN_ENCODER], ids=lambda member: member.name
 )
-def test_a_member_scores_what_its_record_says(member, tmp_path):
+def test_a_member_scores_what_its_record_says(member, tmp_path, monkeypatch):
     """The first images anew, against the values of each image in the record."""
+    monkeypatch.chdir(tmp_path)  # where the run folder is made
     records = [json.loads(path.read_text()) for path in sorted((zoo.SHIPPED / member.name / "eval").glob("*.json"))]
-    folder = make_run(zoo.folder_of(member.name), tmp_path / "run")
-    (found,) = slotworks.evaluate(folder, task=member.task, num_images=IMAGES, out=tmp_path, device="cpu")
+    (found,) = slotworks.evaluate(f"zoo:{member.name}", task=member.task, num_images=IMAGES, out="own", device="cpu")
     (known,) = [record for record in records if record["protocol"] == found["protocol"]]
     assert found["data"] == known["data"]
     assert found["settings"]["data"] == known["settings"]["data"]

@@ -34,7 +34,7 @@ def sheet(name: str = "package:painted_diffusion") -> None:
         return model.generate(context, tokens.nulls(count, context.shape[1]), seeds=seeds, **options).numpy()
 
     which = torch.arange(count)
-    chosen = torch.nn.functional.one_hot(which % batch["num_objects"], objects.present.shape[1]).bool()
+    chosen = torch.nn.functional.one_hot(which % batch["num_objects"].clamp(min=1), objects.present.shape[1]).bool()
     elsewhere = {name: torch.where(chosen, 1 - getattr(objects, name), getattr(objects, name)) for name in ("x", "y")}
     captions = [scenes.caption(i, places=True) for i in range(count)]
     written = model.generate(model.embed(captions), model.embed([""]), seeds=seeds, **options).numpy()
