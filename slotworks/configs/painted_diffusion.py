@@ -13,8 +13,8 @@ PAINTED_SCENES = PaintedScenes(num_train=1_000_000, min_objects=0)  # an empty g
 
 
 @recipe(
-    takes="59 minutes on one thread, two cores without bfloat16 beside much other work",
-    no_record="92.7 % of the objects placed, see the README of package:painted_diffusion",
+    takes="90 minutes on one thread, two cores without bfloat16 beside much other work; about 70 with both cores free",
+    no_record="95.4 % of the objects placed, see the README of package:painted_diffusion",
 )
 def scenes() -> Run:
     """Painted scenes from what is known of their objects, phase 1: the U-Net and a token for each object."""
@@ -41,8 +41,8 @@ def scenes() -> Run:
 
 
 @recipe(
-    takes="14 minutes on one thread, two cores without bfloat16 beside other work",
-    no_record="VAE 34.9 dB, see the README of package:painted_diffusion",
+    takes="16 minutes on one thread, two cores without bfloat16 beside other work",
+    no_record="VAE 36.1 dB, see the README of package:painted_diffusion",
 )
 def scenes_words() -> Run:
     """Painted scenes, phase 2: a decoder for the latents of painted_diffusion.scenes and a text encoder for its tokens.

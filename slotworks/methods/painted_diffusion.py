@@ -6,11 +6,11 @@ arXiv 2305.08891). Its context are objects, one token for each (`slotworks.encod
 what it leaves behind is `pipeline/`, a folder in the format of `diffusers`, with the tokens of objects beside it.
 
 Phase 1 trains U-Net and tokens on the latents of a VAE whose encoder are the principal components of patches. Two
-things make that possible within an hour. The text encoder does not take part: words bind to objects far too slowly. And
-`attention`, a loss beside the denoising, asks the U-Net's attention at the latents' own size to look at the object that
-a place shows; Stable Diffusion learns as much by itself, from billions of pictures. Phase 2 leaves both as they are and
-trains what is around them: the VAE's decoder, on latents with noise in them, and the text encoder, which learns to say
-the token of an object at the word that names it.
+things make that possible within some 70 minutes. The text encoder does not take part: words bind to objects far too
+slowly. And `attention`, a loss beside the denoising, asks the U-Net's attention at the latents' own size to look at the
+object that a place shows; Stable Diffusion learns as much by itself, from billions of pictures. Phase 2 leaves both as
+they are and trains what is around them: the VAE's decoder, on latents with noise in them, and the text encoder, which
+learns to say the token of an object at the word that names it.
 """
 
 import copy
