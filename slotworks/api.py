@@ -294,5 +294,5 @@ def studio(*runs: str | Path, device: str | None = None, host: str = "127.0.0.1"
     from slotworks.studio import Server, Studio
 
     check_extra("studio", "gradio")
-    studios = [Studio(*load(folder, device=device)[::-1], folder.name) for folder in map(local_run, runs)]
-    return Server(studios, host=host, port=port)
+    loaded = [(folder.name, *load(folder, device=device)) for folder in map(local_run, runs)]
+    return Server([Studio(method, run, name) for name, run, method in loaded], host=host, port=port)

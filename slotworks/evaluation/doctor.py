@@ -161,7 +161,7 @@ def diagnose(
     loss_findings = _loss_findings(losses, since=method.same_loss_since, trained=method.starts_trained)
     learning = _learning(losses, _setting(settings, "warmup_steps"))
     early = _progress(curves, settings) < EARLY
-    found = [*loss_findings, *_mask_findings(known, early=early, learning=learning)]
+    found: list[tuple[str, Severity, str]] = [*loss_findings, *_mask_findings(known, early=early, learning=learning)]
     done = step if step is not None else curves[-1].get("step") if curves else None
     few = isinstance(done, int | float) and 0 < done < TOO_EARLY and not method.starts_trained
     if any(name == "nan" for name, _, _ in found):
