@@ -146,7 +146,9 @@ def test_a_second_evaluation_keeps_the_record_of_the_first(folder):
     assert len(list(path.parent.glob("shape*.json"))) == 5
     page = write_report(folder).read_text(encoding="utf-8")
     for name in names:
-        assert f"{path.stem}{name}<" in page
+        assert f">oclf[attention]{name}<" in page
+    first = page[: page.index("All scores")]
+    assert "test split, 6 images" in first  # the number of most images comes first
     assert json.loads(before)["settings"]["step"] == 0
     assert json.loads(before)["settings"]["data"]["sizes"] == [0.25, 0.3]
 

@@ -143,7 +143,9 @@ def test_a_recipe_without_training_is_evaluated_as_it_is(stripes, capsys):
     assert main(["evaluate", str(folder), "--images", "2"]) == 0  # those of five stay
     assert (folder / "samples/index.json").read_bytes() == pictures
     assert main(["report", str(folder)]) == 0
-    assert "shape_scenes_plain-test" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "shape_scenes_plain, test split, 5 images" in page
+    assert "shape_scenes_plain, test split, 2 images" in page
     capsys.readouterr()
     changed = ["evaluate", stripes, "--set", "method.num-slots=2", "--out", "runs/two", "--json"]
     assert main(changed) == 0

@@ -188,7 +188,7 @@ def test_every_whole_number_of_a_method_or_data_set_has_a_range():
         ("[" * 5000, f"more than {DEPTH} mappings"),
         ("{a: " * 5000, f"more than {DEPTH} mappings"),
         ("- " * 5000, f"more than {DEPTH} mappings"),
-        (f"[{'1,' * (NODES + 1)}]", "more than 20,000 values"),
+        (f"[{'1,' * (NODES + 1)}]", f"more than {NODES:,} values"),
         ("a" * (LIMIT + 1), "300,001 characters"),
         ("9" * 5000, "a number of 5000 digits"),
         ("1" + ":1" * 5000, "a number of 10001 digits"),

@@ -86,6 +86,7 @@ def test_a_terminal_has_a_bar_and_the_estimate(monkeypatch, clock):
 def test_a_notebook_gets_lines(monkeypatch, clock):
     """Rich shows them through IPython; a bar would need widgets."""
     written = []
+    monkeypatch.setattr("slotworks.progress.find_spec", lambda name: None)
     monkeypatch.setattr("rich.jupyter.display", lambda segments, text: written.append(text))
     shown(monkeypatch, force_jupyter=True)
     with progress("features", 1_000) as advance:

@@ -109,11 +109,11 @@ DINOV2_REG_L14 = replace(DINOV2_L14, model="facebook/dinov2-with-registers-large
 DINOV2_B14_NORMED_448 = replace(DINOV2_B14, image_size=448, features="normed")  # StableLSD, GLASS
 MAE_B16 = ViTConfig("facebook/vit-mae-base")
 
-for _one in (
+_NAMED = (
     *(DINO_B16, DINO_B8, DINO_S16, DINO_S8, MAE_B16, DINOV2_B14, DINOV2_S14, DINOV2_L14),
     *(DINOV2_REG_S14, DINOV2_REG_B14, DINOV2_REG_L14),
-):
-    KNOWN[_one.model] = _one
+)
+KNOWN.update({config.model: config for config in _NAMED})
 
 
 def fitted(config: ViTConfig, *, keep: Collection[str] = ()) -> ViTConfig:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from slotworks.json_text import read_json
 from slotworks.reports.charts import finite_number
 from slotworks.reports.labels import DATA, METHODS, label, score
@@ -36,6 +34,8 @@ def card(
     """
     run = config["run"]
     kind = method_name(run["method"])
+    import jinja2  # imported here: commands that write no page go without
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )

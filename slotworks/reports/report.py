@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
@@ -53,6 +51,8 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     page = folder / "report.html"
     if page.exists() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise UserError(f"{page} is there and was not written by this program; move it away.")
+    import jinja2  # imported here: commands that write no page go without
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -250,6 +250,7 @@ def _evaluation(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         "images": images,
         "place": ", ".join([images, *how]).replace("batch_size", "batch size"),
         "split": record.get("split"),
+        "worth": (finite_number(record.get("step")) or 0, count or 0),
         "rules": str(record.get("rules") or ""),
         "metrics": metrics,  # by the protocol that counts
         "spread_of": str(name),
@@ -266,16 +267,19 @@ def _spread(name: str, mean: float, sem: float) -> str:
 
 
 def _headline(evaluations: list[dict[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The number to know: the first metric by the rules of the run, on the split that chose nothing."""
+    """The number to know: the first metric by the rules of the run, on the split that chose nothing.
+
+    Of several that of the last weights, of these that of the most images, and of these the newest.
+    """
     found = [
-        (protocol == settings.get("protocol"), one["split"] == "test", -k, one, protocol)
+        (protocol == settings.get("protocol"), one["split"] == "test", *one["worth"], -k, one, protocol)
         for k, one in enumerate(evaluations)
         for protocol, values in one["metrics"].items()
         if any(value["mean"] is not None for value in values.values())
     ]
     if not found:
         return None
-    *_, one, protocol = max(found, key=lambda rank: rank[:3])
+    *_, one, protocol = max(found, key=lambda rank: rank[:5])
     name, value = next((name, value) for name, value in one["metrics"][protocol].items() if value["mean"] is not None)
     unit = {"share": " %", "dB": " dB"}.get(metric(name)["unit"], "")
     return value | {

@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import jinja2
-
 from slotworks.errors import UserError
 from slotworks.files import seed_folders, write_text
 from slotworks.json_text import read_json
@@ -195,6 +193,8 @@ def write_seeds_report(folder: Path) -> Path:
         title = f"{records[0]['data']}, {records[0]['split']}, {records[0]['num_images']} images"
         tables.append({"title": title, "rows": rows, "said": str(records[0]["rules"])})
     seeds = [(path.name, write_report(path).relative_to(folder).as_posix()) for path in entry.folders]
+    import jinja2  # imported here: commands that write no page go without
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

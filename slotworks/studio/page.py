@@ -253,7 +253,7 @@ def without_folders(text: str, uploads: str) -> str:
 
     >>> without_folders("/a/files/0aff/my cat.png cannot be read as a picture.", "/a/files")
     'my cat.png cannot be read as a picture.'
-    >>> without_folders("/home/me/data/clevr is missing a.hdf5; see data/README.", "/a/files")
+    >>> without_folders("/mnt/data/clevr is missing a.hdf5; see data/README.", "/a/files")
     'clevr is missing a.hdf5; see data/README.'
     """
     text = re.sub(rf"{re.escape(uploads.rstrip('/'))}/(?:[0-9a-f]+/)?", "", text)

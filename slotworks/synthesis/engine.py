@@ -44,6 +44,9 @@ NEGATIVE_PROMPT = (
     "extra fingers, mutated, tiled, cropped, out of frame, watermark, text"
 )
 
+NEWER: dict[str, Any] = {"source.places": False}
+"""Settings that came later, and what they are in folders without them: their shards stay what they were."""
+
 
 @dataclass(frozen=True)
 class Synthesis:
@@ -290,8 +293,9 @@ def _advice(config: Synthesis, device: torch.device) -> Advice:
 
 
 def settings_hash(config: Synthesis) -> str:
-    """A short hash of everything that decides what an image is."""
+    """A short hash of everything that decides what an image is; a newer setting counts where it is not its default."""
     plain = {name: value for name, value in flat(to_plain(config)).items() if name not in MAY_CHANGE}
+    plain = {name: value for name, value in plain.items() if NEWER.get(name, ...) != value}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -313,12 +317,12 @@ def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Syn
     if path.exists():
         try:
             plain = read_yaml(path.read_text(encoding="utf-8"))
-            old = flat(plain)
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
+        kept = from_plain(Synthesis, plain, source=str(path))  # with the defaults of settings that are newer
         if settle(config, kind) != config:  # something is auto
-            config = settle(config, kind, from_plain(Synthesis, plain, source=str(path)))
-        if changed := changes(old, to_plain(config), MAY_CHANGE):
+            config = settle(config, kind, kept)
+        if changed := changes(to_plain(kept), to_plain(config), MAY_CHANGE):
             raise UserError(
                 f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this back "
                 "to go on."

@@ -407,7 +407,7 @@ def test_a_run_on_videos(tmp_path):
     with pytest.raises(UserError, match="SAVi takes videos, the task properties is one for images"):
         api.evaluate(tmp_path / "whole", task="properties")
     drawn = Image.open(tmp_path / "whole" / "eval" / "lengths-video_scenes_plain-test.png")
-    assert drawn.size == (2 * (4 * 356 + 16), 2 * (24 + 200 + 36 + 16))  # four metrics, lines of two protocols
+    assert drawn.size == (2 * 4 * 356, 2 * (200 + 40 + 36))  # four metrics, lines of two protocols
     page = write_report(tmp_path / "whole").read_text()
     assert "Scores against the length of videos" in page
     assert "FG-ARI by frames. savi-frames ends at" in page

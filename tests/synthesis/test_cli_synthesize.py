@@ -27,7 +27,9 @@ def test_recipes_are_the_papers():
         config = RECIPES[name]()
         if name.startswith("dataset_diffusion."):  # its `gen_data.py`: one prompt for all classes, one resolution
             assert (config.class_prompts, config.cross_sizes, config.low) == ("joint", (16,), 0.5)
-        elif not name.startswith("glass.scenes"):  # section 4: one prompt for each class, resolutions averaged
+        elif not name.startswith(
+            ("glass.scenes", "glass.painted")
+        ):  # section 4: one prompt for each class, resolutions averaged
             assert (config.class_prompts, config.cross_sizes) == ("per_class", (8, 16, 32))
     changed = build("glass.coco", ["--class-prompts", "joint", "--source.captioner.num-beams", "5", "--low", "0.5"])
     assert (changed.class_prompts, changed.source.captioner.num_beams, changed.low) == ("joint", 5, 0.5)
