@@ -24,6 +24,7 @@ def short(monkeypatch):
     monkeypatch.setattr(demo_glass, "EDIT_STEPS", 2)
 
 
+@pytest.mark.slow
 def test_from_captions_to_an_edited_picture(short, tmp_path, capsys):
     command = ["demo", "glass", "--images", "8", "--steps", "2", "--no-open", "--out", str(tmp_path / "demo")]
     assert main([*command, "--json"]) == 0

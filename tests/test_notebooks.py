@@ -68,6 +68,7 @@ def test_both_forms_of_a_notebook_agree(file):
     assert all(cell.get("outputs", []) == [] for cell in pair["cells"])
 
 
+@pytest.mark.slow
 def test_in_a_kernel_pictures_and_bars_show(tmp_path, monkeypatch):
     """As a person opens it, with the bar of `slotworks.train` as a widget."""
     for package in ("nbformat", "nbclient", "ipykernel", "ipywidgets"):

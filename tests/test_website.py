@@ -97,6 +97,7 @@ def test_the_workflow_installs_what_the_extra_names():
     assert all(re.findall('"([^"]+)"', line) == extra for line in installed)
 
 
+@pytest.mark.slow
 def test_it_is_built_without_a_warning_and_opens_without_a_server():
     """As `make docs` builds it. One test, so that it is built once: the generator stops where it would warn, and
     follows the links within the site; then every file is looked at, and some pages in a browser."""
