@@ -68,7 +68,7 @@ def label(
         UserError: the folder holds shards already, there is no image, or `known` has no classes.
     """
     folder = Path(folder)
-    check_extra("pyarrow", "synthesis")
+    check_extra("synthesis", "pyarrow.parquet")
     if find_shards(folder):
         raise UserError(f"{folder} holds shards already; take it away, or choose another --out.")
     count, started = count_images(images, num_images, to="label"), time.monotonic()

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,11 @@ def test_what_was_announced_must_be_gone(version, monkeypatch):
     monkeypatch.setattr(errors, "__version__", version)
     with pytest.raises(AssertionError, match="remove it"):
         old_function()
+
+
+def test_extras_that_are_named_exist():
+    """The message of a missing library names one to install."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = [path.read_text() for path in (ROOT / "slotworks").rglob("*.py")]
+    named = {extra for text in texts for extra in re.findall(r"(?:check|needs)_extra\(\"([^\"]+)\"", text)}
+    assert {"vision", "synthesis", "hub"} <= named <= known.keys()
