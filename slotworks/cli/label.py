@@ -41,7 +41,7 @@ def label(
 
     Examples:
       slotworks label deep_spectral.voc_crf --root DIR      then: slotworks train deep_spectral.voc_stage2
-      slotworks label deep_spectral.scenes_mini             drawn scenes, a minute on a CPU
+      slotworks label deep_spectral.scenes_mini             drawn scenes, minutes on a CPU
 
     Args:
         run: run folder, or a recipe that needs no training.

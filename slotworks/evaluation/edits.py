@@ -20,7 +20,7 @@ lay a scene out anew, this asks for places:
 GLASS shows such edits (Singh et al. 2025, figures 5, 6 and 12) and gives no number; this measure is ours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,16 @@ from torch import Tensor
 
 from slotworks.evaluation.generation import middles, tint
 from slotworks.evaluation.masks import SPARE_BELOW, decode, inspecting, predicted_masks
-from slotworks.evaluation.removal import ALIKE, NEEDS, RemovalOptions, colours_of, going, nearest_colour, slot_of
+from slotworks.evaluation.removal import (
+    ALIKE,
+    NEEDS,
+    RemovalOptions,
+    as_many,
+    colours_of,
+    going,
+    nearest_colour,
+    slot_of,
+)
 from slotworks.evaluation.rendering import (
     EDITING,
     Renderer,
@@ -106,7 +115,7 @@ def evaluate_edits(
             wanted |= {"added": (none, new), "swapped": (drop, new)}
             pictures: dict[str, Tensor] = {}
             for name, (without, also) in wanted.items():
-                for some in _as_many(without):
+                for some in as_many(without):
                     slots = output.slots[some][~without[some]].unflatten(0, (len(some), -1))
                     options["features"] = None if output.features is None else output.features[some]
                     drawn = render(method, torch.cat([slots, also[some]], 1), **options).image
@@ -210,13 +219,6 @@ def _lost(area: Bool[Tensor, "b p"], own: Bool[Tensor, "b p"]) -> Bool[Tensor, "
 def _hidden(own: Bool[Tensor, "b m p"], by: Bool[Tensor, "b m"], place: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
     """Whether objects cover half of a place: which of them is in front there nobody can say."""
     return _stands((own & by[..., None]).any(1, keepdim=True), place[:, None])[:, 0]
-
-
-def _as_many(without: Bool[Tensor, "b n"]) -> Iterator[Int64[Tensor, " s"]]:
-    """Rows that leave out as many slots: together they are one batch."""
-    counts = without.sum(dim=1)
-    for number in counts.unique():
-        yield (counts == number).nonzero()[:, 0]
 
 
 def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:

@@ -11,7 +11,7 @@ scenes: an object whose colour another object shares does not count. GLASS shows
 5) and gives no number; this measure is ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,10 +104,9 @@ def evaluate_removal(
             number = torch.arange(start, start + len(image), device=device)
             gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
             drop = going(slot_masks, slot_of(slot_masks, mask == gone[:, None, None]), spare_below)
-            scores, counts = {}, drop.sum(dim=1)
+            scores: dict[str, Tensor] = {}
             options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
-            for dropped in counts.unique():  # images that lose as many are one batch, both pictures from the same noise
-                some = (counts == dropped).nonzero()[:, 0]
+            for some in as_many(drop):
                 slots = output.slots[some]
                 options["features"] = None if output.features is None else output.features[some]
                 before = render(method, slots, **options).image
@@ -141,6 +140,13 @@ def going(
     itself = one_hot(index, slot_masks.shape[1]).bool()
     drop = itself | (owners(slot_masks, spare_below) == index[:, None])
     return torch.where(drop.all(dim=1, keepdim=True), itself, drop)
+
+
+def as_many(without: Bool[Tensor, "b n"]) -> Iterator[Int64[Tensor, " s"]]:
+    """Images that leave out as many slots: together they are one batch, whose pictures start from the same noise."""
+    counts = without.sum(dim=1)
+    for number in counts.unique():
+        yield (counts == number).nonzero()[:, 0]
 
 
 def removal_scores(
