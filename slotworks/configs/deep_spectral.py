@@ -12,8 +12,9 @@ docs/methods/baselines.md says what is not in our sources.
 
 from dataclasses import replace
 
+from slotworks.configs import dataset_diffusion
 from slotworks.configs.blocks import NOTHING
-from slotworks.configs.recipe import recipe
+from slotworks.configs.recipe import changed, recipe
 from slotworks.configs.shared import glass_table, untrained
 from slotworks.configs.stable_lsd import SCENES_ENCODER
 from slotworks.configs.tiny_diffusion import TINY_SCENES
@@ -102,27 +103,8 @@ def scenes_stage2_mini() -> Run:
 
     Not a row of a table. Colours are classes, so they are not distorted.
     """
-    return Run(
-        method=DatasetDiffusionConfig(
-            class_names=TINY_SCENES.class_names,
-            image_size=64,
-            backbone="vit",
-            vit=SCENES_ENCODER,
-            loss_weights={},
-            hidden_dim=64,
-            rates=(1, 2, 4),
-            distort=False,
-            test_scales=(1.0,),
-            map_size=64,
-            images_per_pass=64,
-        ),
-        data=Generated(root="data/generated/deep_spectral.scenes_mini", image_size=64, mask_size=64, real=TINY_SCENES),
-        optimizer=Adam(lr=1e-3, weight_decay=1e-4, decay="linear", decay_power=0.9, max_grad_norm=1.0),
-        steps=300,
-        batch_size=8,
-        precision="auto",
-        channels_last="auto",
-        eval_every=300,
-        save_every=100,
-        protocol="oclf",
+    return changed(
+        dataset_diffusion.scenes_mini(),
+        data={"root": "data/generated/deep_spectral.scenes_mini"},
+        optimizer={"lr_scales": {}},
     )
