@@ -11,14 +11,17 @@ The shards are those of `slotworks synthesize`, and `Generated` opens them.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from slotworks.data.stores.generated import UNCERTAIN, find_shards, shard_path
 from slotworks.errors import check_extra
@@ -27,8 +30,9 @@ from slotworks.evaluation.semantic import NEEDS, cluster_slots, clusters_of_imag
 from slotworks.evaluation.task import Needs, count_images
 from slotworks.files import replacing_tree
 from slotworks.metrics.semantic import hungarian_classes
-from slotworks.synthesis.shards import contact_sheet, png, write_shard
-from slotworks.types import Dataset, Method, UserError
+from slotworks.progress import progress
+from slotworks.synthesis.shards import contact_sheet, png, writing_shard
+from slotworks.types import Batch, Dataset, Method, UserError
 
 SHARD = 1000
 """Images of a shard."""
@@ -75,43 +79,59 @@ def label(
     NEEDS.check_batch(known.__getitems__([0]))
     with inspecting(method, seed=seed) as device:
         how: dict[str, Any] = {"batch_size": batch_size, "device": device}
-        ours = find_segments(method, images, count, **how)
-        theirs = find_segments(method, known, len(known), **how)
+        with progress("segments", count + len(known)) as advance:
+            ours = find_segments(method, images, count, advance=advance, **how)
+            theirs = find_segments(method, known, len(known), advance=advance, **how)
         vectors, used = (torch.cat([getattr(one, name) for one in (ours, theirs)]) for name in ("vectors", "used"))
         named = sum(bool(name) for name in class_names) + 1
         clusters = cluster_slots(vectors, used, named, num_clusters, seed=seed)
-        table = count_clusters(method, known, theirs.maps, clusters[count:], len(class_names) + 1, **how)[0]
-        classes = hungarian_classes(table)
-        # A cluster that is in none of the known images has no row, and one that shares nothing has no class either.
-        sharing = table.gather(1, classes.clamp(max=table.shape[1] - 1)[:, None])[:, 0] > 0
-        ids = torch.full((int(clusters.max()) + 1,), UNCERTAIN)
-        ids[: len(classes)] = torch.where((classes < table.shape[1]) & sharing, classes, UNCERTAIN)
-        settings = f"{google_crc32c.value(json.dumps(asdict(method.config), default=str).encode()):08x}"
-        facts = {"masks": "classes", "class_names": list(class_names), "settings": settings, "left_out": []}
-        batches = clusters_of_images(method, images, ours.maps, clusters[:count], needs=Needs(fields=("image",)), **how)
-        rows: list[dict[str, Any]] = []
-        made = index = 0
-        with replacing_tree(folder) as beside:
-            for batch, found in batches:
-                pixels = batch["image"].mul(255).round().byte().movedim(1, 3).cpu().numpy()
-                for picture, mask in zip(pixels, ids.to(device)[found].byte().cpu().numpy(), strict=True):
-                    there = [int(k) for k in np.unique(mask) if 0 < k < UNCERTAIN]
-                    names = [class_names[k - 1] for k in there]
-                    of = {"caption": "", "prompt": ", ".join(names), "classes": names, "class_ids": there}
-                    of |= {"index": index, "seed": seed, "settings": settings}
-                    rows.append({"image": png(picture), "mask": png(mask), **of})
-                    index += 1
-                    if len(rows) == shard_size or index == count:
-                        span = {"start": index - len(rows), "stop": index}
-                        write_shard(shard_path(beside, made), rows, facts | span)
-                        made, rows = made + 1, []
-            contact_sheet(beside)
+        with progress("masks", len(known) + count) as advance:
+            seen = clusters[count:], len(class_names) + 1
+            table = count_clusters(method, known, theirs.maps, *seen, advance=advance, **how)[0]
+            classes = hungarian_classes(table)
+            # A cluster that is in none of the known images has no row, and one that shares nothing has no class either.
+            sharing = table.gather(1, classes.clamp(max=table.shape[1] - 1)[:, None])[:, 0] > 0
+            ids = torch.full((int(clusters.max()) + 1,), UNCERTAIN)
+            ids[: len(classes)] = torch.where((classes < table.shape[1]) & sharing, classes, UNCERTAIN)
+            settings = f"{google_crc32c.value(json.dumps(asdict(method.config), default=str).encode()):08x}"
+            facts = {"masks": "classes", "class_names": list(class_names), "settings": settings, "left_out": []}
+            how["needs"] = Needs(fields=("image",))
+            found = clusters_of_images(method, images, ours.maps, clusters[:count], **how)
+            rows = _rows(found, ids.to(device), class_names, {"seed": seed, "settings": settings})
+            starts = range(0, count, shard_size)
+            with replacing_tree(folder) as beside:
+                for number, start in enumerate(starts):
+                    stop = min(start + shard_size, count)
+                    with writing_shard(shard_path(beside, number), facts | {"start": start, "stop": stop}) as write:
+                        for first in range(start, stop, batch_size):
+                            piece = list(islice(rows, min(batch_size, stop - first)))
+                            write(piece)
+                            advance(len(piece))
+                contact_sheet(beside)
     return {
         "folder": str(folder),
         "images": count,
-        "shards": made,
+        "shards": len(starts),
         "clusters": len(ids),
         "named": int((ids != UNCERTAIN).sum()),
         "seconds": time.monotonic() - started,
         "sheet": str(folder / "sheet.png"),
     }
+
+
+def _rows(
+    found: Iterable[tuple[Batch, Int64[Tensor, "b h w"]]],
+    ids: Int64[Tensor, " k"],
+    class_names: Sequence[str],
+    known: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Batches with clusters to the rows of a shard, image by image; `ids` has the class of each cluster."""
+    index = 0
+    for batch, clusters in found:
+        pixels = batch["image"].mul(255).round().byte().movedim(1, 3).cpu().numpy()
+        for picture, mask in zip(pixels, ids[clusters].byte().cpu().numpy(), strict=True):
+            there = [int(k) for k in np.unique(mask) if 0 < k < UNCERTAIN]
+            names = [class_names[k - 1] for k in there]
+            of = {"caption": "", "prompt": ", ".join(names), "classes": names, "class_ids": there, "index": index}
+            yield {"image": png(picture), "mask": png(mask), **of, **known}
+            index += 1

@@ -1,6 +1,7 @@
 """`slotworks label`: masks of classes from clusters, named by the images whose classes are known."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from slotworks.configs import recipes
 from slotworks.data.scenes import ShapeScenes
 from slotworks.data.stores.generated import Generated, read_facts, read_rows
 from slotworks.label import label
+from slotworks.synthesis.shards import writing_shard
 from slotworks.types import MethodConfig, SlotOutput, Untrained, UserError
 
 SIDE = 8
@@ -72,6 +74,29 @@ def test_masks_are_the_classes_of_the_clusters(method, tmp_path):
         {"index": 8, "class_ids": there, "classes": [CLASSES[k - 1] for k in there]}
     ]
     assert (tmp_path / "out" / "sheet.png").is_file()
+
+
+def test_rows_are_written_as_they_come_below_a_bar(method, tmp_path, monkeypatch):
+    """Nine images in batches of two and shards of five: no more than a batch is held. Each bar counts 9 + 5 images."""
+    pieces, bars = [], []
+
+    @contextmanager
+    def writing(path, facts):
+        with writing_shard(path, facts) as write:
+            yield lambda rows: pieces.append((path.name, len(rows))) or write(rows)
+
+    @contextmanager
+    def progress(what, total):
+        counted = []
+        yield counted.append
+        bars.append((what, total, sum(counted)))
+
+    monkeypatch.setattr("slotworks.label.writing_shard", writing)
+    monkeypatch.setattr("slotworks.label.progress", progress)
+    label(method, Squares(9), Squares(5), tmp_path / "out", class_names=CLASSES, batch_size=2, shard_size=5)
+    first, second = "shard-00000.parquet", "shard-00001.parquet"
+    assert pieces == [(first, 2), (first, 2), (first, 1), (second, 2), (second, 2)]
+    assert bars == [("segments", 14, 14), ("masks", 14, 14)]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -8,7 +8,7 @@ refines clusters (`Refines`) sees every image twice: its segments are clustered,
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -227,12 +227,20 @@ def cluster_slots(
     return clusters
 
 
-def find_segments(method: Method, dataset: Dataset, count: int, *, batch_size: int, device: torch.device) -> Segments:
+def find_segments(
+    method: Method,
+    dataset: Dataset,
+    count: int,
+    *,
+    batch_size: int,
+    device: torch.device,
+    advance: Callable[[int], None] | None = None,
+) -> Segments:
     """The segments of the first `count` images, and a vector of each; call it inside of `inspecting`."""
     maps: list[Tensor] = []
     vectors: list[Tensor] = []
     used: list[Tensor] = []
-    for _, batch in batches(dataset, count, batch_size, device, Needs(fields=("image",))):
+    for _, batch in batches(dataset, count, batch_size, device, Needs(fields=("image",)), advance):
         output = method.encode_batch(batch)
         owner = soft_masks(output, decode(method, output)).argmax(1)
         used.append(torch.zeros(output.slots.shape[:2], dtype=torch.bool).scatter(1, owner.flatten(1).cpu(), True))
@@ -250,6 +258,7 @@ def clusters_of_images(
     batch_size: int,
     device: torch.device,
     needs: Needs,
+    advance: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Batch, Int64[Tensor, "b h w"]]]:
     """Batches with the cluster of each pixel, refined where the method does so; call it inside of `inspecting`.
 
@@ -261,9 +270,10 @@ def clusters_of_images(
         batch_size: images at once.
         device: of the method.
         needs: of a batch.
+        advance: is told how many images are done.
     """
     number = int(clusters.max()) + 1
-    for start, batch in batches(dataset, len(maps), batch_size, device, needs):
+    for start, batch in batches(dataset, len(maps), batch_size, device, needs, advance):
         rows = range(start, start + len(batch["image"]))
         labels = torch.stack([clusters[row][maps[row].long()] for row in rows]).to(device)
         if isinstance(method, Refines) and method.refines:
@@ -281,10 +291,11 @@ def count_clusters(
     *,
     batch_size: int,
     device: torch.device,
+    advance: Callable[[int], None] | None = None,
 ) -> Int64[Tensor, "1 k m"]:
     """How many pixels of each class each cluster owns, over all images; arguments as `clusters_of_images`."""
     total = torch.zeros(1, int(clusters.max()) + 1, num_classes, dtype=torch.int64)
-    how = {"batch_size": batch_size, "device": device, "needs": NEEDS}
+    how = {"batch_size": batch_size, "device": device, "needs": NEEDS, "advance": advance}
     for batch, labels in clusters_of_images(method, dataset, maps, clusters, **how):
         found = resized_labels(labels, batch["class_mask"].shape[-2:])
         total += _class_tables(found, batch, total.shape[1], num_classes).sum(0).cpu()

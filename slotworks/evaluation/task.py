@@ -212,9 +212,16 @@ def count_images(dataset: Dataset, num_images: int | None, *, to: str = "evaluat
 
 
 def batches(
-    dataset: Dataset, count: int, batch_size: int, device: torch.device, needs: Needs
+    dataset: Dataset,
+    count: int,
+    batch_size: int,
+    device: torch.device,
+    needs: Needs,
+    advance: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Batch]]:
     """The first `count` samples on the device, batch after batch, each with the index of its first one.
+
+    `advance` is told how many there were when the next batch is asked for (`slotworks.progress`).
 
     Raises:
         UserError: if they lack a field that is needed.
@@ -223,6 +230,8 @@ def batches(
         batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
         needs.check_batch(batch)
         yield start, batch
+        if advance is not None:
+            advance(len(batch["image"]))
 
 
 def summarize(values: Float64[Tensor, " i"], weights: Float64[Tensor, " i"] | None = None) -> Summary:

@@ -6,10 +6,11 @@ pixels that are alike and bear other labels. Kernels are normalised from both si
 
     Q  <--  softmax( log p + sum over kernels of weight * D^-1/2 K D^-1/2 Q ),    D = K 1
 
-The kernel of place is a product of one of rows and one of columns, so it is exact at any size. The one of place and
-colour is exact for images of up to `EXACT` pixels. Beyond, it is blurred on a grid of place and colour with one cell
-for each standard deviation (Chen, Paris & Durand 2007, "Real-time Edge-Aware Image Processing with the Bilateral
-Grid"), where the authors' code has a permutohedral lattice; either is an approximation of a few percent.
+The kernel of place is a product of one of rows and one of columns, so it is exact at any size, and so is the one of
+place and colour of an image with at most `FEW` colours: each of them is blurred by place for itself. With more colours
+it is a matrix, exact as well, for images of up to `EXACT` pixels. Beyond, it is blurred on a grid of place and colour
+with one cell for each standard deviation (Chen, Paris & Durand 2007, "Real-time Edge-Aware Image Processing with the
+Bilateral Grid"), where the authors' code has a permutohedral lattice; either is an approximation of a few percent.
 """
 
 import itertools
@@ -22,6 +23,9 @@ from torch import Tensor
 
 EXACT = 4096
 """Most pixels of an image whose kernel is a matrix: 64 x 64, 67 MB."""
+
+FEW = 16
+"""Most colours of an image, as of one that was drawn, that are blurred one by one."""
 
 CELLS = 2**22
 """Most cells of a grid."""
@@ -104,15 +108,32 @@ def place_kernel(height: int, width: int, std: float, like: Tensor) -> Kernel:
 
 
 def color_kernel(image: Float[Tensor, "3 h w"], place: float, color: float) -> Kernel:
-    """The normalised kernel of place (standard deviation in pixels) and colour (of 255): a matrix, or a grid."""
+    """The normalised kernel of place (standard deviation in pixels) and colour (of 255): by colours, matrix or grid."""
     _, height, width = image.shape
     axes = [torch.arange(side, device=image.device, dtype=image.dtype) for side in (height, width)]
     points = torch.cat([torch.cartesian_prod(*axes) / place, image.flatten(1).T * 255 / color], dim=1)  # p 5
     ones = points.new_ones(1, len(points))
+    colors, which = points[:, 2:].unique(dim=0, return_inverse=True)
+    if len(colors) <= FEW:
+        return _normalised(_by_colors(colors, which.view(height, width), place), ones)
     if len(points) <= EXACT:
-        kernel = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square().div(-2).exp()
+        distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+        kernel = distance.square_().div_(-2).exp_()  # in place: the matrix is large
         return _normalised(lambda values: values @ kernel, ones)
     return _normalised(_grid(points - points.amin(0)), ones)
+
+
+def _by_colors(colors: Float[Tensor, "c 3"], which: Int64[Tensor, "h w"], place: float) -> Kernel:
+    """A Gaussian between pixels that have these colours (a standard deviation is 1): each is blurred by place."""
+    rows, columns = (_gauss(side, 1 / place, colors) for side in which.shape)
+    has = F.one_hot(which.flatten(), len(colors)).T.to(colors.dtype)  # c p
+    near = (colors[:, None] - colors).square().sum(2).div(-2).exp() @ has  # c p
+
+    def blur(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+        parts = (values[:, None] * has).unflatten(2, which.shape)  # n c h w
+        return ((rows @ parts @ columns).flatten(2) * near).sum(1)
+
+    return blur
 
 
 def _grid(points: Float[Tensor, "p 5"]) -> Kernel:

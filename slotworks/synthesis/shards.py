@@ -1,7 +1,8 @@
 """Generated images on the disk: one Parquet file for each shard, and a page of the first of them to look at."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,24 @@ def write_shard(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any
 
     Args:
         path: the final file.
-        rows: with the columns below.
+        rows: with the columns of `writing_shard`.
+        facts: what holds for all rows, see `slotworks.data.stores.generated.read_facts`.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    with writing_shard(path, facts) as write:
+        write(rows)
+
+
+@contextmanager
+def writing_shard(path: Path, facts: dict[str, Any]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    """A shard whose rows come piece by piece, each a row group: gives the function that writes some.
+
+    The file takes its place at the end, whole or not at all.
+
+    Args:
+        path: the final file.
         facts: what holds for all rows, see `slotworks.data.stores.generated.read_facts`.
 
     Raises:
@@ -53,9 +71,12 @@ def write_shard(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any
     }
     metadata = {"slotworks": json.dumps({"version": VERSION, **facts}, ensure_ascii=False)}
     schema = pa.schema(list(columns.items()), metadata=metadata)
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    with replacing(path) as beside:
-        parquet.write_table(table, beside, compression="none")  # the pictures are compressed, and the rest is little
+    with (
+        replacing(path) as beside,
+        # the pictures are compressed, and the rest is little
+        parquet.ParquetWriter(beside, schema, compression="none") as writer,
+    ):
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def is_finished(path: Path, stop: int) -> bool:

@@ -106,12 +106,28 @@ def test_the_grid_is_near_the_matrix(monkeypatch):
 def test_the_grid_blurs_as_wide_as_it_says(monkeypatch):
     """The variance of what pixels of one colour get from ten in the middle, which lie anywhere between cells: 10^2."""
     monkeypatch.setattr(crf, "EXACT", 0)
+    monkeypatch.setattr(crf, "FEW", 0)
     kernel = color_kernel(torch.zeros(3, 1, 201), 10.0, 13.0)
     at = torch.arange(201.0)
     middle = torch.zeros(10, 201)
     middle[torch.arange(10), torch.arange(95, 105)] = 1
     variances = [float((row * (at - 95 - k) ** 2).sum() / row.sum()) for k, row in enumerate(kernel(middle))]
     assert sum(variances) / 10 == pytest.approx(100, rel=0.03)
+
+
+def test_an_image_of_few_colours_needs_no_matrix(monkeypatch):
+    """Three colours blurred one by one are the kernel of all pairs, at any size; no distance of two pixels is taken."""
+    torch.manual_seed(0)
+    image = torch.tensor([[0.1, 0.2, 0.6], [0.15, 0.2, 0.6], [0.9, 0.5, 0.1]])[torch.randint(3, (10, 14))].movedim(2, 0)
+    q = torch.rand(4, 140)
+    at = torch.cartesian_prod(torch.arange(10.0), torch.arange(14.0))
+    points = torch.cat([at / 4, image.flatten(1).T * 255 / 20], 1).double()
+    k = ((points[:, None] - points).square().sum(2) / -2).exp()
+    expected = q.double() @ (k / (k.sum(0) * k.sum(1)[:, None]).sqrt())
+    monkeypatch.setattr(torch, "cdist", None)
+    monkeypatch.setattr(crf, "EXACT", 0)
+    monkeypatch.setattr(crf, "_grid", None)
+    torch.testing.assert_close(color_kernel(image, 4.0, 20.0)(q), expected.float(), rtol=0, atol=1e-6)
 
 
 def test_large_images_take_the_grid(monkeypatch):
