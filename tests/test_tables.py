@@ -54,6 +54,39 @@ def test_a_marked_table_is_written_from_the_recipes():
     )
 
 
+def test_what_a_published_row_still_needs(tmp_path, monkeypatch, capsys):
+    """Files, weights, earlier commands and hours that `slotworks plan` counts; what is there is not named."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert main(["recipes", "deep_spectral", "--published", "--json"]) == 0
+    found = {answer["name"]: answer for answer in json.loads(capsys.readouterr().out)}
+    assert set(found) == {"deep_spectral.voc", "deep_spectral.voc_crf", "deep_spectral.voc_stage2"}
+    assert found["deep_spectral.voc"]["weights"] == ["facebook/dino-vits16"]
+    assert found["deep_spectral.voc"]["gpu_hours"] == 0
+    assert found["deep_spectral.voc"]["files"][0].startswith("voc2012 in data/VOCdevkit (1.9 GB")
+    second = found["deep_spectral.voc_stage2"]
+    assert second["files"] == ["voc2012 in data/VOCdevkit"]
+    assert second["weights"] == ["Ramos-Ramos/dino-resnet-50"]
+    assert second["first"] == ["slotworks label deep_spectral.voc_crf"]
+    assert main(["plan", "deep_spectral.voc_stage2", "--json"]) == 0
+    assert second["gpu_hours"] == json.loads(capsys.readouterr().out)["gpu_hours"] > 1
+    for place in (
+        "data/voc",
+        "data/generated/deep_spectral.voc_crf",
+        "cache/models--Ramos-Ramos--dino-resnet-50/snapshots",
+    ):
+        (tmp_path / place).mkdir(parents=True)
+    assert main(["recipes", "deep_spectral.voc_stage2", "--published"]) == 0
+    printed = capsys.readouterr().out
+    assert "files      there" in printed
+    assert "first      nothing" in printed
+    assert "Ramos" not in printed
+    assert main(["recipes", "deep_spectral", "mini", "--published"]) == 2
+    assert "is a row of a paper; leave --published out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mark", ["slot_atention.*: recipe", "slot_attention.*: recipe, FG-ARRI"])
 def test_a_mark_without_rows_or_numbers_is_refused(mark):
     with pytest.raises(UserError, match=r"has nothing to say for its (recipe slot_at|column FG-ARRI)"):

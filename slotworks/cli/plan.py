@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             f"batch_size is {run.batch_size} in {run.accumulate} micro-batches, which {devices} GPUs cannot share "
             "evenly; choose another number."
         )
-    answer = hours_of(run, _plan(run, int(devices)), gpu, int(devices), utilisation)
+    answer = hours_of(run, plan_of(run, int(devices)), gpu, int(devices), utilisation)
     if "--json" in argv:
         print_json(answer)
         return 0
@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _plan(run: "Run", devices: int) -> "Plan":
+def plan_of(run: "Run", devices: int) -> "Plan":
+    """The plan of one device's share of a step; earlier runs are made anew from their recipes."""
     from dataclasses import replace
 
     from slotworks.configs import find
