@@ -11,7 +11,13 @@ its rows (patterns of names, `!` before one leaves out) and what its columns are
     <!-- recipes dinosaur.* !*_mini: recipe, slots, steps x batch, FG-ARI, mBO_i -->
     <!-- end -->
 
-Columns are `recipe`, keys of a row of `tables.json`, `steps x batch`, `source`, `here` (our own numbers), and metrics.
+Another kind holds where published recipes depart from their source, those of `slotworks/configs/departures.py`:
+
+    <!-- departures dinosaur.* -->
+    <!-- end -->
+
+Columns of the first are `recipe`, keys of a row of `tables.json`, `steps x batch`, `source`, `here` (our own numbers),
+and metrics.
 """
 
 import importlib.util
@@ -35,6 +41,8 @@ UNKNOWN = "not measured"
 
 _MEMORY = re.compile(r"\d[\d.,]*(?: to \d[\d.,]*)? (?:[GM]i?B)(?! of disk)")
 _MARKED = re.compile(r"(?<=^<!-- recipes )([^:>]+):(\s[^>]+?) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
+
+_DEPARTURES = re.compile(r"(?<=^<!-- departures )([^:>]+) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
 
 @cache
@@ -123,6 +131,8 @@ def _kind(hint: Any) -> dict[str, Any]:
 
 
 def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    from slotworks.configs.departures import departures_of
+
     run = recipe()
     memory = _MEMORY.search(recipe.takes)
     official = [row for row in data if run.data.name == row["name"] or run.data.name.startswith(f"{row['name']}_")]
@@ -145,6 +155,10 @@ def _recipe(name: str, recipe: Any, data: Sequence[dict[str, Any]]) -> dict[str,
         "memory": memory.group() if memory else UNKNOWN,
         "published": "; ".join(map(str, recipe.published)) or "none",
         "numbers": [vars(published) for published in recipe.published],
+        "departures": [
+            {"setting": one.setting, "source": one.source, "ours": one.value, "why": one.why}
+            for one in departures_of(name, recipe)
+        ],
         "measured": own(name) or (f"{recipe.no_record} (no record)" if recipe.no_record else UNKNOWN),
         "tags": tags,
     }
@@ -213,19 +227,42 @@ def fill(text: str, rows: Sequence[dict[str, Any]]) -> str:
     Raises:
         UserError: if a mark names no recipe, or a column that none of its recipes has.
     """
+    text = _DEPARTURES.sub(lambda found: f"{found[1]} -->\n{_departures(found[1], rows)}", text)
     return _MARKED.sub(lambda found: f"{found[1]}:{found[2]} -->\n{_table(found[1], found[2].strip(), rows)}", text)
 
 
-def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
+def _chosen(patterns: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     wanted, out = [], []
     for pattern in patterns.split():
         (out if pattern.startswith("!") else wanted).append(pattern.removeprefix("!"))
-    chosen = [
+    return [
         row
         for pattern in wanted
         for row in rows
         if fnmatch(row["name"], pattern) and not any(fnmatch(row["name"], one) for one in out)
     ]
+
+
+def _departures(patterns: str, rows: Sequence[dict[str, Any]]) -> str:
+    """A line for each departure, with the recipes that share it."""
+    published = [row for row in _chosen(patterns, rows) if row["numbers"]]
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for row in published:
+        for one in row["departures"]:
+            shared.setdefault(tuple(one.values()), []).append(row["name"])
+    if not shared:
+        raise UserError(f"A marked table has no departure of the recipes {patterns}; see slotworks/configs.")
+    methods = {row["name"].partition(".")[0] for row in published}
+    lines = ["| recipes | setting | source | ours | why |", "| --- | --- | --- | --- | --- |"]
+    for (setting, source, ours, why), names in shared.items():
+        short = [name if len(methods) > 1 else name.partition(".")[2] for name in names]
+        of = "all" if len(names) == len(published) else ", ".join(f"`{name}`" for name in short)
+        lines.append(f"| {of} | `{setting}` | {source} | {ours} | {why} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:
+    chosen = _chosen(patterns, rows)
     names = re.split(r",\s+", columns)
     cells = [[_cell(row, name, names) for name in names] for row in chosen]
     empty = [name for at, name in enumerate(names) if not any(line[at] for line in cells)]

@@ -18,6 +18,7 @@ List what can be trained or measured: what it takes in time, memory and data, th
   slotworks recipes mini cpu                 those that a CPU trains in minutes
   slotworks recipes savi movi_e              a method, a data set
   slotworks recipes video drawn --json
+  slotworks recipes spot.coco_stage2         one alone: also where it departs from its source, and why
   slotworks recipes dinosaur --published     what each published row still needs: files, weights, runs, GPU hours
 
 Every word has to occur in the name, the method, the data set or the first line, or to be one of these: mini (made
@@ -58,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
             ("our own", row["measured"]),
         ):
             print(f"  {label:<11}{text}")
+        if len(found) == 1:
+            for one in row["departures"]:
+                print(f"  departs    {one['setting']} {one['ours']}; source: {one['source']}; {one['why']}")
     print(f"{len(found)} of {len(rows)} recipes. `slotworks train NAME --dry-run` tries one on this machine.")
     return 0
 

@@ -1,0 +1,651 @@
+"""Where recipes of published numbers depart from their source: the setting, what the source has, what ours has, why.
+
+Each row names a setting of the run, so that a test can read `ours` there (`tests/test_departures.py`). Where no setting
+says it, as how a picture is made smaller, the row names the setting that it belongs to. `python -m slotworks.tables`
+writes the rows into the pages of the methods, and `slotworks recipes NAME` prints those of a recipe.
+
+Files without another name are of the original's repository: google-research/google-research (`slot_attention`; Slot
+Attention, set prediction), google-research/slot-attention-video, singhgautam/slate and steve, Wuziyi616/SlotDiffusion
+(`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), gkakogeorgiou/spot,
+JindongJiang/latent-slot-diffusion, visinf/glass, VinAIResearch/Dataset-Diffusion, chongzhou96/MaskCLIP,
+lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from slotworks.configs.recipe import Recipe
+from slotworks.methods.mask_clip import TEMPLATES
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A setting that is not as in the source of some recipes of a method, or that the source leaves open."""
+
+    recipes: str  # patterns of their names without the method's, a space between; only published ones count
+    setting: str  # dotted name in the run
+    source: str  # what stands there, and where
+    ours: Any  # the value in the run
+    why: str
+
+    @property
+    def value(self) -> str:
+        """`ours` as a table shows it."""
+        few = 8
+        if isinstance(self.ours, tuple) and len(self.ours) > few:
+            return f"{len(self.ours)} values"
+        return f"{self.ours:,}" if isinstance(self.ours, int) and self.ours > 9_999 else str(self.ours) or "default"
+
+
+LAST = "the last checkpoint; one that is chosen on images says little of a run, and those of tests must not choose"
+HALF = "bfloat16 has the range of float32 and needs no scale of the loss; weights stay float32"
+PILLOW = "Pillow averages over what a pixel covers, which loses less, and is the same on every machine"
+FAR = "a store of whole panoramas is no array; hardly any photograph is longer"
+NO_ANNOTATIONS = "470 MB of annotations are not read for training, of which nothing else is used; 0.9 % more pictures"
+NOT_STATED = "not stated"
+KERAS = "Slot Attention's own code is the source of this part, and of all methods here"
+FLOAT16 = "float16 with a scale of the loss"
+BY_LOSS = "the checkpoint of the lowest validation loss (an author in issue 8 of its repository)"
+TENSORS = "as tensors, which torchvision did not antialias then"
+AT_320 = "320, as SPOT and the authors' page of DINOSAUR score what they compare"
+
+_WHOLE_COCO = "without pictures that have no annotation (img_based/datasets/coco.py), 117,266"
+
+DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
+    "slot_attention": (
+        Departure(
+            "tetrominoes multi_dsprites clevr6",
+            "method.norm_eps",
+            "the paper does not say",
+            1e-3,
+            "the released model.py uses Keras' LayerNorm as it is",
+        ),
+        Departure("clevrtex celeba", "precision", FLOAT16, "bf16", HALF),
+        Departure("clevrtex celeba", "keep_every", BY_LOSS, None, LAST),
+        Departure(
+            "clevrtex",
+            "data.settings.image",
+            f"resized {TENSORS} (img_based/datasets/utils.py)",
+            "Pillow bilinear",
+            PILLOW,
+        ),
+        Departure(
+            "celeba", "data.interpolation", f"bilinear, {TENSORS} (img_based/datasets/utils.py)", "bilinear", PILLOW
+        ),
+        Departure("coco voc", "data.mask_size", "128 in OCLF's _preprocessing_coco.yaml", 320, AT_320),
+        Departure(
+            "coco voc", "data.interpolation", f"bilinear, {TENSORS} (_preprocessing_coco.yaml)", "bilinear", PILLOW
+        ),
+        Departure(
+            "coco voc",
+            "data.crop",
+            "a random square of the whole picture",
+            "random",
+            f"of the middle 4:3 of longer ones: {FAR}",
+        ),
+    ),
+    "slot_mlp": (
+        Departure(
+            "*",
+            "method.feature_side",
+            '"resize images" (supplement, tables 8 and 9)',
+            16,
+            "read as the feature map, which is what comes before in both tables",
+        ),
+        Departure("*", "method.norm_eps", "the paper does not say", 1e-3, "as the encoder of Slot Attention's code"),
+    ),
+    "set_prediction": (
+        Departure(
+            "*",
+            "eval_images",
+            "500 of the validation split unless told otherwise (set_prediction/eval.py)",
+            15_000,
+            "the whole split, the other option of that script",
+        ),
+        Departure(
+            "clevr10_stepwise",
+            "method.stepwise_loss",
+            "sum or mean over the iterations is not stated (supplement, 3.2)",
+            True,
+            "the sum, so that the last iteration weighs what it does in clevr10",
+        ),
+    ),
+    "dspn": (
+        Departure(
+            "*",
+            "method.inner_lr",
+            "800 on the mean of a batch of 32 (dspn/dspn.py)",
+            25.0,
+            "800 / 32 for the gradient of each image: the same, and it does not depend on the batch",
+        ),
+    ),
+    "savi": (
+        Departure(
+            "*_small",
+            "method.encoder_channels",
+            "64 in the paper, 32 in configs/movi/savi_conditional_small.py",
+            32,
+            "the README's numbers are the code's",
+        ),
+        Departure(
+            "*_depth",
+            "data.clip_length",
+            "6 frames, cropped at random to 75 to 100 % of the area (configs/movi/savi++_conditional.py)",
+            6,
+            "nothing here crops clips with their boxes and flow",
+        ),
+        Departure(
+            "*_large *_depth",
+            "method.slot_dim",
+            "wider in the README's words, 128 in the configs",
+            128,
+            "the README's numbers are the code's",
+        ),
+        Departure("*_unconditional", "precision", FLOAT16, "bf16", HALF),
+    ),
+    "slate": (
+        Departure(
+            "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba",
+            "optimizer.half_life_steps",
+            "both rates are halved after four epochs without a better validation loss (train.py)",
+            None,
+            "a rate is a function of the step alone, or a killed run goes on otherwise than it would have",
+        ),
+        Departure(
+            "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba",
+            "keep_every",
+            "the checkpoint of the lowest validation loss (train.py)",
+            None,
+            LAST,
+        ),
+        Departure(
+            "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba coco voc",
+            "optimizer.warmup_steps",
+            "30,000, at step s (s + 1) / 30,000 of the rate",
+            30_000,
+            "s / 30,000 here, as in all schedules",
+        ),
+        Departure(
+            "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba coco voc",
+            "method.initializer",
+            "gaussian, whose mean and width start in torch's range",
+            "gaussian",
+            f"Keras' range, 1.4 times as wide: {KERAS}",
+        ),
+        Departure(
+            "clevr_mirror shapestacks bitmoji",
+            "steps",
+            "not in the released code",
+            250_000,
+            "the training of Chang et al. 2022, who print the numbers",
+        ),
+        Departure(
+            "clevr_mirror shapestacks bitmoji clevrtex celeba",
+            "method.vocab_size",
+            "not in the released code",
+            4096,
+            "OCLF's configs/experiment/slate/_base_large.yaml and Chang et al. 2022",
+        ),
+        Departure(
+            "clevrtex celeba",
+            "method.dvae_signed",
+            "[-1, 1] in SlotDiffusion's repository, [0, 1] in SLATE's",
+            False,
+            "these two are the paper's; clevrtex_stage2 and celeba_stage2 are the others",
+        ),
+        Departure("coco voc", "data.mask_size", "128 in OCLF's _preprocessing_coco.yaml", 320, AT_320),
+        Departure(
+            "coco voc", "data.interpolation", f"bilinear, {TENSORS} (_preprocessing_coco.yaml)", "bilinear", PILLOW
+        ),
+        Departure(
+            "voc",
+            "data.crop",
+            "a random square of the whole picture",
+            "random",
+            f"of the middle 4:3 of longer ones: {FAR}",
+        ),
+        Departure("*_stage2", "precision", FLOAT16, "bf16", HALF),
+        Departure("*_stage2", "keep_every", BY_LOSS, None, LAST),
+        Departure(
+            "clevrtex_stage2",
+            "data.settings.image",
+            f"resized {TENSORS} (img_based/datasets/utils.py)",
+            "Pillow bilinear",
+            PILLOW,
+        ),
+    ),
+    "dvae": (
+        Departure("*", "precision", FLOAT16, "bf16", HALF),
+        Departure("clevrtex celeba", "keep_every", BY_LOSS, None, LAST),
+        Departure(
+            "clevrtex",
+            "data.settings.image",
+            f"resized {TENSORS} (img_based/datasets/utils.py)",
+            "Pillow bilinear",
+            PILLOW,
+        ),
+    ),
+    "vqvae": (
+        Departure(
+            "movi_d movi_e",
+            "steps",
+            "100 epochs in the paper, 50 in the configs",
+            182_800,
+            "the weights behind the numbers are the code's; 50 epochs",
+        ),
+        Departure(
+            "voc",
+            "steps",
+            "100 epochs in the paper, 800 in vqvae_voc_params-res224.py",
+            132_000,
+            "VOC is of the later code; 800 epochs",
+        ),
+        Departure("coco", "data.train_masks", _WHOLE_COCO, False, NO_ANNOTATIONS),
+        Departure("*", "precision", FLOAT16, "bf16", HALF),
+        Departure("clevrtex celeba voc coco", "keep_every", BY_LOSS, None, LAST),
+        Departure(
+            "voc coco",
+            "data.interpolation",
+            "bilinear by OpenCV, which does not antialias (coco_transforms.py, voc_transforms.py)",
+            "bilinear",
+            PILLOW,
+        ),
+        Departure(
+            "voc",
+            "data.crop",
+            "a random square of the whole picture",
+            "random",
+            f"of the middle 4:3 of longer ones: {FAR}",
+        ),
+        Departure(
+            "clevrtex",
+            "data.settings.image",
+            f"resized {TENSORS} (img_based/datasets/utils.py)",
+            "Pillow bilinear",
+            PILLOW,
+        ),
+    ),
+    "slot_diffusion": (
+        Departure(
+            "clevrtex clevrtex_velocity clevrtex_sample clevrtex_pixels",
+            "steps",
+            "100 epochs in the paper, 400 in sa_ldm_clevrtex_params-res128.py",
+            62_500,
+            "the table is the paper's; 100 epochs",
+        ),
+        Departure(
+            "celeba",
+            "steps",
+            "50 epochs in the paper, 200 in sa_ldm_celeba_params-res128.py",
+            127_150,
+            "the table is the paper's; 50 epochs",
+        ),
+        Departure(
+            "clevrtex celeba",
+            "optimizer.lr",
+            "2e-4 for all in the paper's table 3; 2e-4 for the U-Net and 1e-4 for the rest in the configs",
+            2e-4,
+            "the code's: the factor is `lr_scales`",
+        ),
+        Departure(
+            "celeba",
+            "optimizer.max_grad_norm",
+            "no clipping in the paper's table 3, 1 in the config",
+            1.0,
+            "the code's",
+        ),
+        Departure(
+            "clevrtex_pixels",
+            "method.denoiser.dims",
+            "the U-Net for pixels is not stated (appendix E.4)",
+            (64, 128, 192, 256),
+            "half as wide as that for latents, which are a quarter as large",
+        ),
+        Departure(
+            "movi_d movi_e",
+            "method.denoiser.num_timesteps",
+            "1,000, and a solver at times between them",
+            1_000,
+            "whole timesteps, as `diffusers` has them: 949 for 949.05",
+        ),
+        Departure("voc coco", "data.mask_size", "224 in img_based/datasets", 320, AT_320),
+        Departure(
+            "voc coco",
+            "data.interpolation",
+            "bilinear by OpenCV, which does not antialias (coco_transforms.py, voc_transforms.py)",
+            "bilinear",
+            PILLOW,
+        ),
+        Departure("coco", "data.train_masks", _WHOLE_COCO, False, NO_ANNOTATIONS),
+        Departure(
+            "voc",
+            "data.crop",
+            "a random square of the whole picture",
+            "random",
+            f"of the middle 4:3 of longer ones: {FAR}",
+        ),
+        Departure(
+            "clevrtex clevrtex_velocity clevrtex_sample clevrtex_pixels",
+            "data.settings.image",
+            f"resized {TENSORS} (img_based/datasets/utils.py)",
+            "Pillow bilinear",
+            PILLOW,
+        ),
+        Departure(
+            "*",
+            "method.initializer",
+            "learned; all else of Slot Attention starts as torch's layers do",
+            "learned",
+            f"all else starts by Glorot: {KERAS}",
+        ),
+        Departure("*", "precision", FLOAT16, "bf16", HALF),
+        Departure("clevrtex* celeba voc coco", "keep_every", BY_LOSS, None, LAST),
+    ),
+    "steve": (
+        Departure(
+            "movi_d movi_e",
+            "optimizer.warmup_steps",
+            "30,000, at step s (s + 1) / 30,000 of the rate",
+            30_000,
+            "s / 30,000 here, as in all schedules",
+        ),
+        Departure(
+            "movi_d movi_e",
+            "method.initializer",
+            "gaussian, whose mean and width start in torch's range",
+            "gaussian",
+            f"Keras' range, 1.4 times as wide: {KERAS}",
+        ),
+        Departure("movi_d movi_e", "keep_every", "the checkpoint of the lowest validation loss (train.py)", None, LAST),
+        Departure(
+            "movi_d movi_e", "eval_split", "70, 15 and 15 % of one folder (data.py)", "test", "MOVi's official splits"
+        ),
+        Departure("*_stage2", "precision", FLOAT16, "bf16", HALF),
+    ),
+    "dinosaur": (
+        Departure(
+            "coco_mlp coco_mlp_mae coco_transformer* voc_*",
+            "data.mask_size",
+            "224 in the configs, 320 on the authors' page",
+            320,
+            "the page's, whose numbers these are",
+        ),
+        Departure(
+            "coco_* voc_*",
+            "data.interpolation",
+            f"bicubic, {TENSORS} (_preprocessing_coco_dino_feature_recon_ccrop.yaml)",
+            "bicubic",
+            PILLOW,
+        ),
+        Departure(
+            "voc_*",
+            "data.crop",
+            "a random square of the whole picture",
+            "random",
+            f"of the middle 4:3 of longer ones: {FAR}",
+        ),
+        Departure(
+            "voc_*", "steps", "300,000 in the configs, by other accounts 250,000 in the paper", 300_000, "the code's"
+        ),
+        Departure(
+            "voc_mlp",
+            "method.decoder_dims",
+            "no config of the MLP decoder on VOC is released",
+            (2048, 2048, 2048),
+            "COCO's",
+        ),
+        Departure(
+            "*",
+            "method.initializer",
+            "gaussian; all else of Slot Attention starts as torch's layers do",
+            "gaussian",
+            f"all else starts by Glorot: {KERAS}",
+        ),
+        Departure(
+            "*_transformer*",
+            "method.decoder_blocks",
+            "4 that start as copies of one (torch's TransformerDecoder)",
+            4,
+            "drawn one by one: equal starts are an accident of that class",
+        ),
+    ),
+    "spot": (
+        Departure(
+            "*",
+            "keep_every",
+            "an epoch with a lower validation loss or, as train_spot.py is written, a *lower* "
+            "ARI or mBO_c than the one kept",
+            None,
+            LAST,
+        ),
+        Departure(
+            "voc*",
+            "data.crop",
+            "a random square of the whole picture (datasets.py)",
+            "random",
+            f"of the middle 4:3 of longer ones: {FAR}",
+        ),
+        Departure(
+            "movi_*",
+            "data.frame_seed",
+            "nine frames of each video, drawn anew for each run and written down for the second (datasets.py)",
+            0,
+            "the seed is written down instead",
+        ),
+        Departure(
+            "coco*",
+            "optimizer.warmup_steps",
+            "five epochs, at step s s / (warmup - 1) of the rate",
+            9_240,
+            "s / warmup here, as in all schedules",
+        ),
+        Departure(
+            "coco voc movi_c movi_e coco_baseline coco_mae",
+            "method.initializer",
+            "gaussian, whose mean and width start in torch's range (slot_attn.py)",
+            "gaussian",
+            f"Keras' range, 1.7 times as wide: {KERAS}",
+        ),
+        Departure(
+            "*",
+            "method.eval_orders",
+            "all nine for the README's numbers, standard in training",
+            "standard",
+            "`--method.eval-orders all` is the ensemble",
+        ),
+    ),
+    "stable_lsd": (
+        Departure("*", "precision", "fp16 (configs/coco/train.sh)", "bf16", HALF),
+        Departure("*", "seed", "42 (configs/coco/train.sh)", 0, "all recipes have 0; `--seed 42`"),
+        Departure(
+            "*",
+            "method.diffusion.image_size",
+            "256, resized from the picture for itself (src/data/dataset.py)",
+            256,
+            "resized from the 448 pixels that the encoder sees, so that one picture is stored",
+        ),
+        Departure("voc*", "steps", "GLASS's run, 250,000 (its supplement)", 250_000, "no script of LSD has VOC"),
+        Departure(
+            "voc_bbox",
+            "method.box_scale",
+            "pixels of a 256 crop in the evaluation (eval_metrics.py), not stated for training",
+            1.0,
+            "boxes in [0, 1], as everywhere here",
+        ),
+        Departure(
+            "voc_dynamic",
+            "method.drop_masked_slots_from_context",
+            "slots beyond the number of objects still reach the U-Net (src/models/slot_attn.py)",
+            False,
+            "the code's; an image without objects keeps one slot, where the code divides zero by zero",
+        ),
+    ),
+    "glass": (
+        Departure("*", "precision", "fp16 (table 10)", "bf16", HALF),
+        Departure("*", "seed", f"{NOT_STATED}; 42 in the evaluation (src/eval/parser.py)", 0, "all recipes have 0"),
+        Departure("*", "optimizer.max_grad_norm", NOT_STATED, 1.0, "LSD's train_lsd.py, on which GLASS builds"),
+        Departure("*", "optimizer.weight_decay", "Adam, constant (table 10)", 0.0, "LSD has 1e-2, which is AdamW"),
+        Departure(
+            "*",
+            "data.images.mask_size",
+            "the resolution of the generated masks (section 4)",
+            512,
+            "Dataset Diffusion's, whose pictures have 512 pixels",
+        ),
+        Departure("*", "data.flips", NOT_STATED, False, "the paper does not speak of any"),
+        Departure("*", "method.match_masks", NOT_STATED, "hard", "unused helpers of eval_composition.py"),
+        Departure("*", "method.match_background", NOT_STATED, True, "label 0 is a channel in these helpers"),
+        Departure("*", "method.semantic_mean", NOT_STATED, "images", "pixels, then pairs, then images"),
+        Departure("*", "method.decoder_input", NOT_STATED, "context", "what slot_attn.py of the release returns"),
+        Departure(
+            "*",
+            "method.initializer",
+            "gaussian (configs/coco/slot_attn/config.json)",
+            "gaussian",
+            f"in Keras' range: {KERAS}",
+        ),
+    ),
+    "dataset_diffusion": (
+        Departure(
+            "voc voc_stage2 coco coco_stage2",
+            "method.resnet",
+            "ResNetV1c of mmsegmentation, three convolutions first",
+            "",
+            "`microsoft/resnet-101`, one of 7 x 7: the network that transformers has",
+        ),
+        Departure(
+            "*",
+            "data.real.crop",
+            "test images of their own size (configs/_base_)",
+            "whole",
+            "squeezed into a square, as all rows of table 9 here",
+        ),
+        Departure("*", "data.real.mask_size", "scored at the size of each image", 320, "as all rows of table 9 here"),
+        Departure(
+            "*",
+            "method.test_scales",
+            "listed in the configs, not used by the scripts",
+            (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+            "taken to be what the best number was made with",
+        ),
+        Departure(
+            "coco_dinov2_100k",
+            "method.image_size",
+            f"{NOT_STATED} (GLASS, appendix F)",
+            448,
+            "as GLASS shows images to DINOv2",
+        ),
+    ),
+    "deep_spectral": (
+        Departure(
+            "voc voc_crf",
+            "data.crop",
+            "pictures of their own size (extract/extract.py)",
+            "whole",
+            "squares, so that pictures make batches",
+        ),
+        Departure(
+            "voc voc_crf",
+            "method.num_eigenvectors",
+            "5 by Lanczos iteration (eigsh)",
+            5,
+            "all of the dense matrix, exactly; the first five are kept",
+        ),
+        Departure(
+            "voc voc_crf",
+            "method.num_slots",
+            "15, and k-means over the data set in mini-batches",
+            15,
+            "plain k-means, best of eight",
+        ),
+        Departure(
+            "voc_stage2", "optimizer.lr", "2e-4 in the README's command, 5e-3 in train.yaml", 2e-4, "the README's"
+        ),
+        Departure("voc_stage2", "batch_size", "96 in the README's command, 144 in base.yaml", 96, "the README's"),
+        Departure("voc_stage2", "method.distort", "colours, grey and blur", True, "colours alone"),
+        Departure(
+            "voc_stage2",
+            "data.root",
+            "the README's steps go without the CRF",
+            "data/generated/deep_spectral.voc_crf",
+            "the number is that of the CRF's masks, by a guess",
+        ),
+    ),
+    "diff_cut": (
+        Departure(
+            "*",
+            "method.num_slots",
+            "as many regions as the cuts find",
+            32,
+            "a tensor has a size; the smallest are given to their neighbours",
+        ),
+        Departure("*", "precision", "float16", "32", "one pass for each image: nothing to gain"),
+        Departure(
+            "*",
+            "data.image_size",
+            "pictures enlarged to 1,024 as they are",
+            512,
+            "stored at about their size and enlarged by the method",
+        ),
+    ),
+    "emer_diff": (
+        Departure(
+            "*",
+            "method.modulated_layer",
+            "a cross-attention of the 16 x 16 block upwards",
+            -1,
+            "which of three is not in our sources",
+        ),
+        Departure("*", "method.blur", "a Gaussian filter", 4.0, "its width is not in our sources"),
+    ),
+    "mask_clip": (
+        Departure(
+            "voc coco",
+            "method.background",
+            "its README leaves the background out; GLASS does not say",
+            "prompts",
+            "table 9 counts a background, so someone has to be it",
+        ),
+        Departure(
+            "*",
+            "method.templates",
+            "about 85 sentences around a name",
+            TEMPLATES,
+            "80 of our own wording: those are not ours to print",
+        ),
+        Departure(
+            "*",
+            "method.key_smoothing",
+            "off in the ViT's config; affinities may be negative (maskclip_head.py)",
+            None,
+            "off here, too; where it is on, what is unlike counts nothing",
+        ),
+        Departure(
+            "*",
+            "data.crop",
+            "pictures keep the ratio of their sides",
+            "whole",
+            "squeezed into a square, as all rows of table 9 here",
+        ),
+    ),
+}
+
+
+def value_of(run: Any, setting: str) -> Any:
+    """The value of a dotted setting of a run: `optimizer.lr`, `data.settings.image`.
+
+    Raises:
+        AttributeError: or KeyError, if it has none of this name.
+    """
+    for name in setting.split("."):
+        run = run[name] if isinstance(run, Mapping) else getattr(run, name)
+    return run
+
+
+def departures_of(name: str, recipe: Recipe) -> list[Departure]:
+    """Those of a recipe, none of one that is not published."""
+    method, _, row = name.partition(".")
+    rows = DEPARTURES.get(method, ()) if recipe.published else ()
+    return [one for one in rows if any(fnmatch(row, pattern) for pattern in one.recipes.split())]
