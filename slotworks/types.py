@@ -89,10 +89,10 @@ class SlotOutput:
     """Slots and how they shared the input.
 
     `attn` sums to one over the slots at every position: the map to show as a mask. `attn_steps` holds the same for
-    every iteration, first to last. `grid` is the height and width behind `p`; None means a square. `features` is what
-    the slots looked at, where a decoder needs it again: `decode(slots, features)`. `image` is the input of a method
-    whose masks ask it: `decode(slots, image)`. `state` belongs to videos: where the slots of the next frame start,
-    `encode(video, state=out.state)` goes on from there.
+    every iteration, first to last, and `slot_steps` the slots after each, of images alone. `grid` is the height and
+    width behind `p`; None means a square. `features` is what the slots looked at, where a decoder needs it again:
+    `decode(slots, features)`. `image` is the input of a method whose masks ask it: `decode(slots, image)`. `state`
+    belongs to videos: where the slots of the next frame start, `encode(video, state=out.state)` goes on from there.
     """
 
     slots: Float[Tensor, "*b n d"]
@@ -102,6 +102,7 @@ class SlotOutput:
     features: Float[Tensor, "*b p c"] | None = None
     image: Float[Tensor, "*b 3 h w"] | None = None
     state: Float[Tensor, "b n d"] | None = None
+    slot_steps: tuple[Tensor, ...] = ()
 
     @property
     def decoder_inputs(self) -> tuple[Tensor, ...]:

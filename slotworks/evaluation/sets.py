@@ -31,6 +31,7 @@ class SetOptions:
     """Options of the task, see `evaluate_sets`."""
 
     by_objects: bool = option(False, "also for each number of objects apart")
+    by_iterations: bool = option(False, "also as the slots are after each iteration of Slot Attention")
     thresholds: tuple[float, ...] = option(THRESHOLDS, "distances of which the image, or CLEVR's floor, is 6 wide")
 
 
@@ -40,6 +41,7 @@ def evaluate_sets(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     by_objects: bool = False,
+    by_iterations: bool = False,
     num_images: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -51,26 +53,36 @@ def evaluate_sets(
         dataset: with `objects`, such as CLEVR v1.0 or `SetScenes`.
         thresholds: distances in units of which the image, or CLEVR's floor, is 6 wide.
         by_objects: score the images of each number of objects apart, too (figures 15 and 16 of the supplement).
+        by_iterations: also score what the slots say after each iteration of Slot Attention, in the same pass (the
+            supplement's table 1 shows such predictions).
         num_images: how many images, from the first on; all by default.
         batch_size: images per forward pass; changes speed, memory and the random slots.
         seed: of the initial slots.
 
     Returns:
-        The result over all images and, if asked for, one for each number of objects, fewest first. Metrics are
-        `ap_inf`, `ap_1`, `ap_0.5`, ..., numbers of all images together and so without a standard error. `per_image` has
-        the share of each image's objects that were found within a distance, whatever their confidence.
+        The result over all images and, if asked for, one for each number of objects, fewest first, and one for each
+        iteration. Metrics are `ap_inf`, `ap_1`, `ap_0.5`, ..., numbers of all images together and so without a standard
+        error. `per_image` has the share of each image's objects that were found within a distance, whatever their
+        confidence.
 
     Raises:
-        UserError: if the data set is empty or has no objects, or the method predicts no sets or other properties.
+        UserError: if the data set is empty or has no objects, or the method predicts no sets or other properties, or
+            keeps no slots of its iterations.
     """
     NEEDS.check_method(method, "sets")
     count = count_images(dataset, num_images)
     categories = tuple(method.config.categories)
-    pred, true = _predictions(method, dataset, categories, count, batch_size, seed)
+    steps, true = _predictions(method, dataset, categories, count, batch_size, seed, by_iterations)
     numbers = (true[..., -1] > 0.5).sum(1)
+    everywhere = torch.ones_like(numbers, dtype=torch.bool)
+    parts = [("", "", steps[-1], everywhere)]
+    for wanted in sorted(set(numbers.tolist()) - {0}) if by_objects else ():
+        name = f", {wanted} object{'s' if wanted > 1 else ''}"
+        parts.append((name, f"; only images of {wanted} objects", steps[-1], numbers == wanted))
+    for number, pred in enumerate(steps, 1) if by_iterations else ():
+        parts.append((f", iteration {number}", f"; slots after iteration {number} of {len(steps)}", pred, everywhere))
     results = []
-    for wanted in (None, *(sorted(set(numbers.tolist()) - {0}) if by_objects else ())):
-        rows = torch.ones_like(numbers, dtype=torch.bool) if wanted is None else numbers == wanted
+    for name, rule, pred, rows in parts:
         scores = average_precisions(pred[rows], true[rows], categories=categories, thresholds=thresholds)
         found = {
             f"recall_{t:g}": recall(pred[rows], true[rows], categories=categories, threshold=t) for t in thresholds[:2]
@@ -87,16 +99,23 @@ def evaluate_sets(
                 seed=seed,
                 per_image=found,
                 metrics={f"ap_{t:g}": Summary(value, math.nan, images) for t, value in scores.items()},
-                protocol="sets" if wanted is None else f"sets, {wanted} object{'s' if wanted > 1 else ''}",
-                rules=rules if wanted is None else f"{rules}; only images of {wanted} objects",
+                protocol=f"sets{name}",
+                rules=f"{rules}{rule}",
             )
         )
     return results
 
 
 def _predictions(
-    method: Method, dataset: Dataset, categories: Sequence[int], count: int, batch_size: int, seed: int
-) -> tuple[Float[Tensor, "i n c"], Float[Tensor, "i m c"]]:
+    method: Method,
+    dataset: Dataset,
+    categories: Sequence[int],
+    count: int,
+    batch_size: int,
+    seed: int,
+    by_iterations: bool,
+) -> tuple[list[Float[Tensor, "i n c"]], Float[Tensor, "i m c"]]:
+    """Predicted sets, if asked for after each iteration, and the true ones."""
     pred, true = [], []
     width = 3 + sum(categories) + 1
     with inspecting(method, seed=seed) as device:
@@ -109,10 +128,16 @@ def _predictions(
             assert isinstance(method, PredictsSets)
             output = method.encode_batch(batch)
             check_finite(output.slots, "slots")
-            pred.append(method.predict_set(output.slots).float().cpu())
-            check_finite(pred[-1], "predicted sets")
+            if by_iterations and not output.slot_steps:
+                raise UserError(
+                    f"{type(method).__name__} keeps no slots of its iterations; leave --by-iterations out, or give a "
+                    "run of set_prediction."
+                )
+            steps = output.slot_steps if by_iterations else (output.slots,)
+            pred.append([method.predict_set(slots).float().cpu() for slots in steps])
+            check_finite(torch.stack(pred[-1]), "predicted sets")
             true.append(batch["objects"].float().cpu())
-    return torch.cat(pred), torch.cat(true)
+    return [torch.cat(step) for step in zip(*pred, strict=True)], torch.cat(true)
 
 
 def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:

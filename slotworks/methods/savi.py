@@ -194,6 +194,7 @@ class SAVi(VideoMethod):
         boxes: Float[Tensor, "b m 4"] | None = None,
         num_slots: int | None = None,
         num_iterations: int | None = None,
+        ends: bool = False,
     ) -> SlotOutput:
         """Videos in [0, 1] to slots of every frame.
 
@@ -204,6 +205,7 @@ class SAVi(VideoMethod):
                 them.
             num_slots: may differ from training where the initialiser is shared by all slots.
             num_iterations: of the corrector, if not as in training.
+            ends: nothing comes after this video, so that nobody asks for `state`.
         """
         if boxes is not None and not self.takes_boxes:
             raise UserError(
@@ -217,13 +219,15 @@ class SAVi(VideoMethod):
         else:
             slots = self.initializer(video.shape[0], num_slots)
         features = map_over_time(lambda frame: self.transformer(self.encoder(frame)), video)
-        out = self.video_slots(features, slots, first=state is None, num_iterations=num_iterations)
+        out = self.video_slots(features, slots, first=state is None, num_iterations=num_iterations, ends=ends)
         return replace(out, grid=self.encoder.grid(video.shape[-2], video.shape[-1]))
 
-    def encode_batch(self, batch: Batch, *, state: Float[Tensor, "b n d"] | None = None) -> SlotOutput:
+    def encode_batch(
+        self, batch: Batch, *, state: Float[Tensor, "b n d"] | None = None, ends: bool = False
+    ) -> SlotOutput:
         """`encode`; the boxes of a video's first frame are read from the batch."""
         boxes = batch["boxes"][:, 0].float() if self.takes_boxes and state is None and "boxes" in batch else None
-        return self.encode(batch["video"], state=state, boxes=boxes)
+        return self.encode(batch["video"], state=state, boxes=boxes, ends=ends)
 
     def _conditions(self, boxes: Float[Tensor, "b m 4"] | None, num_slots: int) -> Float[Tensor, "b n x"]:
         """What the initialiser takes, exactly one for each slot but the background's."""
@@ -289,7 +293,7 @@ class SAVi(VideoMethod):
         With SlotDiffusion's parts it is the mean over all values in [-1, 1], four times that in [0, 1].
         """
         batch = cut_clips(batch, self.config.short_clips, step)
-        recon = self.decode(self.encode_batch(batch).slots).recon
+        recon = self.decode(self.encode_batch(batch, ends=True).slots).recon
         error = (recon - self.target(batch)).square()  # b t c h w
         terms = dict(zip(self.config.targets, error.split([CHANNELS[t] for t in self.config.targets], 2), strict=True))
         if self.config.parts == "slot_diffusion":

@@ -7,7 +7,6 @@ code. `stepwise_loss` and `coordinate_scale` are the variants of the supplement'
 the losses of the iterations are summed or averaged: we sum.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -92,16 +91,10 @@ class SetPrediction(Method):
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`batch["objects"]` are the true vectors, `b m c`, see `slotworks.data.sets`."""
         config = self.config
-        steps = self._steps(batch["image"]) if config.stepwise_loss else [self.encode(batch["image"]).slots]
+        out = self.encode(batch["image"])
+        steps = out.slot_steps if config.stepwise_loss else (out.slots,)
         losses = [
             matched_huber(self.predict_set(slots), batch["objects"], coordinate_scale=config.coordinate_scale).mean()
             for slots in steps
         ]
         return {"set": torch.stack(losses).sum()}
-
-    def _steps(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b n d"]]:
-        """Slots after each iteration."""
-        features, slots = self.encoder(2 * image - 1), self.initializer(image.shape[0])
-        for _ in range(self.config.num_iterations):
-            slots = self.slot_attention(features, slots, num_iterations=1).slots
-            yield slots

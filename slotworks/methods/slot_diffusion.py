@@ -276,18 +276,24 @@ class VideoSlotDiffusion(VideoMethod):
         }
         self.load_state_dict(weights, strict=False)  # there is no predictor
 
-    def encode(self, video: Float[Tensor, "b t 3 h w"], *, state: Float[Tensor, "b n d"] | None = None) -> SlotOutput:
-        """Videos in [0, 1] to slots of every frame; with the `state` of an earlier call their continuation."""
+    def encode(
+        self, video: Float[Tensor, "b t 3 h w"], *, state: Float[Tensor, "b n d"] | None = None, ends: bool = False
+    ) -> SlotOutput:
+        """Videos in [0, 1] to slots of every frame; with the `state` of an earlier call their continuation.
+
+        `ends` says that nothing comes after, so that nobody asks for `state`.
+        """
         grid = self.front.grid(video.shape[-2], video.shape[-1])
         features = self.front.placed(self.front.features(video.flatten(0, 1)), grid).unflatten(0, video.shape[:2])
         start = self.front.initializer(video.shape[0]) if state is None else state
         count = self.front.iterations(None)
-        return replace(self.video_slots(features, start, first=state is None, num_iterations=count), grid=grid)
+        out = self.video_slots(features, start, first=state is None, num_iterations=count, ends=ends)
+        return replace(out, grid=grid)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`denoise`, a mean over all frames: each has its own timestep and noise."""
         batch = cut_clips(batch, self.config.short_clips, step)
-        slots = self.encode(batch["video"]).slots.flatten(0, 1)
+        slots = self.encode(batch["video"], ends=True).slots.flatten(0, 1)
         return {"denoise": self.decoder.loss(self.decoder.latents(batch["video"].flatten(0, 1)), slots)}
 
     def sample(

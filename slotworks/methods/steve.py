@@ -123,15 +123,16 @@ class Steve(VideoMethod):
         *,
         state: Float[Tensor, "b n d"] | None = None,
         num_slots: int | None = None,
+        ends: bool = False,
     ) -> SlotOutput:
         """Videos in [0, 1] to the slots of every frame.
 
         `state` is that of an earlier call with the frames before these; `num_slots` may differ from training where the
-        initialiser is shared.
+        initialiser is shared; `ends` says that nothing comes after, so that nobody asks for `state`.
         """
         features = map_over_time(self.encoder, video)
         slots = self.initializer(video.shape[0], num_slots) if state is None else state
-        out = self.slots(features, slots, first=state is None)
+        out = self.slots(features, slots, first=state is None, ends=ends)
         return replace(out, grid=self.encoder.grid(video.shape[-2], video.shape[-1]))
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -139,7 +140,7 @@ class Steve(VideoMethod):
         batch = cut_clips(batch, self.config.short_clips, step)
         video = batch["video"]
         terms, tokens = words_of(video.flatten(0, 1), self.dvae, self.config, step)
-        slots = self.encode(video).slots.flatten(0, 1)
+        slots = self.encode(video, ends=True).slots.flatten(0, 1)
         terms["cross_entropy"] = self.decoder.loss(slots, self.decoder.embed(tokens), tokens)
         return terms
 

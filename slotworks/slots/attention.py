@@ -168,7 +168,7 @@ class SlotAttention(nn.Module):
             x = self.norm_features(features)
             gathered = x if value_features is None else self.norm_features(value_features.to(features.dtype))
             k, v = self._split(self.to_k(x)), self._split(self.to_v(gathered))  # b k p d
-            initial, steps = slots, []
+            initial, steps = slots, []  # of these each slots and attention
             count = self.num_iterations if num_iterations is None else num_iterations
             if count < 1:
                 raise ValueError(f"num_iterations is {count}; slots look at the input at least once.")
@@ -180,8 +180,9 @@ class SlotAttention(nn.Module):
                     elif last and self.gradient == "bilevel":
                         slots = slots.detach() + initial - initial.detach()
                     slots, attn = self._iterate(slots, k, v, feature_mask, slot_mask, last)
-                steps.append(attn)
-            return SlotOutput(slots, steps[-1], tuple(steps))
+                steps.append((slots, attn))
+            slot_steps, attn_steps = zip(*steps, strict=True)
+            return SlotOutput(slots, attn_steps[-1], attn_steps, slot_steps=slot_steps)
 
     def _split(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b k p dk"]:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -79,6 +79,7 @@ class VideoSlotAttention(nn.Module):
         *,
         first: bool = True,
         num_iterations: int | None = None,
+        ends: bool = False,
     ) -> SlotOutput:
         """Slots of every frame.
 
@@ -87,6 +88,7 @@ class VideoSlotAttention(nn.Module):
             slots: of an initialiser, or the `state` that an earlier call returned.
             first: whether this piece begins the video; only `first_iterations` asks.
             num_iterations: of the corrector at every frame, for this call; the module's own by default.
+            ends: no frame comes after these: the predictor does not run after the last one, and there is no `state`.
 
         Returns:
             `slots` `b t n d`, `attn` `b t n p`, `attn_steps` (of the iterations that all frames have), `state`.
@@ -100,7 +102,7 @@ class VideoSlotAttention(nn.Module):
                 count = self.first_iterations
             out = self.corrector(features[:, t], slots, **({} if count is None else {"num_iterations": count}))
             found.append(out)
-            if self.carry:
+            if self.carry and not (ends and t == features.shape[1] - 1):
                 slots = self.predictor(out.slots)
         common = min(len(out.attn_steps) for out in found)
         steps = [out.attn_steps[len(out.attn_steps) - common :] for out in found]
@@ -108,5 +110,5 @@ class VideoSlotAttention(nn.Module):
             slots=torch.stack([out.slots for out in found], dim=1),
             attn=torch.stack([out.attn for out in found], dim=1),
             attn_steps=tuple(torch.stack(step, dim=1) for step in zip(*steps, strict=True)),
-            state=slots,
+            state=None if ends else slots,
         )

@@ -94,6 +94,32 @@ def test_by_number_of_objects():
         assert record["rules"].endswith(f"only images of {count} objects")
 
 
+def test_by_iterations_in_one_pass():
+    """Slots come nearer with each iteration: 0.4, 0.1 and 0 of the width, and all steps are of one call of `encode`."""
+
+    class Nearing(Oracle):
+        calls = 0
+
+        def encode(self, image):
+            self.calls += 1
+            out = super().encode(image)
+            far = torch.zeros(out.slots.shape[-1])
+            far[0] = 1.0
+            steps = (out.slots + 0.4 * far, out.slots + 0.1 * far, out.slots)
+            return replace(out, slot_steps=steps)
+
+    method = Nearing()
+    how = {"by_iterations": True, "thresholds": (math.inf, 1.0), "batch_size": 4}
+    everything, *parts = evaluate_sets(method, Truth(), **how)
+    assert method.calls == 3
+    assert [part.protocol for part in parts] == [f"sets, iteration {n}" for n in (1, 2, 3)]
+    assert means(parts[2]) == means(everything) == {"ap_inf": 1.0, "ap_1": 1.0}
+    assert means(parts[0])["ap_1"] < 0.5 < means(parts[1])["ap_1"]
+    assert parts[1].rules.endswith("slots after iteration 2 of 3")
+    with pytest.raises(UserError, match="Oracle keeps no slots of its iterations; leave --by-iterations out"):
+        evaluate_sets(Oracle(), Truth(), by_iterations=True)
+
+
 def test_wrong_methods_and_data():
     class Plain(Method):
         pass

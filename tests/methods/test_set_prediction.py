@@ -68,6 +68,11 @@ def test_a_loss_after_every_iteration_is_a_sum_of_three():
         slots = method.encode(given["image"], num_iterations=count).slots
         each.append(matched_huber(method.predict_set(slots), given["objects"]).mean())
     torch.testing.assert_close(loss, torch.stack(each).sum())
+    calls = []
+    for part in (method.slot_attention, method.slot_attention.to_k):
+        part.register_forward_hook(lambda *_: calls.append(1))
+    method.loss(given, step=0)
+    assert len(calls) == 2  # attention runs once, and features are projected once, for all three
     with pytest.raises(ValueError, match="stepwise_loss needs gradient=\"unrolled\", but it is 'bilevel'"):
         build(stepwise_loss=True, gradient="bilevel")
 

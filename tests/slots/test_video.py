@@ -59,6 +59,18 @@ def test_without_carrying_every_frame_is_an_image():
     assert out.state is slots
 
 
+def test_at_the_end_of_a_video_nothing_is_predicted():
+    """Six predictions between seven frames, none after the last; slots are the same."""
+    features, slots = inputs()
+    video = parts()
+    whole, calls = video(features, slots), []
+    video.predictor.register_forward_hook(lambda *_: calls.append(1))
+    out = video(features, slots, ends=True)
+    assert len(calls) == 6
+    assert out.state is None
+    assert torch.equal(out.slots, whole.slots)
+
+
 def test_the_first_frame_is_the_image_model():
     features, slots = inputs()
     video = parts()
