@@ -162,6 +162,14 @@ class MethodConfig:
         return 0
 
     @property
+    def gathers(self) -> bool:
+        """Whether its method trains nothing, but has to see the training images before it is used: see `Method.fit`.
+
+        What it takes from them is kept as a checkpoint of step 0.
+        """
+        return False
+
+    @property
     def starts_trained(self) -> bool:
         """Whether training starts from the weights of an earlier run, so that its loss may be low at once."""
         return False
@@ -220,6 +228,8 @@ class Method(nn.Module):
     def fit(self, batches: Iterable[Batch]) -> None:
         """Called once before the first step with batches of the training data, without gradients: here a method takes
         from them what it does not learn, such as a mean, and keeps it in buffers. They are read as they are asked for.
+
+        A method that `gathers` and trains nothing is shown all of them, in their order, when its recipe is first used.
         """
 
     def export(self, folder: Path) -> None:

@@ -18,3 +18,18 @@ COCO_CLASSES = (
     *("teddy bear", "hair drier", "toothbrush"),
 )
 """COCO's own names in the order of their ids, from 1 to 90; an empty name is an id that no class has."""
+
+WORDS = {
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "tvmonitor": "television monitor",
+    "tv": "television",
+    "mouse": "computer mouse",
+    "remote": "remote control",
+}
+"""Class names that a text encoder would not understand as they are written in the data sets."""
+
+
+def as_words(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of a data set as words that a text encoder knows."""
+    return tuple(WORDS.get(name, name) for name in class_names)

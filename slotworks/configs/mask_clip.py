@@ -5,9 +5,8 @@ from slotworks.configs.recipe import Published, recipe
 from slotworks.configs.shared import glass_table, untrained
 from slotworks.data import COCO, VOC
 from slotworks.methods import MaskCLIPConfig
-from slotworks.methods.mask_clip import as_words
 from slotworks.training import Run
-from slotworks.vocabulary import COCO_CLASSES
+from slotworks.vocabulary import COCO_CLASSES, as_words
 
 
 @recipe(

@@ -26,10 +26,13 @@ from dataclasses import replace
 from slotworks.configs.tiny_diffusion import REPEATED_SCENES, TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.scenes import PaintedScenes
+from slotworks.data.scenes.painted import SIZE_NAMES
+from slotworks.data.scenes.shapes import BACKGROUNDS
 from slotworks.errors import nearest
 from slotworks.parts import own_function
 from slotworks.synthesis import (
     CaptionedImages,
+    ClassPrompts,
     LabelPrompts,
     SceneCaptions,
     Synthesis,
@@ -39,6 +42,7 @@ from slotworks.synthesis import (
 from slotworks.synthesis.captions import CaptionerConfig
 from slotworks.synthesis.sources import PromptConfig
 from slotworks.types import DataConfig, UserError
+from slotworks.vocabulary import COCO_CLASSES
 
 
 def _paper(source: PromptConfig) -> Synthesis:
@@ -183,6 +187,46 @@ def dataset_diffusion_coco() -> Synthesis:
     return _dataset_diffusion(COCO(train_masks=True))
 
 
+def ov_diff_voc() -> Synthesis:
+    """Support images of OVDiff for VOC: 32 of each class, "A good picture of a cat", with the masks of attention.
+
+    Command:   slotworks synthesize ov_diff.voc
+    Takes:     not measured; 640 images
+    """
+    return Synthesis(
+        source=ClassPrompts(),
+        model="runwayml/stable-diffusion-v1-5",
+        precision="16",
+        negative_prompt="",
+        append_classes=False,
+        seed=43,
+    )
+
+
+def ov_diff_coco() -> Synthesis:
+    """Support images of OVDiff for COCO: 32 of each class.
+
+    Command:   slotworks synthesize ov_diff.coco
+    Takes:     not measured; 2,560 images
+    """
+    return replace(ov_diff_voc(), source=ClassPrompts(COCO_CLASSES))
+
+
+def ov_diff_painted() -> Synthesis:
+    """Support images of OVDiff in miniature: 32 painted scenes of each shape, with one object in a colour and place.
+
+    Command:   slotworks synthesize ov_diff.painted
+    """
+    scenes, grounds = PaintedScenes(), list(BACKGROUNDS)
+    captions = tuple(
+        f"a {SIZE_NAMES[k % 3]} {scenes.colors[k % len(scenes.colors)]} {{class}} at {25 + 7 * k % 50} "
+        f"{25 + 11 * k % 50} on {grounds[k % len(grounds)]}"
+        for k in range(32)
+    )
+    source = ClassPrompts(scenes.shapes, captions=captions)
+    return replace(painted(), source=source, num_images=None, append_classes=False)
+
+
 RECIPES: dict[str, Callable[[], Synthesis]] = {
     f"glass.{function.__name__}": function
     for function in (
@@ -201,6 +245,7 @@ RECIPES: dict[str, Callable[[], Synthesis]] = {
         ),
     )
 } | {"dataset_diffusion.voc": dataset_diffusion_voc, "dataset_diffusion.coco": dataset_diffusion_coco}
+RECIPES |= {"ov_diff.voc": ov_diff_voc, "ov_diff.coco": ov_diff_coco, "ov_diff.painted": ov_diff_painted}
 
 
 def find_synthesis(name: str) -> Callable[[], Synthesis]:

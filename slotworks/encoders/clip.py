@@ -1,4 +1,4 @@
-"""CLIP from `transformers`: embeddings of text, and of every image patch by the value path of MaskCLIP."""
+"""CLIP from `transformers`: embeddings of text, of images, and of every patch by the value path of MaskCLIP."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slotworks.encoders.pretrained import load_part
 from slotworks.errors import needs_extra
+from slotworks.nn.resize import resize
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -58,6 +59,15 @@ class CLIPEncoder(nn.Module):
             x = x + last.mlp(last.layer_norm2(x))
             patches = clip.visual_projection(tower.post_layernorm(x[:, 1:]))
             return F.normalize(patches, dim=2), last.self_attn.k_proj(inputs[:, 1:])
+
+    def whole(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Embeddings of whole images in [0, 1], length 1, seen at the size that CLIP was trained on."""
+        clip, _ = self._ready(image)
+        small = resize(image, clip.config.vision_config.image_size)
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        with torch.no_grad():
+            out = clip.get_image_features((small - mean) / std)
+            return F.normalize(getattr(out, "pooler_output", out), dim=1)
 
     def text(self, prompts: Sequence[str], like: Tensor) -> Float[Tensor, "m d"]:
         """Embeddings of texts, length 1, on the device and in the precision of `like`."""

@@ -4,17 +4,21 @@ Any folder in the `diffusers` format will do: `vae`, `unet`, `scheduler`, `token
 `tokenizer_2`, `text_encoder_2`. It needs the extra `diffusion`. Everything is computed in float32.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.encoders.blank import blank_diffusion, wanted
 from slotworks.encoders.pretrained import load_part
 from slotworks.errors import needs_extra
-from slotworks.types import UserError
+from slotworks.nn.resize import resize
+from slotworks.types import Batch, UserError
 
 
 class _Found(Exception):
@@ -102,21 +106,27 @@ class LatentDiffusion(nn.Module):
 
     def features(self, latents: Float[Tensor, "b l y x"], timestep: int, module: nn.Module) -> Float[Tensor, "b p c"]:
         """What one module inside the U-Net returns; the U-Net is run no further."""
-        caught: list[Tensor] = []
+        return self.outputs(latents, timestep, [module])[0]
 
-        def stop(module: nn.Module, args: Any, output: Tensor) -> None:
-            caught.append(output)
-            raise _Found
+    def outputs(self, latents: Float[Tensor, "b l y x"], timestep: int, modules: Sequence[nn.Module]) -> list[Tensor]:
+        """What modules inside the U-Net return, in the order of `modules`; the U-Net is run no further than needed."""
+        caught: dict[nn.Module, Tensor] = {}
 
-        handle = module.register_forward_hook(stop)
+        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+            caught[module] = output
+            if len(caught) == len(modules):
+                raise _Found
+
+        handles = [module.register_forward_hook(keep) for module in modules]
         try:
             with torch.no_grad():
                 self.parts(latents).unet(latents, timestep, **self._condition(latents))
         except _Found:
             pass
         finally:
-            handle.remove()
-        return caught[0]
+            for handle in handles:
+                handle.remove()
+        return [caught[module] for module in modules]
 
     def _condition(self, latents: Tensor) -> dict[str, Any]:
         parts, batch = self.parts(latents), len(latents)
@@ -130,6 +140,82 @@ class LatentDiffusion(nn.Module):
                 "time_ids": ids.expand(batch, -1),
             }
         return condition
+
+
+@dataclass(frozen=True)
+class DiffusionFeaturesConfig:
+    """Which features of a latent diffusion model. Nothing is loaded or imported by this."""
+
+    model: str = "runwayml/stable-diffusion-v1-5"  # hub id, folder in the format of diffusers, or package:NAME
+    image_size: int = 512  # pixels, square; images of another size are resized to it
+    attentions: tuple[int, ...] = (
+        0,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        12,
+        15,
+    )  # self-attentions, counted from 0 as the U-Net runs them
+    timestep: int = 200  # noise level of the latents, 0 to 999
+    noise_seed: int = 43  # of the one noise that all images get
+    feature_side: int = 32  # height and width of the map of features
+    feature_dim: int = 7680  # width of a feature: that of all of them together
+
+    def __post_init__(self) -> None:
+        if not self.attentions or min(self.attentions) < 0:
+            raise ValueError(f"attentions is {self.attentions}; give at least one number of a self-attention, from 0.")
+
+
+class DiffusionEncoder(LatentDiffusion):
+    """Keys of self-attentions of a diffusion U-Net as features of an image: one pass at a noise level, empty prompt.
+
+    The keys of each layer get length 1, so that no layer outweighs another, are brought to one size and joined. Used
+    like a `ViTEncoder`.
+    """
+
+    def __init__(self, config: DiffusionFeaturesConfig):
+        super().__init__(config.model)
+        self.config = config
+
+    def features_of(self, batch: Batch) -> Float[Tensor, "b p c"]:
+        """Features of a batch's images, row major, `feature_side` squared of them.
+
+        Raises:
+            UserError: the U-Net has fewer layers, or they are of another width together.
+        """
+        config = self.config
+        latents = self.encode(resize(batch["image"], config.image_size))
+        # Drawn on the CPU: the same noise on every device.
+        noise = torch.randn(1, *latents.shape[1:], generator=torch.Generator().manual_seed(config.noise_seed))
+        noisy = self.add_noise(latents, noise.to(latents).expand_as(latents), config.timestep)
+        layers = self_attentions(self.parts(latents).unet)
+        if max(config.attentions) >= len(layers):
+            raise UserError(
+                f"attentions names {max(config.attentions)}, but the U-Net of {config.model} has {len(layers)} "
+                "self-attentions, counted from 0."
+            )
+        maps = []
+        for keys in self.outputs(noisy, config.timestep, [layers[k].to_k for k in config.attentions]):
+            side = math.isqrt(keys.shape[1])
+            found = F.normalize(keys, dim=2).mT.unflatten(2, (side, side))
+            size = (config.feature_side, config.feature_side)
+            maps.append(F.interpolate(found, size, mode="bilinear", antialias=True))
+        features = torch.cat(maps, 1).flatten(2).mT
+        if features.shape[2] != config.feature_dim:
+            raise UserError(
+                f"feature_dim is {config.feature_dim}, but the attentions {config.attentions} of {config.model} are "
+                f"{features.shape[2]} wide together; set it to that."
+            )
+        return features
+
+
+def self_attentions(unet: Any) -> list[Any]:
+    """The self-attentions of a `UNet2DConditionModel` in the order in which it runs them: down, middle, up."""
+    parts = [*unet.down_blocks, *([unet.mid_block] if unet.mid_block is not None else []), *unet.up_blocks]
+    return [module for part in parts for name, module in part.named_modules() if name.endswith(".attn1")]
 
 
 def load_diffusion(model: str, device: torch.device | str = "cpu") -> DiffusionParts:

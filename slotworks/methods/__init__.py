@@ -12,6 +12,7 @@ from slotworks.methods.feature_kmeans import FeatureKMeans, FeatureKMeansConfig
 from slotworks.methods.glass import Glass, GlassConfig
 from slotworks.methods.mae import MAEConfig, MaskedAutoencoder
 from slotworks.methods.mask_clip import MaskCLIP, MaskCLIPConfig
+from slotworks.methods.ov_diff import OVDiff, OVDiffConfig
 from slotworks.methods.painted_diffusion import PaintedDiffusion, PaintedDiffusionConfig
 from slotworks.methods.savi import SAVi, SAViConfig
 from slotworks.methods.set_prediction import SetPrediction, SetPredictionConfig
@@ -58,6 +59,8 @@ __all__ = [
     "MaskCLIP",
     "MaskCLIPConfig",
     "MaskedAutoencoder",
+    "OVDiff",
+    "OVDiffConfig",
     "PaintedDiffusion",
     "PaintedDiffusionConfig",
     "SAVi",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from slotworks.encoders.clip import CLIPEncoder
 from slotworks.types import MethodConfig, SlotOutput, Untrained
-from slotworks.vocabulary import VOC_CLASSES
+from slotworks.vocabulary import VOC_CLASSES, as_words
 
 TEMPLATES = tuple(
     f"{kind} {which} {{}}{place}."
@@ -62,21 +62,6 @@ BACKGROUNDS = (
     ),
 )
 """What is around objects: the classes of the background with `background="prompts"`."""
-
-WORDS = {
-    "diningtable": "dining table",
-    "pottedplant": "potted plant",
-    "tvmonitor": "television monitor",
-    "tv": "television",
-    "mouse": "computer mouse",
-    "remote": "remote control",
-}
-"""Class names that a text encoder would not understand as they are written in the data sets."""
-
-
-def as_words(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of a data set as words that a text encoder knows."""
-    return tuple(WORDS.get(name, name) for name in class_names)
 
 
 @dataclass(frozen=True)

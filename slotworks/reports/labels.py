@@ -35,6 +35,7 @@ METHODS = {
     "Glass": "GLASS",
     "MAE": "MAE",
     "MaskCLIP": "MaskCLIP",
+    "OVDiff": "OVDiff",
     "PaintedDiffusion": "Painted diffusion",
     "SAVi": "SAVi",
     "SetPrediction": "Slot Attention for sets",

@@ -15,6 +15,7 @@ engine.py            synthesize: shard after shard, shared by processes, safe ag
 from slotworks.synthesis.engine import Synthesis, synthesize
 from slotworks.synthesis.sources import (
     CaptionedImages,
+    ClassPrompts,
     LabelPrompts,
     SceneCaptions,
     TemplatePrompts,
@@ -23,6 +24,7 @@ from slotworks.synthesis.sources import (
 
 __all__ = [
     "CaptionedImages",
+    "ClassPrompts",
     "LabelPrompts",
     "SceneCaptions",
     "Synthesis",

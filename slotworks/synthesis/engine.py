@@ -44,7 +44,7 @@ NEGATIVE_PROMPT = (
     "extra fingers, mutated, tiled, cropped, out of frame, watermark, text"
 )
 
-NEWER: dict[str, Any] = {"source.places": False}
+NEWER: dict[str, Any] = {"source.places": False, "append_classes": True}
 """Settings that came later, and what they are in folders without them: their shards stay what they were."""
 
 
@@ -67,6 +67,7 @@ class Synthesis:
     negative_prompt: str = NEGATIVE_PROMPT  # in Dataset Diffusion a list of the same kind
     precision: Precision = "32"  # of the U-Net and text encoder, auto: what is fast here; maps add up in float32
     masks: Literal["attention", "sam2"] = "attention"  # sam2: segments without classes, the comparison of Table 6c
+    append_classes: bool = True  # draw with "caption; classes"; False: with the caption alone
     class_prompts: Literal["joint", "per_class"] = "joint"  # one prompt of all classes, or one for each class
     cross_sizes: tuple[int, ...] = (16,)  # sides of the maps that attend to classes; several are averaged
     self_size: int = 32  # side of the maps that refine them
@@ -201,7 +202,8 @@ class _Generator:
         texts: dict[int, str] = {}
         for prompt in prompts:
             try:
-                texts[prompt.index] = compose(prompt.caption, prompt.classes, self.diffusion.tokenizer)
+                whole = compose(prompt.caption, prompt.classes, self.diffusion.tokenizer)
+                texts[prompt.index] = whole if self.config.append_classes else prompt.caption
             except TooManyClasses:
                 continue  # masks of some classes could not be read: no image rather than a wrong one
         prompts = [prompt for prompt in prompts if prompt.index in texts]

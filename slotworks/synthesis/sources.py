@@ -27,7 +27,7 @@ from slotworks.synthesis.captions import Captioner, CaptionerConfig
 from slotworks.synthesis.nouns import SYNONYMS, NounMatcher, Tagger, readable
 from slotworks.synthesis.prompts import Prompt
 from slotworks.types import DataConfig, UserError
-from slotworks.vocabulary import COCO_CLASSES
+from slotworks.vocabulary import COCO_CLASSES, VOC_CLASSES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,6 +125,28 @@ class TemplatePrompts(PromptConfig):
     def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
         """Counts the labels."""
         return _Templates(self, _class_names(self.data), _labels(self.data, self.split))
+
+
+@dataclass(frozen=True)
+class ClassPrompts(PromptConfig):
+    """As many prompts for each class, class after class: "A good picture of a cat" (OVDiff's support images).
+
+    Several captions are taken in turn. An image has one class, so its mask tells this one from everything else.
+    """
+
+    class_names: tuple[str, ...] = VOC_CLASSES  # class i + 1; "": an id that no class has
+    per_class: int = 32  # prompts of each
+    captions: tuple[str, ...] = ("A good picture of a {class}",)  # {class} becomes the name
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1:
+            raise ValueError(f"source.per_class is {self.per_class}; it must be 1 or more.")
+        if not self.captions or any("{class}" not in caption for caption in self.captions):
+            raise ValueError("source.captions needs a sentence, and each of them {class} where the name goes.")
+
+    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+        """Reads nothing."""
+        return _Classes(self)
 
 
 @dataclass(frozen=True)
@@ -242,6 +264,21 @@ class _Labels:
         for index in indices:
             names = tuple(self.class_names[k - 1] for k in self._labels[index])
             yield _named(index, self._text.format(classes=" ".join(map(readable, names))), names)
+
+
+class _Classes:
+    def __init__(self, config: ClassPrompts):
+        self.config, self.class_names = config, _checked(config.class_names)
+        self._named = [name for name in self.class_names if name]
+
+    def __len__(self) -> int:
+        return len(self._named) * self.config.per_class
+
+    def prompts(self, indices: Sequence[int]) -> Iterator[Prompt | str]:
+        for index in indices:
+            number, turn = divmod(index, self.config.per_class)
+            name, caption = self._named[number], self.config.captions[turn % len(self.config.captions)]
+            yield Prompt(index, caption.replace("{class}", readable(name)), (name,))
 
 
 class _Templates:

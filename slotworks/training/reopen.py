@@ -1,19 +1,21 @@
 """A run folder opened again: its settings, its method with the trained weights, and which checkpoint that is."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slotworks.training.checkpoint import LAST, checkpoint_step, load_method
+from slotworks.progress import progress
+from slotworks.training.checkpoint import LAST, Checkpoint, checkpoint_step, load_method, save_checkpoint
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.numerics import find_device
 from slotworks.training.run import Run
-from slotworks.training.seeds import seed_for
+from slotworks.training.seeds import seed_for, set_seed
 from slotworks.training.serialize import load_run, to_plain
-from slotworks.types import DataConfig, Method, MethodConfig, UserError
+from slotworks.types import Batch, DataConfig, Method, MethodConfig, UserError, to_batch
 
 
 def load(
@@ -21,7 +23,8 @@ def load(
 ) -> tuple[Run, Method]:
     """Reopen a run: its settings, and its method with the trained weights (averaged ones if the run kept an average).
 
-    A method that needs no training (`steps` 0) is built as it is. `config` takes the place of the method's settings.
+    A method that needs no training (`steps` 0) is built as it is, unless it `gathers`. `config` takes the place of the
+    method's settings.
 
     Raises:
         UserError: if the folder is no run, or holds no checkpoint yet, or its weights do not fit `config`.
@@ -29,7 +32,7 @@ def load(
     folder = Path(run_folder)
     run = load_run(folder / "run.yaml")
     run = replace(run, method=config) if config else run
-    if run.steps == 0:
+    if run.steps == 0 and not run.method.gathers:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for("weights", run.seed))
             method = run.method.build().eval()
@@ -41,12 +44,14 @@ def load(
     return run, method.to(find_device(device))
 
 
-def untrained(run: Run, run_folder: str | Path) -> Path:
+def untrained(run: Run, run_folder: str | Path, *, device: str | None = None) -> Path:
     """Make the run folder of a method that needs no training, so that it can be evaluated like any other.
 
     Args:
         run: a recipe with `steps` 0.
-        run_folder: made if it is missing; only `run.yaml` and `env.json` are written.
+        run_folder: made if it is missing; only `run.yaml` and `env.json` are written, and of a method that `gathers`
+            what it takes from the training images, as a checkpoint.
+        device: where it gathers; the first GPU if there is one.
 
     Returns:
         The folder.
@@ -57,10 +62,38 @@ def untrained(run: Run, run_folder: str | Path) -> Path:
     folder = Path(run_folder)
     if run.steps:
         raise UserError(f"This recipe takes {run.steps:,} steps of training; train it first and give its run folder.")
-    read_folder(run, folder)
+    checkpoint = read_folder(run, folder)
+    gathered = gather(run, find_device(device)) if run.method.gathers and checkpoint is None else None
     if not (folder / "run.yaml").exists():
-        write_folder(run, folder, device=device_name(find_device()), world_size=1, step=0)
+        write_folder(run, folder, device=device_name(find_device(device)), world_size=1, step=0)
+    if gathered is not None:
+        save_checkpoint(gathered, folder / LAST)
     return folder
+
+
+def gather(run: Run, device: torch.device) -> Checkpoint:
+    """What a method takes from all training images without training, see `MethodConfig.gathers`.
+
+    Raises:
+        UserError: there is no image, or the images do not fit the method.
+    """
+    run.data.check_method(run.method)
+    dataset, started = run.data.open("train"), time.monotonic()
+    if len(dataset) == 0:
+        raise UserError(f"The training split of {run.data.name} is empty.")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        set_seed(seed_for("weights", run.seed), device)
+        method = run.method.build().eval().to(device)
+        with progress("gathering", len(dataset)) as advance:
+
+            def shown() -> Iterator[Batch]:
+                for start in range(0, len(dataset), run.batch_size):
+                    rows = range(start, min(start + run.batch_size, len(dataset)))
+                    yield to_batch(dataset.__getitems__(rows), device)
+                    advance(len(rows))
+
+            method.fit(shown())
+    return Checkpoint(run=run, step=0, seconds=time.monotonic() - started, model=method.state_dict())
 
 
 def origin_of(

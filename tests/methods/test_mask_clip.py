@@ -7,9 +7,9 @@ import transformers
 from tiny_models import save_clip
 
 from slotworks.encoders.clip import CLIP_MEAN, CLIP_STD, CLIPEncoder
-from slotworks.methods.mask_clip import TEMPLATES, MaskCLIPConfig, as_words
+from slotworks.methods.mask_clip import TEMPLATES, MaskCLIPConfig
 from slotworks.types import UserError
-from slotworks.vocabulary import COCO_CLASSES, VOC_CLASSES
+from slotworks.vocabulary import COCO_CLASSES, VOC_CLASSES, as_words
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,16 @@ def test_a_shard_holds_everything_about_its_images(whole, config):
     assert Image.open(whole["sheet"]).size == (4 * 328, 2 * 196)
 
 
+def test_the_caption_alone_draws_the_image(whole, config, tmp_path):
+    """OVDiff's prompts; masks are still read from the attention to the class. Older folders keep their hash."""
+    alone = rows(synthesize(replace(config, append_classes=False, num_images=3), tmp_path / "alone")["folder"])
+    first = rows(whole["folder"])[:3]
+    assert [row["prompt"] for row in alone] == [row["caption"] for row in first]
+    assert all(a["image"] != b["image"] for a, b in zip(alone, first, strict=True))
+    assert alone[0]["settings"] != first[0]["settings"]
+    assert engine.settings_hash(engine.Synthesis()) == "a9d23efc93ec34c3"
+
+
 def test_two_processes_make_the_same_as_one(whole, config, tmp_path):
     second = synthesize(config, tmp_path, rank=1, world_size=2)
     assert [read_facts(file)["start"] for file in find_shards(tmp_path)] == [3]

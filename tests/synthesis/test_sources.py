@@ -13,7 +13,15 @@ from slotworks.data import COCO
 from slotworks.data.readers.coco import Annotated
 from slotworks.data.readers.voc import color_map
 from slotworks.data.scenes import PaintedScenes, ShapeScenes, SpriteScenes
-from slotworks.synthesis import CaptionedImages, LabelPrompts, SceneCaptions, TemplatePrompts, WrittenCaptions, sources
+from slotworks.synthesis import (
+    CaptionedImages,
+    ClassPrompts,
+    LabelPrompts,
+    SceneCaptions,
+    TemplatePrompts,
+    WrittenCaptions,
+    sources,
+)
 from slotworks.synthesis.captions import CaptionerConfig
 from slotworks.synthesis.prompts import Prompt
 from slotworks.types import DataConfig, UserError
@@ -260,3 +268,23 @@ def test_photographs_are_read_from_their_files(tmp_path):
     first = next(iter(source.prompts([0])))
     names = [source.class_names[k - 1] for k in dict.fromkeys(wanted)]
     assert first.classes == tuple(names) if names else first.startswith("no class")
+
+
+def test_prompts_of_each_class_in_turn(tmp_path):
+    """Two captions, three prompts of each class: the class is in the prompt's words, VOC's names as captions write."""
+    source = ClassPrompts(("cat", "", "tvmonitor"), 3, ("a {class}", "one {class} here")).open(tmp_path, CPU)
+    assert len(source) == 6
+    found = [(prompt.index, prompt.caption, prompt.classes) for prompt in source.prompts([0, 1, 2, 3, 4])]
+    assert found == [
+        (0, "a cat", ("cat",)),
+        (1, "one cat here", ("cat",)),
+        (2, "a cat", ("cat",)),
+        (3, "a tv", ("tvmonitor",)),
+        (4, "one tv here", ("tvmonitor",)),
+    ]
+    with pytest.raises(UserError, match="0 class names"):
+        ClassPrompts(()).open(tmp_path, CPU)
+    with pytest.raises(ValueError, match="per_class is 0"):
+        ClassPrompts(per_class=0)
+    with pytest.raises(ValueError, match=r"\{class\} where the name goes"):
+        ClassPrompts(captions=("a cat",))
