@@ -40,7 +40,7 @@ COUNTS = """
     num_iterations num_layers num_parts num_steps num_support num_timesteps num_train_images patch_size per_class
     per_slot_dim points_per_image predictor_blocks predictor_dim predictor_heads predictor_mlp_dim predictor_qkv_dim
     prompts_per_pass qkv_dim rates resnet_norm_groups resnet_strides resnet_width restarts rows seeds short_clips
-    slot_dim slot_heads smooth steps test_iterations text_heads text_layers top_k unet_dims vae_batch vae_dims
+    slot_dim slot_heads smooth splices steps test_iterations text_heads text_layers top_k unet_dims vae_batch vae_dims
     vae_steps vocab_size
 """
 NOT_NEGATIVES = """

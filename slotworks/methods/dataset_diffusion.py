@@ -26,7 +26,7 @@ from slotworks.decoders import DeepLabHead, DeepLabPlusHead, FCNHead
 from slotworks.decoders.deeplab import to_size
 from slotworks.encoders import DilatedResNet, ViTConfig, ViTEncoder
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, IMAGENET_MEAN
-from slotworks.nn.augment import distort_colors, random_crops
+from slotworks.nn.augment import distort_colors, random_crops, splice
 from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, refuse_ignored
 from slotworks.vocabulary import VOC_CLASSES
 
@@ -52,6 +52,7 @@ class DatasetDiffusionConfig(MethodConfig):
     hidden_dim: int = 512  # channels of each branch of the head
     rates: tuple[int, ...] = (12, 24, 36)  # dilations of the head's branches
     crop_scales: tuple[float, float] = (0.5, 2.0)  # a training image is resized by a factor between these
+    splices: tuple[int, ...] = ()  # images a side of those put together of several, each equally likely; (): none
     max_share: float = 0.75  # of a class in a training crop, if ten draws find one; 1: any crop
     distort: bool = True  # change the colours of training images
     test_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # sizes of a test image, averaged
@@ -269,8 +270,10 @@ class DatasetDiffusion(Method):
     def changed(
         self, image: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, "b y x"]
     ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, "b h w"]]:
-        """Training images and labels resized, cropped, mirrored and in other colours, as the released configs say."""
+        """Training images and labels put together, resized, cropped, mirrored and in other colours, as configs say."""
         config = self.config
+        if config.splices:
+            image, labels = splice(image, labels, config.splices)
         if config.distort:
             image = distort_colors(image)
         fill = image.new_tensor(IMAGENET_MEAN)  # 0 for the backbone

@@ -1,10 +1,14 @@
 """Random changes of images and their labels for training segmenters, as mmsegmentation makes them, on the device.
 
+    image, labels  --several in one-->  image, labels
     image, labels  --another size, crop, mirrored-->  image, labels  --brightness, contrast, saturation, hue-->  image
 
 Read from `mmseg/datasets/transforms/transforms.py` (`RandomCrop`, `PhotoMetricDistortion`) and the configs that use
 them. Numbers are not rounded to 8 bits on the way, and the nearest label is that of the pixel's centre.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +97,47 @@ def _largest_share(labels: Int64[Tensor, "b h w"], ignore: int) -> Float[Tensor,
     counts.scatter_add_(1, labels.flatten(1), known.flatten(1).to(counts))
     several = (counts > 0).sum(1) > 1
     return torch.where(several, counts.amax(1) / counts.sum(1).clamp(min=1), 1.0)
+
+
+def splice(
+    image: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, "b y x"], sides: Sequence[int]
+) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, "b y x"]]:
+    """Images put together of smaller ones: a square of n x n images of the batch, drawn at random, n one of `sides`.
+
+    DiffuMask (Wu et al. 2023, `Data_Augmentation.py`) makes squares of two and of three a side, because each of its
+    images has one object. 1 leaves an image as it is. The smaller images are smoothed; labels are those of the nearest
+    pixels.
+
+    Args:
+        image: in any range.
+        labels: of any size; they keep it.
+        sides: each is equally likely.
+    """
+    b, most = len(image), max(sides)
+    draws = batch_uniform((b, 1 + most**2), image.device)
+    chosen = (draws[:, 0] * len(sides)).long()
+    which = (draws[:, 1:] * b).long()  # b n*n
+    out, found = image, labels
+    for k, n in enumerate(sides):
+        if n == 1:
+            continue
+        here = (chosen == k)[:, None, None]
+        out = torch.where(here[:, None], _tiled(image, which, n, smooth=True), out)
+        tiles = _tiled(labels[:, None].to(image.dtype), which, n, smooth=False)
+        found = torch.where(here, tiles[:, 0].long(), found)
+    return out, found
+
+
+def _tiled(
+    image: Float[Tensor, "b c h w"], which: Int64[Tensor, "b k"], n: int, *, smooth: bool
+) -> Float[Tensor, "b c h w"]:
+    """The images numbered `which`, n x n of them in reading order, each 1 / n of the size; what does not fit is cut."""
+    height, width = image.shape[-2:]
+    size = (-(-height // n), -(-width // n))
+    how: dict[str, Any] = {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest-exact"}
+    small = F.interpolate(image, size, **how)[which[:, : n * n]]  # b k c y x
+    rows = small.unflatten(1, (n, n)).permute(0, 3, 1, 4, 2, 5)  # b c n y n x
+    return rows.flatten(4, 5).flatten(2, 3)[..., :height, :width]
 
 
 def distort_colors(

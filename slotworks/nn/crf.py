@@ -48,11 +48,13 @@ def crf_labels(
     color_std: float = 13.0,
     place_weight: float = 3.0,
     place_std: float = 3.0,
+    certain: float = 0.99,
+    other: float = 0.01,
 ) -> Int64[Tensor, "b h w"]:
     """The most probable label of every pixel after mean field; defaults are what DeepSpectral's code gives SimpleCRF.
 
-    A label has the probability 0.99 where it stands and 0.01 elsewhere, as SimpleCRF cuts off 1 and 0. Labels that an
-    image lacks are alike, so one stands for all of them.
+    A label has the probability `certain` where it stands and `other` elsewhere; SimpleCRF cuts 1 and 0 off at 0.99 and
+    0.01. Labels that an image lacks are alike, so one stands for all of them.
 
     Args:
         labels: from 0, below `num_labels`.
@@ -64,6 +66,8 @@ def crf_labels(
         color_std: and of each colour, of 255.
         place_weight: of the kernel of place alone.
         place_std: its standard deviation, in pixels.
+        certain: probability of the label that stands at a pixel.
+        other: of each other label.
 
     Raises:
         ValueError: sizes differ, a label is too large, a deviation is not above 0, or those of colour are so small that
@@ -82,13 +86,15 @@ def crf_labels(
             f"Standard deviations of the CRF are {color_place}, {color_std} and {place_std}; each must be above 0."
         )
     places = place_kernel(labels.shape[1], labels.shape[2], place_std, image)
-    found = []
+    found, colors = [], None
+    shared = image.stride(0) == 0  # one image, expanded: its kernel is made once
     for one, picture in zip(labels, image.float(), strict=True):
-        kernels = [(color_weight, color_kernel(picture, color_place, color_std)), (place_weight, places)]
+        colors = colors if shared and colors else color_kernel(picture, color_place, color_std)
+        kernels = [(color_weight, colors), (place_weight, places)]
         there, index = one.flatten().unique(return_inverse=True)
         count = torch.ones(len(there) + (len(there) < num_labels), 1, device=one.device)
         count[len(there) :] = num_labels - len(there)
-        unary = F.one_hot(index, len(count)).T.float().clamp(0.01, 0.99).log()
+        unary = F.one_hot(index, len(count)).T.float().mul(certain - other).add(other).log()
         q = (unary + count.log()).softmax(0) / count
         for _ in range(iterations):
             scores = unary + sum(weight * kernel(q) for weight, kernel in kernels)

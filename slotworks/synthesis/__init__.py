@@ -7,6 +7,7 @@ prompts.py           "caption; classes" within the text encoder's limit; where c
 sources.py           where prompts come from: captions, labels, statistics, drawn scenes
 stable_diffusion.py  prompts to images, each from a seed of its own
 capture.py           attention maps read in passing
+adaptive.py          maps to labels as DiffuMask has them: a threshold for each image
 refine.py            maps to labels: self-attention, thresholds
 shards.py            Parquet files and the contact sheet
 engine.py            synthesize: shard after shard, shared by processes, safe against being killed

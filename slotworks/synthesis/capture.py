@@ -78,13 +78,13 @@ class AttentionCapture:
     def cross(self) -> Float[Tensor, "b s h w"] | Float[Tensor, "b g s h w"]:
         """Attention to each token of the prompts; sums to one over `s`. Several sizes are brought to the largest."""
         side = max(self.cross_sizes)
-        maps = []
-        for size in self.cross_sizes:
-            mean = self._mean("cross", size)  # b g p s
-            grid = mean.movedim(-1, -2).unflatten(-1, (size, size))
-            maps.append(resize(grid, (side, side)))
-        mean = torch.stack(maps).mean(0)
-        return mean if self.context.ndim == 4 else mean[:, 0]
+        return torch.stack([resize(self.cross_of(size), (side, side)) for size in self.cross_sizes]).mean(0)
+
+    def cross_of(self, size: int) -> Float[Tensor, "b s h w"] | Float[Tensor, "b g s h w"]:
+        """Attention to each token of the prompts on maps of one size; sums to one over `s`."""
+        mean = self._mean("cross", size)  # b g p s
+        grid = mean.movedim(-1, -2).unflatten(-1, (size, size))
+        return grid if self.context.ndim == 4 else grid[:, 0]
 
     @property
     def self_(self) -> Float[Tensor, "b p p"]:

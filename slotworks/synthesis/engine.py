@@ -18,12 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slotworks.data.stores.generated import find_shards, num_rows, shard_path
+from slotworks.encoders.clip import CLIPEncoder
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.files import locked, write_text
 from slotworks.machine import Precision
 from slotworks.progress import Advice, cpu_advice, progress, say
+from slotworks.synthesis.adaptive import Adaptive, adaptive_labels
 from slotworks.synthesis.capture import AttentionCapture
 from slotworks.synthesis.prompts import Prompt, TooManyClasses, class_prompt, compose
 from slotworks.synthesis.refine import class_maps, refine, to_labels
@@ -34,6 +37,7 @@ from slotworks.training.numerics import TABLE, device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
 from slotworks.training.serialize import changes, flat, from_plain, to_plain, to_yaml
 from slotworks.types import UserError
+from slotworks.vocabulary import as_words
 from slotworks.yaml_text import read_yaml
 
 MAY_CHANGE = ("num_images", "batch_size", "source.captioner.batch_size")
@@ -44,7 +48,8 @@ NEGATIVE_PROMPT = (
     "extra fingers, mutated, tiled, cropped, out of frame, watermark, text"
 )
 
-NEWER: dict[str, Any] = {"source.places": False, "append_classes": True}
+NEWER: dict[str, Any] = {"source.places": False, "append_classes": True, "clip_filter": ""}
+NEWER |= {f"adaptive.{name}": value for name, value in to_plain(Adaptive()).items()}
 """Settings that came later, and what they are in folders without them: their shards stay what they were."""
 
 
@@ -66,7 +71,8 @@ class Synthesis:
     cfg_scale: float = 7.5  # classifier-free guidance; 1 is none
     negative_prompt: str = NEGATIVE_PROMPT  # in Dataset Diffusion a list of the same kind
     precision: Precision = "32"  # of the U-Net and text encoder, auto: what is fast here; maps add up in float32
-    masks: Literal["attention", "sam2"] = "attention"  # sam2: segments without classes, the comparison of Table 6c
+    masks: Literal["attention", "adaptive", "sam2"] = "attention"
+    """adaptive: DiffuMask's, without uncertain pixels; sam2: segments without classes, the comparison of Table 6c"""
     append_classes: bool = True  # draw with "caption; classes"; False: with the caption alone
     class_prompts: Literal["joint", "per_class"] = "joint"  # one prompt of all classes, or one for each class
     cross_sizes: tuple[int, ...] = (16,)  # sides of the maps that attend to classes; several are averaged
@@ -74,6 +80,8 @@ class Synthesis:
     power: int = 4  # of the self-attention
     low: float = 0.4  # below: background; 0.5 in Dataset Diffusion's code
     high: float = 0.6  # above: the class; between: uncertain, 255
+    adaptive: Adaptive = field(default_factory=Adaptive)  # for masks = adaptive, with power and the sizes of maps
+    clip_filter: str = ""  # hub id or folder of a CLIP: images that it takes for another class are left out; "": none
     sam2: Sam2Config = field(default_factory=Sam2Config)  # for masks = sam2
     points_per_side: int = 32  # of SAM 2's grid; more points find more and smaller segments
     batch_size: int = 4  # images at once
@@ -164,7 +172,7 @@ def synthesize(
                 facts = {
                     "start": ranges[number].start,
                     "stop": ranges[number].stop,
-                    "masks": "classes" if config.masks == "attention" else "segments",
+                    "masks": "segments" if config.masks == "sam2" else "classes",
                     "class_names": class_names,
                     "settings": settings_hash(config),
                     "left_out": [index for index in ranges[number] if index not in kept],
@@ -197,6 +205,8 @@ class _Generator:
         self.negative = self.diffusion.embed([config.negative_prompt]) if config.cfg_scale != 1 else None
         self.sam2 = Sam2(config.sam2, device) if config.masks == "sam2" else None
         self.settings = settings_hash(config)
+        self.clip = CLIPEncoder(config.clip_filter) if config.clip_filter else None
+        self._names: Tensor | None = None
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         texts: dict[int, str] = {}
@@ -230,8 +240,23 @@ class _Generator:
                 "seed": seed,
                 "settings": self.settings,
             }
-            for prompt, seed, image, mask in zip(prompts, seeds, images, masks, strict=True)
+            for prompt, seed, image, mask, kept in zip(
+                prompts, seeds, images, masks, self._recognised(images, prompts), strict=True
+            )
+            if kept
         ]
+
+    @torch.no_grad()
+    def _recognised(self, images: np.ndarray, prompts: Sequence[Prompt]) -> list[bool]:
+        """Whether the name nearest to an image, by CLIP, is one of the classes of its prompt; all without a CLIP."""
+        if self.clip is None:
+            return [True] * len(images)
+        named = [name for name in self.class_names if name]
+        pixels = torch.from_numpy(images).to(self.diffusion.device).movedim(3, 1).float() / 255
+        if self._names is None:
+            self._names = self.clip.text([f"a photo of a {name}" for name in as_words(tuple(named))], pixels)
+        nearest = (self.clip.whole(pixels) @ self._names.T).argmax(1).tolist()
+        return [named[k] in prompt.classes for k, prompt in zip(nearest, prompts, strict=True)]
 
     def _ids(self, prompt: Prompt) -> list[int]:
         return [self.class_names.index(name) + 1 for name in prompt.classes]
@@ -253,10 +278,16 @@ class _Generator:
             self.diffusion.unet, class_context, cross_sizes=config.cross_sizes, self_size=config.self_size
         )
         images = self.diffusion.generate(context, self.negative, inside=maps, **options).numpy()
-        refined = refine(class_maps(maps.cross, spans), maps.self_, config.power)
-        ids = torch.zeros(refined.shape[:2], dtype=torch.int64)
+        ids = torch.zeros(len(prompts), max(len(prompt.classes) for prompt in prompts), dtype=torch.int64)
         for k, prompt in enumerate(prompts):
             ids[k, : len(prompt.classes)] = torch.tensor(self._ids(prompt))
+        if config.masks == "adaptive":
+            sizes = [class_maps(maps.cross_of(size), spans) for size in config.cross_sizes]
+            pixels = torch.from_numpy(images)
+            return images, list(
+                adaptive_labels(sizes, maps.self_, pixels, ids, config.adaptive, config.power).cpu().numpy()
+            )
+        refined = refine(class_maps(maps.cross, spans), maps.self_, config.power)
         size = (config.image_size, config.image_size)
         labels = to_labels(refined, ids.to(refined.device), size, config.low, config.high)
         return images, list(labels.cpu().numpy())

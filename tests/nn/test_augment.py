@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slotworks.nn import augment
-from slotworks.nn.augment import distort_colors, random_crops, to_hsv, to_rgb
+from slotworks.nn.augment import distort_colors, random_crops, splice, to_hsv, to_rgb
 
 FILL = torch.tensor([0.2, 0.4, 0.6])
 
@@ -76,6 +76,35 @@ def test_a_window_of_one_class_is_drawn_again():
     chosen = bad(random_crops(image, labels, max_share=0.75, **how)[1])
     assert plain > 20
     assert chosen < 5
+
+
+def test_images_put_together_of_four_by_hand(monkeypatch):
+    """Of images 2, 0, 1 and 2, each of one colour and label but for a corner; a side of 1 leaves the batch as it is."""
+    image = torch.arange(3.0)[:, None, None, None].expand(-1, 3, 6, 4).clone()
+    labels = torch.arange(3)[:, None, None].repeat(1, 12, 8)
+    labels[2, :6, :4] = 9
+    which = torch.tensor([2, 0, 1, 2])
+    draws_of(monkeypatch, [0.6, *((which + 0.5) / 3).tolist()])
+    out, found = splice(image, labels, (1, 2))
+    expected = torch.tensor([[2, 0], [1, 2]]).repeat_interleave(3, 0).repeat_interleave(2, 1)
+    assert torch.equal(out, expected.float().expand(3, 3, -1, -1))
+    wanted = torch.tensor([[2, 0], [1, 2]]).repeat_interleave(6, 0).repeat_interleave(4, 1)
+    wanted[:3, :2] = wanted[6:9, 4:6] = 9
+    assert torch.equal(found, wanted.expand(3, -1, -1))
+    draws_of(monkeypatch, [0.4, 0, 0, 0, 0])
+    out, found = splice(image, labels, (1, 2))
+    assert torch.equal(out, image)
+    assert torch.equal(found, labels)
+
+
+def test_three_a_side_are_cut_where_they_do_not_fit(monkeypatch):
+    """Eight pixels are three, three and two."""
+    image = torch.arange(2.0)[:, None, None, None].expand(-1, 3, 8, 8)
+    which = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 0])
+    draws_of(monkeypatch, [0.0, *((which + 0.5) / 2).tolist()])
+    out, _ = splice(image, torch.zeros(2, 8, 8, dtype=torch.int64), (3,))
+    expected = which.view(3, 3).repeat_interleave(3, 0).repeat_interleave(3, 1)[:8, :8]
+    assert torch.equal(out, expected.float().expand(2, 3, -1, -1))
 
 
 def test_hue_saturation_and_value_are_those_of_the_standard_library():

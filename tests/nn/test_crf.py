@@ -10,7 +10,7 @@ from slotworks.nn import crf
 from slotworks.nn.crf import color_kernel, crf_labels, place_kernel
 
 
-def by_pairs(labels, image, num_labels, iterations, color, place):
+def by_pairs(labels, image, num_labels, iterations, color, place, certain=0.99, other=0.01):
     """Mean field over all labels and all pairs of pixels, in float64."""
     height, width = labels.shape
     at = np.array([(y, x) for y in range(height) for x in range(width)], float)
@@ -22,7 +22,7 @@ def by_pairs(labels, image, num_labels, iterations, color, place):
         (place[0], np.exp(-distance / (2 * place[1] ** 2))),
     ]
     kernels = [(w, k / np.sqrt(k.sum(0) * k.sum(1)[:, None])) for w, k in kernels]
-    unary = np.log(np.clip(np.eye(num_labels)[labels.flatten()], 0.01, 0.99))
+    unary = np.log(np.where(np.eye(num_labels)[labels.flatten()] > 0, certain, other))
     scores = unary
     for _ in range(iterations + 1):
         q = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -55,6 +55,25 @@ def test_equals_a_loop_over_all_pairs():
     assert (labels != truth).mean() > 0.05
     found = crf_labels(torch.from_numpy(labels)[None], torch.from_numpy(image)[None].float(), 5)
     assert np.array_equal(found[0].numpy(), truth)
+
+
+def test_several_labels_of_one_image_and_other_probabilities(monkeypatch):
+    """DiffuMask's: 0.5 and 0.025 of twenty others. The kernel of an image that is expanded is made once."""
+    made = []
+    kernel = crf.color_kernel
+    monkeypatch.setattr(crf, "color_kernel", lambda *args: made.append(1) or kernel(*args))
+    labels = [noisy(seed=seed)[0] for seed in range(3)]
+    image = noisy()[1]
+    color, place = (4.0, 4.0, 13.0), (2.0, 1.0)
+    weights = dict(zip(("color_weight", "color_place", "color_std"), color, strict=True))
+    weights |= dict(zip(("place_weight", "place_std"), place, strict=True))
+    pictures = torch.from_numpy(image).float().expand(3, -1, -1, -1)
+    found = crf_labels(torch.from_numpy(np.stack(labels)), pictures, 21, certain=0.5, other=0.025, **weights)
+    assert len(made) == 1
+    for one, seen in zip(labels, found.numpy(), strict=True):
+        expected, _ = by_pairs(one, image, 21, 5, color, place, 0.5, 0.025)
+        assert np.array_equal(seen, expected)
+        assert (seen != by_pairs(one, image, 21, 5, color, place)[0]).any()  # 0.99 and 0.01 are another answer
 
 
 def test_labels_that_are_absent_count_by_their_number(monkeypatch):
