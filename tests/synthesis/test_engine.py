@@ -71,8 +71,8 @@ def test_a_shard_holds_everything_about_its_images(whole, config):
 
 def test_the_caption_alone_draws_the_image(whole, config, tmp_path):
     """OVDiff's prompts; masks are still read from the attention to the class. Older folders keep their hash."""
-    alone = rows(synthesize(replace(config, append_classes=False, num_images=3), tmp_path / "alone")["folder"])
-    first = rows(whole["folder"])[:3]
+    synthesize(replace(config, append_classes=False, num_images=3), tmp_path / "alone")
+    alone, first = rows(tmp_path / "alone"), rows(Path(whole["folder"]))[:3]
     assert [row["prompt"] for row in alone] == [row["caption"] for row in first]
     assert all(a["image"] != b["image"] for a, b in zip(alone, first, strict=True))
     assert alone[0]["settings"] != first[0]["settings"]
