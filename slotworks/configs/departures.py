@@ -8,7 +8,8 @@ Files without another name are of the original's repository: google-research/goo
 Attention, set prediction), google-research/slot-attention-video, singhgautam/slate and steve, Wuziyi616/SlotDiffusion
 (`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), gkakogeorgiou/spot,
 JindongJiang/latent-slot-diffusion, visinf/glass, VinAIResearch/Dataset-Diffusion, chongzhou96/MaskCLIP,
-lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn.
+lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn, weijiawu/DiffuMask, karazijal/ovdiff (its
+README alone).
 """
 
 from collections.abc import Mapping
@@ -537,6 +538,41 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             448,
             "as GLASS shows images to DINOv2",
         ),
+    ),
+    "diffu_mask": (
+        Departure(
+            "voc",
+            "method.backbone",
+            "a Mask2Former (README)",
+            "resnet101",
+            "DeepLabV3 and the schedule of Dataset Diffusion: one segmenter for all generated masks",
+        ),
+        Departure(
+            "voc",
+            "method.splices",
+            "4,000 squares of 2 x 2 images and 4,000 of 3 x 3 beside single ones (Data_Augmentation.py)",
+            (1, 2, 3),
+            "drawn anew in each step, each kind equally likely",
+        ),
+        Departure("voc", "data.real.crop", NOT_STATED, "whole", "squeezed into a square, as all rows of table 9 here"),
+    ),
+    "ov_diff": (
+        Departure(
+            "*",
+            "method.max_classes",
+            "classes are chosen with CLIP, how is not in our sources",
+            5,
+            "the five nearest names, as SegCLIP's code keeps five",
+        ),
+        Departure("*", "method.points_per_image", NOT_STATED, 64, "COCO's 160 sets of places fit into memory"),
+        Departure(
+            "*",
+            "method.diffusion.feature_side",
+            NOT_STATED,
+            32,
+            "keys of nine layers are 7,680 wide; 64 x 64 of them take 126 MB for each image",
+        ),
+        Departure("*", "data.real.crop", "windows over the image, as in TCL's code", "whole", "squares, seen at once"),
     ),
     "deep_spectral": (
         Departure(
