@@ -17,7 +17,6 @@ import slotworks
 from slotworks import show
 from slotworks.data.scenes import TetrominoScenes
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
-from slotworks.hub import local_run
 
 PICTURES = os.environ.get("PICTURES", "")  # "holiday"
 SMALL = bool(os.environ.get("SLOTWORKS_SMALL"))
@@ -34,14 +33,13 @@ print(f"{len(list(Path(PICTURES).iterdir()))} pictures in {PICTURES}, taken apar
 
 # %% [markdown]
 # For photographs `zoo:dinosaur-photos` is taken, a small head on DINOv2. The vision transformer itself does not come
-# along: the variable `SLOTWORKS_DINOV2` names a folder with it, and otherwise it is looked for among what was
-# downloaded before ([encoders](../docs/encoders.md)). `pip install '.[vision]'`.
+# along: the variable `SLOTWORKS_DINOV2` names a folder with it, and otherwise its 88 MB are downloaded once
+# ([encoders](../docs/encoders.md)). `pip install '.[vision]'`.
 #
-# `local_run` makes a run folder of a name; whatever takes a run takes that. The settings of a run show themselves:
+# Whatever takes a run takes a folder, a name of the zoo or one of the hub. The settings of a run show themselves:
 
 # %%
-folder = local_run(run)
-settings, method = slotworks.load(folder)
+settings, method = slotworks.from_pretrained(run)
 settings
 
 # %% [markdown]
@@ -50,7 +48,7 @@ settings
 # Own files are never replaced; results of an earlier call in the same folder are.
 
 # %%
-found = list(slotworks.segment(folder, [PICTURES], out="segments"))
+found = list(slotworks.segment(run, [PICTURES], out="segments"))
 for picture in found[:3]:
     print(Path(picture["file"]).name, "->", picture["slots"], "slots own pixels;", len(picture["written"]), "files")
 

@@ -57,7 +57,7 @@ def row(name: str) -> dict[str, Any] | None:
 
 
 def metric(name: str, own: Sequence[Mapping[str, Any]] = ()) -> Mapping[str, Any]:
-    """Name, label, unit and direction of a metric, as the task that has it says, or as most are.
+    """Name, label, unit and direction of a metric, as the task that has it says; of one unknown the name alone.
 
     Args:
         name: as in records.
@@ -66,7 +66,7 @@ def metric(name: str, own: Sequence[Mapping[str, Any]] = ()) -> Mapping[str, Any
     rows = itertools.chain(own, *(task["metrics"] for task in read()["tasks"]))
     found = next((row for row in rows if fnmatchcase(name, row["name"])), None)
     if found is None:
-        return {"name": name, "label": "", "unit": "share", "better": "higher", "about": ""}
+        return {"name": name, "label": "", "unit": "", "better": "neither", "about": ""}
     before, star, after = found["name"].partition("*")
     which = name[len(before) : len(name) - len(after)] if star else ""
     return {**found, "name": name, "label": found["label"].replace("*", which)}

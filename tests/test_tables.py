@@ -197,3 +197,8 @@ def test_a_wrong_word_or_name_is_answered_with_the_three_nearest(capsys):
         find("xyz")
     assert len(str(caught.value)) < 200
     assert str(caught.value).split("Nearest: ")[1].split(". `")[0].count(", ") == 2
+
+
+def test_every_metric_of_a_task_says_what_it_asks_and_an_unknown_one_nothing():
+    assert [row["name"] for task in tables.read()["tasks"] for row in task["metrics"] if not row["about"]] == []
+    assert tables.metric("wobble") == {"name": "wobble", "label": "", "unit": "", "better": "neither", "about": ""}

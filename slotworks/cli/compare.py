@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def compare(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_A RUN_B [RUN ...]")],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")],
     /,
     data: str | None = None,
     split: str | None = None,
@@ -42,7 +42,8 @@ def compare(
       slotworks compare RUN_A RUN_B --protocol oclf --metric fg_ari mbo_i --out comparison
 
     Args:
-        runs: run folders, or folders of seeds; the first is what the others are compared with.
+        runs: run folders, or folders of seeds; the first is what the others are compared with. One folder of seeds
+            alone gives their mean and spread.
         data: only records of this data set; by default all that every run has.
         split: only records of this split.
         protocol: only records under this protocol.

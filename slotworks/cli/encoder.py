@@ -1,6 +1,5 @@
 """The frozen network under a run, where it lies on this machine: another folder, or downloaded once somebody agreed."""
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,6 @@ from slotworks.errors import UserError
 if TYPE_CHECKING:
     from slotworks.types import MethodConfig
 
-VARIABLE = "SLOTWORKS_DINOV2"
-
 
 def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> "MethodConfig | None":
     """Settings of a run's method with its encoder elsewhere, and a warning if that is another one; None: as trained.
@@ -21,13 +18,12 @@ def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> "Me
     Args:
         folder: run folder.
         encoder: folder or hub id; None: as the run has it.
-        ask: of a run that nobody named: look for the encoder in the environment variable, and ask before a download.
+        ask: of a run that nobody named: ask before a download.
 
     Raises:
         UserError: the method has no encoder, it cannot be had, or nobody agreed to a download.
     """
-    named = encoder or (os.environ.get(VARIABLE) if ask else None)
-    if named is None and not ask:
+    if encoder is None and not ask:
         return None
     import slotworks.methods  # noqa: F401  (a run folder names its classes)
     from slotworks.encoders import ViTConfig, ViTEncoder
@@ -39,8 +35,8 @@ def with_encoder(folder: Path, encoder: str | None, *, ask: bool = False) -> "Me
     own = getattr(method, "encoder", None)
     if not isinstance(own, ViTConfig):
         raise UserError(f"{type(method).__name__} has no encoder that could lie elsewhere; leave --encoder out.")
-    chosen = replace(own, model=named or own.model)
-    if named is None and not is_here(chosen.model):
+    chosen = replace(own, model=encoder or own.model)
+    if encoder is None and not is_here(chosen.model):
         _agree(chosen.model)
     warn_of_another(ViTEncoder(chosen), folder)
     return replace(method, encoder=chosen)
@@ -52,6 +48,8 @@ def _agree(model: str) -> None:
     Raises:
         UserError: if there is nobody to ask, or the answer is no.
     """
+    from slotworks.encoders.vit import VARIABLE
+
     how = f"give --encoder FOLDER or --encoder {model}, or set {VARIABLE} to a folder"
     if not sys.stdin.isatty():
         raise UserError(f"This needs the network {model}, which is not on this machine; {how}.")

@@ -62,8 +62,8 @@ def segment(
         num_slots: another number of slots than in training, where the method allows it.
         image_size: pixels of the square that pictures are resized to, where the method takes other ones than it was
             trained on: DINOSAUR with --masks attention; larger ones give finer masks and take longer.
-        encoder: folder or hub id of the network under a run whose method has one, in place of where it was trained;
-            without a run also the environment variable SLOTWORKS_DINOV2.
+        encoder: folder or hub id of the network under a run whose method has one, in place of where it was trained.
+            The environment variable SLOTWORKS_DINOV2 names a folder for all that ask for DINOv2 ViT-S/14.
         masks: what the decoder mixes with, or the attention of the slots; by default what the run's protocol scores.
         merge: of pictures: join slots whose cosine is above this, for too many slots; such as 0.9.
         edges: of pictures: borders follow the picture's edges; by default masks are enlarged smoothly.

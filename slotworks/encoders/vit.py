@@ -13,6 +13,7 @@ interpolated. BEiT has relative and DINOv3 rotary positions, which follow any si
 
 import hashlib
 import inspect
+import os
 from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ KNOWN: dict[str, "ViTConfig"] = {}
 
 FEATURES = ("tokens", "normed", "queries", "keys", "values")
 ASSETS = Path(__file__).parent.parent / "assets"
+VARIABLE = "SLOTWORKS_DINOV2"
+"""Environment variable that names a folder with DINOv2 ViT-S/14, which then takes the place of that of the hub."""
 
 _CONFIG = "config.json"
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -277,7 +280,7 @@ def find_files(model: str) -> list[Path]:
     if model.startswith("package:"):
         folder = package_folder(model)
     else:
-        folder = Path(model).expanduser()
+        folder = _place_of(model)
         if not folder.is_dir():
             if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") != 1:
                 raise UserError(
@@ -292,6 +295,12 @@ def find_files(model: str) -> list[Path]:
             f"(or its shards); save one with `model.save_pretrained(folder)`."
         )
     return files
+
+
+def _place_of(model: str) -> Path:
+    """The folder that a name is, or that stands in the environment variable for it."""
+    named = os.environ.get(VARIABLE, "") if model == DINOV2_S14.model and not Path(model).is_dir() else ""
+    return Path(named or model).expanduser()
 
 
 def package_folder(model: str) -> Path:
@@ -335,7 +344,7 @@ def loading_errors() -> tuple[type[Exception], ...]:
 
 def is_here(model: str) -> bool:
     """Whether the files of a folder, of `package:NAME` or of a hub id are on this machine; asks no network."""
-    if model.startswith("package:") or Path(model).expanduser().is_dir():
+    if model.startswith("package:") or _place_of(model).is_dir():
         return True
     with needs_extra("vision"):
         from huggingface_hub import snapshot_download
@@ -358,7 +367,8 @@ def _download(model: str) -> list[Path]:
                 continue
             raise UserError(
                 f"The network {model!r} is not on this machine and could not be downloaded ({first_line(error)}); "
-                "check the name and the connection, or give a folder with config.json and model.safetensors."
+                "check the name and the connection, or give a folder with config.json and model.safetensors, to train "
+                "as --method.encoder.model FOLDER, to segment as --encoder FOLDER."
             ) from error
         if files := _complete(Path(folder)):
             return files

@@ -55,6 +55,15 @@ from slotworks.types import DataConfig, Dataset, Method, UserError
 KEPT = 0.5
 """IoU with the pixels before the edit from which on an object counts as untouched."""
 
+MEANINGS = {
+    "placed": "Share of objects that stand in their places before an edit; no others are asked for.",
+    "gone": "Share of the objects taken out that are gone from where they stood.",
+    "kept": "Share of the other objects that an edit leaves where they were.",
+    "removal": "Share of edits that remove the object and keep all others.",
+    "added": "Share of the objects brought in that stand where they stood in their own picture.",
+    "swapped": "Share of exchanges after which the new object stands in its place and the old one is gone.",
+}
+
 
 def evaluate_edits(
     method: Method,
@@ -229,7 +238,7 @@ TASK = Task(
     name="edits",
     about="objects taken out, brought in and swapped by slots, scored by place",
     score=_score,
-    metrics=tuple(Metric(name=name, label=name) for name in ("placed", "gone", "kept", "removal", "added", "swapped")),
+    metrics=tuple(Metric(name=name, label=name, about=about) for name, about in MEANINGS.items()),
     needs=NEEDS,
     options=RemovalOptions,
     check=check_rendering,

@@ -41,6 +41,16 @@ TEACHING = 2_000  # images whose crops the classifier is trained on
 EPOCHS = 4
 NEEDS_FIELDS = ("image", "mask", "shape", "color", "size", "x", "y", "background")
 
+MEANINGS = {
+    "shown": "Share of objects whose colour covers half of their area, anywhere in the picture that was drawn.",
+    "placed": "Share of objects that stand in their places: half of their true pixels have their colour.",
+    "centred": "Share of objects whose middle is within a tenth of the side of where it belongs.",
+    "iou": "IoU (overlap) of the pixels of an object's colour with its true ones.",
+    "shape": "Share of objects whose shape a classifier recognises in the picture that was drawn.",
+    "shape_true": "The same of the true pictures: what the classifier can reach.",
+    "attention_*": "IoU of an object with the pixels that attend to its token, after so many steps of spreading.",
+}
+
 
 @runtime_checkable
 class DrawsObjects(Protocol):
@@ -237,10 +247,7 @@ TASK = Task(
     name="generation",
     about="objects drawn anew from what is known of them, or from captions",
     score=_score,
-    metrics=tuple(
-        Metric(name=name, label=name.replace("_", " "))
-        for name in ("shown", "placed", "centred", "iou", "shape", "shape_true", "attention_*")
-    ),
+    metrics=tuple(Metric(name=name, label=name.replace("_", " "), about=about) for name, about in MEANINGS.items()),
     needs=NEEDS,
     options=GenerationOptions,
 )

@@ -413,8 +413,8 @@ TASK = Task(
     score=_score,
     metrics=(
         Metric(name="top1", label="top-1", about="Share of objects whose label a linear probe reads from their slot."),
-        Metric(name="top1_per_image", label="top-1, mean over images"),
-        Metric(name="top1_constant", label="top-1 of a constant"),
+        Metric(name="top1_per_image", label="top-1, mean over images", about="As top-1, each image counting the same."),
+        Metric(name="top1_constant", label="top-1 of a constant", about="What always saying the same label reaches."),
         Metric(
             name="position_mse",
             label="position MSE",
@@ -422,7 +422,13 @@ TASK = Task(
             better="lower",
             about="Squared error of the place of an object, read from its slot.",
         ),
-        Metric(name="position_mse_constant", label="position MSE of a constant", unit="square", better="lower"),
+        Metric(
+            name="position_mse_constant",
+            label="position MSE of a constant",
+            unit="square",
+            better="lower",
+            about="What always saying the mean place reaches.",
+        ),
         Metric(
             name="size_mse",
             label="size MSE",
@@ -430,7 +436,13 @@ TASK = Task(
             better="lower",
             about="Squared error of the size of an object, read from its slot.",
         ),
-        Metric(name="size_mse_constant", label="size MSE of a constant", unit="square", better="lower"),
+        Metric(
+            name="size_mse_constant",
+            label="size MSE of a constant",
+            unit="square",
+            better="lower",
+            about="What always saying the mean size reaches.",
+        ),
         Metric(name="unmatched", better="lower", about="Share of objects that no slot was matched with."),
     ),
     needs=NEEDS,

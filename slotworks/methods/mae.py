@@ -98,6 +98,10 @@ class MaskedAutoencoder(Method):
         noise = batch_uniform((len(image), (self.config.image_size // self.config.patch_size) ** 2), image.device)
         return {"recon": self.mae((image - self.mean) / self.std, noise=noise).loss}
 
+    def export(self, folder: Path) -> None:
+        """Write `encoder/`, see `save_encoder`."""
+        self.save_encoder(folder / "encoder")
+
     def save_encoder(self, folder: Path | str) -> Path:
         """Write the encoder as a Hugging Face folder, a `ViTMAEModel` in float16: config.json and model.safetensors.
 

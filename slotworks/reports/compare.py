@@ -45,7 +45,7 @@ def compare(
     """Compare entries on everything that all their runs were evaluated on.
 
     Args:
-        entries: two or more; the first is what the others are compared with.
+        entries: the first is what the others are compared with; one alone needs several seeds, for their spread.
         data: only this data set; and so `split` and `protocol`.
         metrics: only these, by name; by default all that every entry has.
         confidence: of the intervals, in (0, 1).
@@ -61,8 +61,8 @@ def compare(
     Raises:
         UserError: if there is nothing that all were evaluated on, or not in the same way, or no such metric.
     """
-    if len(entries) < 2:
-        raise UserError("One run was given; name two or more to compare, a folder of seeds counts as one.")
+    if sum(len(entry.folders) for entry in entries) < 2:
+        raise UserError("One run was given; name two or more to compare, or a folder of several seeds.")
     if not 0 < confidence < 1:
         raise UserError(f"confidence is {confidence:g}; it must be between 0 and 1, for example 0.95.")
     wanted = (data, split, protocol)
@@ -242,10 +242,11 @@ def legend(comparison: Mapping[str, Any]) -> str:
     """What the numbers of a table are."""
     plain = [label(n) for n in comparison["entries"][0]["metrics"] if metric(n)["unit"] != "share"]
     unit = f"Percent ({', '.join(plain)} as they are)" if plain else "Percent"
-    return (
-        f"{unit}; mean ± standard deviation over seeds. Differences with their {100 * comparison['confidence']:g} % "
-        "interval, a paired bootstrap over images."
-    )
+    said = f"{unit}; mean ± standard deviation over seeds."
+    if not comparison["differences"]:
+        return said
+    level = f"{100 * comparison['confidence']:g} %"
+    return f"{said} Differences with their {level} interval, a paired bootstrap over images."
 
 
 def as_markdown(comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
@@ -268,17 +269,19 @@ def as_latex(comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str])
         head, rows, apart = cells(one, names)
         for column, name in enumerate(one["entries"][0]["metrics"], 2):
             means = [entry["metrics"][name]["mean"] for entry in one["entries"]]
-            best = max(means) if metric(name)["better"] == "higher" else min(means)
+            best = {"higher": max(means), "lower": min(means)}.get(metric(name)["better"])
+            alone = len(means) > 1 and means.count(best) == 1
             for row, mean in zip(rows, means, strict=True):
                 row[column] = _tex(row[column])
-                row[column] = rf"\textbf{{{row[column]}}}" if mean == best and means.count(best) == 1 else row[column]
+                row[column] = rf"\textbf{{{row[column]}}}" if alone and mean == best else row[column]
         rows = [[_tex(row[0]), row[1], *row[2:]] for row in rows]
         text.write(f"% {about(one)}. {legend(one)}\n")
         text.write(rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}" + "\n\\toprule\n")
         text.write(" & ".join(map(_tex, head)) + " \\\\\n\\midrule\n")
         text.writelines(" & ".join(row) + " \\\\\n" for row in rows)
-        text.write("\\midrule\n")
-        text.writelines(" & ".join(map(_tex, row)) + " \\\\\n" for row in apart)
+        if apart:
+            text.write("\\midrule\n")
+            text.writelines(" & ".join(map(_tex, row)) + " \\\\\n" for row in apart)
         text.write("\\bottomrule\n\\end{tabular}\n\n")
     return text.getvalue().rstrip("\n") + "\n"
 

@@ -69,10 +69,15 @@ def test_segment_without_a_run_takes_an_encoder_from_elsewhere(folder, networks,
     said = capsys.readouterr()
     assert len(json.loads(said.out)) == 2
     assert "another encoder" not in said.err
+    settings = folder / "run" / "run.yaml"
+    settings.write_text(settings.read_text().replace(networks[0], "facebook/dinov2-small"))
     monkeypatch.setenv("SLOTWORKS_DINOV2", networks[1])
+    small = ViTConfig("dinov2-small", image_size=32, patch_size=8, feature_dim=12)  # by whoever asks for it
+    assert weights_hash(small) == weights_hash(replace(small, model=networks[1]))
     assert main(["segment", str(folder / "photos" / "0.png"), "--out", str(out), "--json"]) == 0
     said = capsys.readouterr()
-    assert f"{networks[1]} is another encoder than this run was trained on (0, sha256 " in said.err.replace("\n", "")
+    told = "facebook/dinov2-small is another encoder than this run was trained on (0, sha256 "
+    assert told in said.err.replace("\n", "")
     assert (out / "0_mask.png").is_file()
     (folder / "run" / FILE).write_text("[")
     assert main(["segment", str(folder / "photos"), "--out", str(out)]) == 2

@@ -215,8 +215,28 @@ def test_a_mean_below_zero_is_drawn(tmp_path):
     assert panel.get_xlim() == (pytest.approx(-0.4), 1)
 
 
+def test_the_seeds_of_one_recipe_alone(written, capsys):
+    assert main(["compare", "a_1", "--out", "alone"]) == 0
+    assert "50.0 ± 14.1" in capsys.readouterr().out
+    markdown, latex = Path("alone/table.md").read_text(), Path("alone/table.tex").read_text()
+    assert "| a_1 | 2 | 50.0 ± 14.1 |\n\nrules" in markdown
+    assert "Differences" not in markdown
+    assert (latex.count("midrule"), latex.count("textbf")) == (1, 0)
+
+
+def test_a_metric_that_nobody_describes_is_printed_as_it_is_and_nothing_is_best(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, values in (("a", [3.0, 5.0]), ("b", [2.0, 3.0])):
+        write(Path(name), values, metric="wobble")
+    assert main(["compare", "a", "b"]) == 0
+    markdown, latex = Path("comparison/table.md").read_text(), Path("comparison/table.tex").read_text()
+    assert "| a | 1 | 4 |\n| b | 1 | 2.5 |" in markdown
+    assert "(wobble as they are)" in markdown
+    assert "textbf" not in latex
+
+
 def test_mistakes_are_one_sentence(written, capsys):
-    assert main(["compare", "a_1", "--out", "x"]) == 2
+    assert main(["compare", "b", "--out", "x"]) == 2
     assert "One run was given; name two or more" in capsys.readouterr().err
     assert main(["compare", "a_1", "b", "--metric", "ari", "--out", "x"]) == 2
     assert "There is no metric 'ari' that all runs have; there are fg_ari." in capsys.readouterr().err
