@@ -37,6 +37,7 @@ from slotworks.machine import Precision
 from slotworks.outputs import writing
 from slotworks.ranges import check_options
 from slotworks.reports import Records, write_lengths, write_report
+from slotworks.reports.labels import run_name
 from slotworks.training import Run, load_run
 from slotworks.training.checkpoint import LAST
 from slotworks.training.logs import console, read_metrics
@@ -294,5 +295,5 @@ def studio(*runs: str | Path, device: str | None = None, host: str = "127.0.0.1"
     from slotworks.studio import Server, Studio
 
     check_extra("studio", "gradio")
-    loaded = [(folder.name, *load(folder, device=device)) for folder in map(local_run, runs)]
+    loaded = [(run_name(folder), *load(folder, device=device)) for folder in map(local_run, runs)]
     return Server([Studio(method, run, name) for name, run, method in loaded], host=host, port=port)

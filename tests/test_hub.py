@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from browsers import chromium
 from loopback_hub import Hub, serving
 
 import slotworks
@@ -99,13 +99,11 @@ def in_a_browser(card: str, folder: Path) -> dict:
     """Headings, text of cells and errors of a card as the hub's page shows it: its head hidden, the rest Markdown."""
     markdown = pytest.importorskip("markdown")
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here")
+    path = chromium()
     body = markdown.markdown(card.split("---\n", 2)[2], extensions=["tables", "fenced_code"])
     (folder / "card.html").write_text(f"<!doctype html><meta charset=utf-8>{body}", encoding="utf-8")
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 900, "height": 1200})
         errors: list[str] = []
         tab.on("pageerror", lambda error: errors.append(str(error)))

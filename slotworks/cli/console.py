@@ -7,7 +7,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.markup import escape
@@ -180,8 +180,10 @@ def matrix_tables(records: Sequence[dict], about: Metrics = metric) -> list[Tabl
 
 
 def short_names(folders: Sequence[str]) -> dict[str, str]:
-    """The last part of each path where that tells them apart, else the whole path."""
-    last = [PurePath(folder).name for folder in folders]
+    """What `run_name` says of each where that tells them apart, else the whole path."""
+    from slotworks.reports.labels import run_name
+
+    last = [run_name(folder) for folder in folders]
     unique = len(set(last)) == len(last)
     return {folder: name if unique else folder for folder, name in zip(folders, last, strict=True)}
 

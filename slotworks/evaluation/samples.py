@@ -54,6 +54,7 @@ MAX_SIDE = 160
 
 
 SPECK = 0.003  # share of a picture below which a segment gets no number
+PLACING = 160  # pixels of the longer side, at most, in which a place for a number is looked for
 
 FILM_FRAMES = 6
 """Frames of a filmstrip."""
@@ -297,8 +298,6 @@ def numbered_overlay(
 
     Specks below `SPECK` of the picture keep their colour and get no number.
     """
-    from scipy.ndimage import distance_transform_edt
-
     scale = side / max(picture.size)
     size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
@@ -306,15 +305,47 @@ def numbered_overlay(
     labels = labels[rows[:, None], columns]
     palette = np.array(colors, dtype=np.uint8)
     overlay = Image.blend(picture, Image.fromarray(palette[labels % len(palette)]), 0.5)
-    pen = ImageDraw.Draw(overlay)
+    write_numbers(overlay, number_places(labels))
+    return overlay
+
+
+Places = dict[int, tuple[float, float]]
+"""Where the numbers of segments stand: column and row, as shares of the width and the height."""
+
+
+def number_places(labels: Integer[np.ndarray, "h w"], before: Places | None = None) -> Places:
+    """A place for the number of each segment, where it is widest; none for specks below `SPECK` of the picture.
+
+    With `before`, the places in the frame before, a number moves no further than it has to: to the nearest place that
+    is at least half as wide.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    step = max(1, max(labels.shape) // PLACING)
+    labels = labels[step // 2 :: step, step // 2 :: step]
+    height, width = labels.shape
+    places: Places = {}
     for label in np.unique(labels):
         own = np.pad(labels == label, 1)  # the edge of the picture is a border, too
-        if own.mean() >= SPECK:
-            depth: Any = distance_transform_edt(own)
-            y, x = np.unravel_index(depth.argmax(), own.shape)
-            style = {"font_size": max(side // 12, 11), "stroke_width": max(side // 100, 1), "anchor": "mm"}
-            pen.text((int(x) - 1, int(y) - 1), str(label), fill="white", stroke_fill="black", **style)
-    return overlay
+        if own.mean() < SPECK:
+            continue
+        depth: Any = distance_transform_edt(own)
+        y, x = np.unravel_index(depth.argmax(), own.shape)
+        if before and int(label) in before:
+            wide = np.argwhere(2 * depth >= depth.max())
+            column, row = before[int(label)]
+            y, x = wide[np.square(wide - (row * height + 0.5, column * width + 0.5)).sum(1).argmin()]
+        places[int(label)] = (float(x - 0.5) / width, float(y - 0.5) / height)
+    return places
+
+
+def write_numbers(picture: Image.Image, places: Places) -> None:
+    """Write the numbers of segments into a picture."""
+    pen, side = ImageDraw.Draw(picture), max(picture.size)
+    for label, (column, row) in places.items():
+        style = {"font_size": max(side // 12, 11), "stroke_width": max(side // 100, 1), "anchor": "mm"}
+        at = (int(column * picture.width), int(row * picture.height))
+        pen.text(at, str(label), fill="white", stroke_fill="black", **style)
 
 
 def principal_colors(features: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:

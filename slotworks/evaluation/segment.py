@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slotworks.evaluation.edges import guided
 from slotworks.evaluation.masks import decode, inspecting, soft_masks
-from slotworks.evaluation.samples import PALETTE
+from slotworks.evaluation.samples import PALETTE, number_places, write_numbers
 from slotworks.evaluation.segment_results import (
     JSON,
     SHEET,
@@ -153,6 +153,7 @@ def _write(
     palette = PALETTE[np.arange(len(soft)) % len(PALETTE)]
     index.putpalette(palette.flatten().tolist())
     overlay = Image.blend(picture, Image.fromarray(palette[labels]), 0.5)
+    write_numbers(overlay, number_places(labels))
     files = [f"{name}{kind}" for kind in KINDS]
     with outputs.replacing(files[0]) as path:
         index.save(path, format="PNG")

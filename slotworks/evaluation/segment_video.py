@@ -16,7 +16,7 @@ from torch import Tensor
 from slotworks import protocols
 from slotworks.errors import check_extra
 from slotworks.evaluation.masks import PIECE, decode, inspecting, soft_masks
-from slotworks.evaluation.samples import PALETTE
+from slotworks.evaluation.samples import PALETTE, Places, number_places, write_numbers
 from slotworks.evaluation.segment import KINDS as PICTURE_KINDS
 from slotworks.evaluation.segment import segment_images, upsampled_argmax
 from slotworks.evaluation.segment_results import write_sheet
@@ -103,11 +103,12 @@ def segment_video(
 ) -> dict:
     """Take a video apart and write what was found. Only `frames` frames are in memory at any time.
 
-    For `clip.mp4` it writes `clip_overlay.mp4`, the folder `clip_masks` with a palette picture for each frame
-    (`000000.png`, value = slot, which is the same object in all frames), `clip_tracks.jsonl`, a line for each frame
-    with box and area of every slot that owns pixels, `clip_slots.npy`, the slot vectors `t n d`, `clip_tracks.json`,
-    the same tracks with their masks in COCO's format for videos, and `clip_sheet.png`, up to 24 frames beside their
-    segments. Results of an earlier call are replaced; other files of these names are not, see `slotworks.outputs`.
+    For `clip.mp4` it writes `clip_overlay.mp4` with the numbers of the slots, the folder `clip_masks` with a palette
+    picture for each frame (`000000.png`, value = slot, which is the same object in all frames), `clip_tracks.jsonl`, a
+    line for each frame with box and area of every slot that owns pixels, `clip_slots.npy`, the slot vectors `t n d`,
+    `clip_tracks.json`, the same tracks with their masks in COCO's format for videos, and `clip_sheet.png`, up to 24
+    frames beside their segments. Results of an earlier call are replaced; other files of these names are not, see
+    `slotworks.outputs`.
 
     Args:
         method: a trained method. One of images sees every frame for itself, so that its slots may change places.
@@ -142,6 +143,7 @@ def segment_video(
         numbered = stack.enter_context(folder_beside(outputs.folder / names[0]))
         overlay, tracks, vectors = (stack.enter_context(outputs.replacing(name)) for name in names[1:4])
         coco, strip = stack.enter_context(Tracks()), Filmstrip()
+        places: Places = {}
         writer = stack.enter_context(VideoWriter(overlay, video.fps, (first.shape[0], first.shape[1])))
         lines = stack.enter_context(tracks.open("w", encoding="utf-8"))
         rows = stack.enter_context(vectors.open("wb+"))
@@ -162,9 +164,11 @@ def segment_video(
                 index = Image.fromarray(labels)
                 index.putpalette(palette.flatten().tolist())
                 index.save(numbered / f"{count:06d}.png")
-                shown = ((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8)
-                writer.write(shown)
-                strip.add(picture, shown)
+                shown = Image.fromarray(((picture.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8))
+                write_numbers(shown, now := number_places(labels, places))
+                places |= now  # a slot that owns nothing for a while is looked for where it was
+                writer.write(np.asarray(shown))
+                strip.add(picture, np.asarray(shown))
                 coco.add(labels)
                 found = _boxes_of(labels)
                 lines.write(json.dumps({"frame": count, "time": time, "slots": found}) + "\n")

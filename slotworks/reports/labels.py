@@ -1,5 +1,7 @@
 """Names of metrics, methods and data, and values of metrics, as papers print them, and what findings mean."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from slotworks.reports.charts import finite_number
@@ -94,3 +96,17 @@ def score(name: str, mean: Any, sem: Any) -> str:
     scale, digits = (100, 1) if metric(name)["unit"] == "share" else (1, 3)
     spread = "" if finite_number(sem) is None else f" ± {scale * sem:.{digits}f}"
     return f"{scale * mean:.{digits}f}{spread}"
+
+
+def run_name(folder: str | Path) -> str:
+    """What a run folder is called for people: its last part, or what `slotworks.hub.local_run` made it of.
+
+    >>> [run_name(f"runs/{name}") for name in ("mine", "hub/zoo--glass-scenes@cd764172df59", "hub/me--a@0123456789ab")]
+    ['mine', 'zoo:glass-scenes', 'hf://me/a']
+    """
+    path = Path(folder).resolve()
+    found = re.fullmatch(r"(?:(?P<owner>[^@]+?)--)?(?P<name>[^@]+)@[0-9a-f]{12}", path.name)
+    if found is None or path.parent.name != "hub":
+        return path.name
+    owner, name = found["owner"], found["name"]
+    return name if owner is None else f"zoo:{name}" if owner == "zoo" else f"hf://{owner}/{name}"

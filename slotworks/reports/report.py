@@ -23,7 +23,7 @@ from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.reports.charts import Chart, as_svg, can_draw, chart, finite_number, number
-from slotworks.reports.labels import FINDINGS, label
+from slotworks.reports.labels import FINDINGS, label, run_name
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
 from slotworks.tables import metric
 from slotworks.yaml_text import read_yaml
@@ -100,7 +100,7 @@ def _content(folder: Path) -> dict[str, Any]:
             f"{notes.too_many} pictures were left out, so that the page stays below 3 MB; they lie in the run folder."
         )
     return {
-        "name": folder.resolve().name,
+        "name": run_name(folder),
         "facts": _facts(settings, rows),
         "headline": _headline(evaluations, settings),
         "verdict": str(doctor.get("verdict", "")),

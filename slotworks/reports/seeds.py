@@ -15,7 +15,7 @@ from slotworks.errors import UserError
 from slotworks.files import seed_folders, write_text
 from slotworks.json_text import read_json
 from slotworks.reports.charts import finite_number
-from slotworks.reports.labels import label
+from slotworks.reports.labels import label, run_name
 from slotworks.reports.report import MARK, write_report
 from slotworks.tables import metric
 
@@ -203,4 +203,4 @@ def write_seeds_report(folder: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     template = environment.get_template("seeds.html.j2")
-    return write_text(page, template.render(name=folder.resolve().name, mark=MARK, tables=tables, seeds=seeds))
+    return write_text(page, template.render(name=run_name(folder), mark=MARK, tables=tables, seeds=seeds))

@@ -51,7 +51,7 @@ class Desk:
         if side == "picture":
             return self.picture
         if self.other is None:
-            raise UserError("There is no second picture; open one on the right first.")
+            raise UserError("There is no second picture; open one first.")
         return self.other
 
 
@@ -177,8 +177,8 @@ def in_words(desk: Desk) -> str:
 def _chosen(desk: Desk, side: Side) -> Sequence[int]:
     desk.scene(side)  # says so if there is no second picture
     if not desk.chosen.get(side):
-        where = "left" if side == "picture" else "right"
-        raise UserError(f"No object is chosen on the {where}; click one there first.")
+        where = "picture" if side == "picture" else "second picture"
+        raise UserError(f"No object is chosen in the {where}; click one there first.")
     return desk.chosen[side]
 
 

@@ -17,11 +17,11 @@ from slotworks.studio.desk import Desk, Side
 from slotworks.studio.views import SHOWN, Studio, mask_of, matches, segments, shown_size, similarity, tiles
 from slotworks.types import UserError
 
-HELP = """A slot is an object, and a number. Click one on the left; *Take out* draws the picture without it, *Bring in*
-adds the one clicked in the second picture, *Exchange* puts that in its place. Both renderings start from the same
+HELP = """A slot is an object, and a number. Click one in the picture; *Take out* draws the picture without it, *Bring
+in* adds the one clicked in the second picture, *Exchange* puts that in its place. Both renderings start from the same
 noise."""
-COMPARE = """A slot is an object, and a number. This method draws no pictures; its slots can be compared: click one on
-the left, and the one that goes with it lights up on the right."""
+COMPARE = """A slot is an object, and a number. This method draws no pictures; its slots can be compared: click one in
+the picture, and the one that goes with it lights up in the second."""
 KEYS = """<script>
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
@@ -31,7 +31,10 @@ document.addEventListener("keydown", event => {
 });
 </script>"""
 CSS = """.similar { border-collapse: collapse; } .similar td, .similar th { padding: 4px 8px; text-align: right; }
-.similar b { text-decoration: underline; }"""
+.similar b { text-decoration: underline; }
+.tall { height: min(384px, 92vw) !important; }
+.sources, .words { min-height: 44px; align-items: center; } .sources { flex-wrap: nowrap; }
+.sources button { min-height: 40px; } .sources input { min-width: 60px; }"""
 VIEWS = {"both": "both", "picture": "picture alone", "slots": "slots alone"}
 
 SIDES: tuple[tuple[Side, str], ...] = (("picture", "Picture"), ("other", "Second picture"))
@@ -137,7 +140,7 @@ def _build(studio: Studio, page: Any) -> None:
         return all_of(desks.back_to(_there(desk), int(str(state).partition(":")[0])), view, given)
 
     picture = {"interactive": False, "type": "pil", "format": "png", "buttons": ["download", "fullscreen"]}
-    tall = {**picture, "height": SHOWN, "min_width": 260}
+    tall = {**picture, "height": SHOWN, "min_width": 260, "elem_classes": "tall"}
     shown: dict[Side, Any] = {}
     sources, settings = [], {}
     edited, recon, history = None, None, None  # of runs that draw
@@ -145,22 +148,27 @@ def _build(studio: Studio, page: Any) -> None:
     gr.Markdown(f"## {studio.name}\n\n{HELP if studio.draws else COMPARE}")
 
     def source_row(side: Side, name: str) -> None:
-        with gr.Row():
+        with gr.Row(elem_classes="sources"):
             upload = gr.UploadButton(f"{name} from a file", file_types=["image"], size="sm", min_width=90)
-            number = gr.Number(int(side == "other"), precision=0, minimum=0, label="number", min_width=70)
-            here = studio.dataset is not None
-            button = gr.Button(f"{name} from the test data", size="sm", interactive=here, min_width=90)
-        sources.append((upload.upload, upload, opener(side, studio.from_file)))
-        sources.append((button.click, number, opener(side, studio.from_data)))
+            sources.append((upload.upload, upload, opener(side, studio.from_file)))
+            if studio.dataset is not None:
+                button = gr.Button(f"{name} from the test data, number", size="sm", min_width=90)
+                how = {"label": f"number of the {name.lower()}", "container": False, "min_width": 60, "scale": 0}
+                number = gr.Number(int(side == "other"), precision=0, minimum=0, **how)
+                sources.append((button.click, number, opener(side, studio.from_data)))
 
     def picture_of(side: Side, name: str) -> None:
-        shown[side] = gr.Image(label=f"{name}: click an object", **tall)
+        with gr.Column(min_width=260):
+            source_row(side, name)
+            shown[side] = gr.Image(label=f"{name}: click an object", **tall)
 
     buttons: dict[str, Any] = {}
-    with gr.Row():
+    with gr.Row(equal_height=False):
         picture_of(*SIDES[0])
         if studio.draws:
-            edited = gr.Image(label="Edited", **tall)
+            with gr.Column(min_width=260):
+                words = gr.Markdown(elem_classes="words")
+                edited = gr.Image(label="Edited", **tall)
         else:
             picture_of(*SIDES[1])
     if studio.draws:
@@ -169,7 +177,8 @@ def _build(studio: Studio, page: Any) -> None:
                 kind = "primary" if name == "Take out" else "secondary"
                 label = f"{name} ({key.upper()})"
                 buttons[name] = gr.Button(label, variant=kind, min_width=90, elem_classes=f"key-{key}")
-    words = gr.Markdown() if studio.draws else gr.HTML()
+    else:
+        words = gr.HTML()
     with gr.Row():
         view = gr.Radio([(name, key) for key, name in VIEWS.items()], value="both", label="shown", min_width=260)
         if studio.draws:
@@ -185,15 +194,12 @@ def _build(studio: Studio, page: Any) -> None:
             work = told(lambda number, at: studio.film(int(number or 0))[int(at)])
             control.change(work, [which, frame], film, show_progress="hidden")
         page.load(work, [which, frame], film)
-    with gr.Row():
-        with gr.Column(min_width=260):
-            source_row(*SIDES[0])
-            if studio.draws:
+    if studio.draws:
+        with gr.Row(equal_height=False):
+            picture_of(*SIDES[1])
+            with gr.Column(min_width=260):
+                gr.Markdown("From the same noise, to compare with:", elem_classes="words")
                 recon = gr.Image(label="Rendered from all slots", **tall)
-        with gr.Column(min_width=260):
-            source_row(*SIDES[1])
-            if studio.draws:
-                picture_of(*SIDES[1])
     strip = gr.Image(label="Slots", **picture, height=190)
     with gr.Accordion("Settings", open=False), gr.Row():
         slot_seed = gr.Number(0, precision=0, label="seed of the slots, when a picture is opened")
@@ -262,5 +268,5 @@ def without_folders(text: str, uploads: str) -> str:
 
 def _there(desk: Desk | None) -> Desk:
     if desk is None:
-        raise UserError("There is no picture yet; open one on the left first.")
+        raise UserError("There is no picture yet; open one first.")
     return desk

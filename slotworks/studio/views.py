@@ -1,6 +1,6 @@
 """Pictures for the studio: taken apart, with their segments, compared, rendered from their slots."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +67,7 @@ class Studio:
         """Whether slots can be turned into pictures."""
         return self.renderer is not None
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
         """Of a video of the run's test data; 1 if these are pictures, or not here."""
         item = {} if self.dataset is None else self.dataset.__getitems__([0])

@@ -17,6 +17,7 @@ from slotworks.evaluation.samples import (
     PALETTE,
     VOID,
     contact_sheet,
+    number_places,
     numbered_overlay,
     principal_colors,
     write_samples,
@@ -317,6 +318,26 @@ def test_the_number_of_a_segment_stands_where_it_is_widest():
     left, right = white[white[:, 1] < 160], white[white[:, 1] >= 160]
     assert 60 < left.mean(0)[1] < 100
     assert right.mean(0)[1] == pytest.approx(200, abs=6)
+
+
+def test_the_number_of_a_moving_segment_stays_in_it_and_moves_no_further_than_it_has_to():
+    """A bar of 20 x 40 pixels that glides by 3 each frame: its number stays where it is while that is wide enough."""
+    places: dict[int, tuple[float, float]] = {}
+    columns = []
+    for t in range(10):
+        labels = np.zeros((40, 80), np.uint8)
+        labels[10:30, 3 * t : 3 * t + 40] = 3
+        places = number_places(labels, places)
+        column, row = places[3]
+        columns.append(80 * column)
+        assert labels[int(40 * row), int(80 * column)] == 3
+        free = number_places(labels)[3][0]
+        assert abs(80 * free - 3 * t - 20) <= 10.5  # where it is widest, whatever was before
+    steps = np.diff(columns)
+    assert (steps >= 0).all()
+    assert steps.max() <= 3
+    assert steps[0] == 0
+    assert number_places(np.zeros((4, 4), np.uint8), {7: (0.5, 0.5)}).keys() == {0}
 
 
 def test_contact_sheet():

@@ -257,8 +257,10 @@ def test_segment_a_video(tmp_path):
     assert slots.shape == (9, 2, 1)
     assert slots[:, 0, 0].tolist() == list(range(1, 10))  # the state went through the pieces
     again = module.open_video(tmp_path / "out" / "clip_overlay.mp4")
-    assert len(list(again.frames())) == 9
+    shown = list(again.frames())
+    assert len(shown) == 9
     assert again.fps == 10
+    assert all(frame.min(-1).max() > 180 for frame in shown)  # white numbers; half of a colour is darker
 
 
 def test_a_track_is_null_where_its_slot_owns_nothing(tmp_path):

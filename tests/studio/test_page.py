@@ -2,31 +2,37 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browsers import chromium
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
+from scipy import ndimage
 
 from slotworks import api
 from slotworks.cli import main
 from slotworks.configs.slot_attention import tetrominoes_mini
 from slotworks.editing import remove, render_edit
+from slotworks.hub import from_pretrained
 from slotworks.studio import Studio, desk, guard, views
 from slotworks.studio.page import similar
 from slotworks.training import train
 from slotworks.types import Method, UserError
+
+NAME = "zoo:slot-attention-tetrominoes"
 
 
 @pytest.fixture(scope="module")
@@ -326,25 +332,15 @@ def test_other_computers_get_in_only_with_a_warning(folder, monkeypatch, capsys)
     assert "/?token=" in printed.out
 
 
-def find_browser() -> str | None:
-    """Chromium or Chrome of this machine, or the one that playwright installed."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    if found := next(filter(None, map(shutil.which, names)), None):
-        return found
-    with sync_playwright() as p:
-        return p.chromium.executable_path if Path(p.chromium.executable_path).exists() else None
-
-
-def test_clicks_in_a_browser(folder, tmp_path):
-    """The whole page in Chromium, two runs: what it opens with, clicks, keys, history; a mistake changes nothing."""
-    chromium = find_browser()
-    if chromium is None:
-        pytest.skip("no Chromium here; `playwright install chromium` brings one")
+def test_clicks_in_a_browser(folder, tmp_path, monkeypatch):
+    """The whole page in Chromium, a run of the zoo and another: a click takes an object out; keys, history, errors."""
+    path = chromium()
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "no picture.png").write_text("no picture")
-    page = api.studio(folder, folder, device="cpu")
+    page = api.studio(NAME, folder, device="cpu")
     address = f"http://127.0.0.1:{page.port}/"
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.set_default_timeout(120_000)
         outside = []
@@ -359,26 +355,50 @@ def test_clicks_in_a_browser(folder, tmp_path):
             shown.locator("p", has_text=text).first.wait_for()
 
         said("All 4 slots of the picture.")
-        assert tab.get_by_role("tab").count() == 2
+        assert tab.get_by_role("tab").all_inner_texts() == [NAME, "run"]
 
-        def choose(place: int) -> None:
-            """A click is heard when the picture has changed: other objects are dimmed."""
+        def changes(place: int, act: Callable[[Any], None]) -> None:
+            """What is done to the page is heard when a picture of it has changed."""
             image = shown.locator("img").nth(place)
             before = image.get_attribute("src") or ""
-            image.click()
+            act(image)
             expect(image).not_to_have_attribute("src", before, timeout=120_000)
+
+        def choose(place: int, x: float = 0.5, y: float = 0.5) -> None:
+            """A click at a share of the picture: other objects are dimmed."""
+            box = shown.locator("img").nth(place).bounding_box()
+            side = min(box["width"], box["height"])  # the square picture stands in the middle of its frame
+            at = {"x": box["width"] / 2 + (x - 0.5) * side, "y": box["height"] / 2 + (y - 0.5) * side}
+            changes(place, lambda image: image.click(position=at))
+
+        def pixel(place: int, x: float, y: float) -> list[int]:
+            """Red, green and blue of a shown picture."""
+            stored = tab.request.get(shown.locator("img").nth(place).get_attribute("src")).body()
+            picture = Image.open(BytesIO(stored)).convert("RGB")
+            return list(picture.getpixel((int(x * picture.width), int(y * picture.height))))
 
         edited = shown.locator("img").nth(1).bounding_box()
         assert edited["y"] + edited["height"] < 900  # beside the picture, without scrolling
-        choose(0)
+        shown.get_by_label("number of the picture", exact=True).fill("1")
+        changes(1, lambda _: shown.get_by_role("button", name="Picture from the test data, number", exact=True).click())
+        run, method = from_pretrained(NAME, device="cpu")
+        scene = Studio(method, run).example(1)
+        depth = ndimage.distance_transform_edt(scene.image.sum(0) > 0)  # the ground is black
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        place = ((column + 0.5) / 35, (row + 0.5) / 35)
+        assert max(pixel(1, *place)) > 100
+
+        choose(0, *place)
         tab.keyboard.press("t")
         shown.locator("p", has_text=re.compile(r"^Slots? [0-9, ]+ of the picture\.$")).wait_for()
+        expect(shown.get_by_label("history")).to_have_value(re.compile("^1: "))
+        assert max(pixel(1, *place)) < 50  # where it was, the ground is drawn
         shown.get_by_label("history").click()
         assert tab.get_by_role("option").count() == 2
         tab.keyboard.press("Escape")
         shown.get_by_role("button", name="Undo (U)").click()
         said("All 4 slots of the picture.")
-        choose(3)
+        choose(2)
         shown.get_by_role("button", name="Bring in (B)").click()
         said("of the second picture.")
         shown.locator("input[type=file]").first.set_input_files(tmp_path / "no picture.png")
@@ -389,7 +409,7 @@ def test_clicks_in_a_browser(folder, tmp_path):
         said("of the second picture.")
         shown.get_by_text("Settings").click()
         shown.get_by_label("join slots").fill("3")
-        shown.get_by_role("button", name="Picture from the test data", exact=True).click()
+        shown.get_by_role("button", name="Picture from the test data, number", exact=True).click()
         tab.get_by_text("3 is greater than maximum value 1").wait_for()
         said("of the second picture.")
         with tab.expect_download() as download:
