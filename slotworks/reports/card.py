@@ -7,9 +7,7 @@ from typing import Any
 
 from slotworks.json_text import read_json
 from slotworks.reports.charts import finite_number
-from slotworks.reports.labels import DATA, METHODS, label, score
-
-STORED = ("CachedFeatures", "CachedLatents")
+from slotworks.reports.labels import data_name, label, method_name, score
 
 UNKNOWN = "other"  # how the hub calls a licence that it has no name for
 
@@ -82,20 +80,6 @@ def records(run_folder: Path) -> list[dict[str, Any]]:
         keys = {key: record.get(key) for key in ("data", "split", "protocol", "num_images", "seed")}
         rows.append(keys | {"numbers": ", ".join(numbers)})
     return rows
-
-
-def method_name(method: Mapping[str, Any]) -> str:
-    """A method, from its settings with their `kind`, as its paper calls it; a user's own by its class."""
-    kind = str(method["kind"]).removesuffix("Config")
-    return METHODS.get(kind, kind)
-
-
-def data_name(data: Mapping[str, Any]) -> str:
-    """Data, likewise; of stored features and latents those of the images behind them."""
-    kind, images = str(data["kind"]), data.get("images")
-    if kind in STORED and isinstance(images, Mapping) and "kind" in images:
-        return data_name(images)
-    return DATA.get(kind, kind)
 
 
 def _short(value: Any) -> str:

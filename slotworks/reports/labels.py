@@ -1,6 +1,7 @@
 """Names of metrics, methods and data, and values of metrics, as papers print them, and what findings mean."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ DATA = {
 """The data sets of the recipes by the names of their settings."""
 
 
+STORED = ("CachedFeatures", "CachedLatents")
+"""Data that are made of images, whose name is theirs."""
+
+
 def label(name: str) -> str:
     """A metric as papers print it, as its task says: `fg_ari` is FG-ARI, `mbo_i` is mBO_i."""
     return metric(name)["label"] or (name.upper() if len(name) <= 5 else name.replace("_", " "))
@@ -96,6 +101,20 @@ def score(name: str, mean: Any, sem: Any) -> str:
     scale, digits = (100, 1) if metric(name)["unit"] == "share" else (1, 3)
     spread = "" if finite_number(sem) is None else f" ± {scale * sem:.{digits}f}"
     return f"{scale * mean:.{digits}f}{spread}"
+
+
+def method_name(method: Mapping[str, Any]) -> str:
+    """A method, from its settings with their `kind`, as its paper calls it; a user's own by its class."""
+    kind = str(method["kind"]).removesuffix("Config")
+    return METHODS.get(kind, kind)
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """Data, likewise; of stored features and latents those of the images behind them."""
+    kind, images = str(data["kind"]), data.get("images")
+    if kind in STORED and isinstance(images, Mapping) and "kind" in images:
+        return data_name(images)
+    return DATA.get(kind, kind)
 
 
 def run_name(folder: str | Path) -> str:

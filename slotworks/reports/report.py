@@ -23,7 +23,7 @@ from slotworks.errors import UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
 from slotworks.reports.charts import Chart, as_svg, can_draw, chart, finite_number, number
-from slotworks.reports.labels import FINDINGS, label, run_name
+from slotworks.reports.labels import FINDINGS, data_name, label, method_name, run_name
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
 from slotworks.tables import metric
 from slotworks.yaml_text import read_yaml
@@ -205,8 +205,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _facts(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """The line below the title."""
-    kinds = [(part, _mapping(settings.get(part)).get("kind")) for part in ("method", "data")]
-    facts = [(part, str(kind).removesuffix("Config")) for part, kind in kinds if kind]
+    named = {"method": method_name, "data": data_name}
+    facts = [(part, name(of)) for part, name in named.items() if (of := _mapping(settings.get(part))).get("kind")]
     if rows:
         of = f" of {settings['steps']:,}" if isinstance(settings.get("steps"), int) else ""
         facts.append(("steps", f"{rows[-1]['step']:,.0f}{of}"))

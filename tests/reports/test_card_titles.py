@@ -3,8 +3,7 @@
 import pytest
 
 from slotworks.configs import recipes
-from slotworks.reports.card import data_name, method_name
-from slotworks.reports.labels import DATA, METHODS
+from slotworks.reports.labels import DATA, METHODS, data_name, method_name
 from slotworks.training.serialize import to_plain
 
 

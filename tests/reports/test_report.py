@@ -10,7 +10,9 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from browsers import chromium
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from slotworks.errors import UserError
 from slotworks.reports import report, write_report
@@ -223,8 +225,21 @@ def test_the_verdict_comes_first_with_evidence_and_fix(run):
 
 def test_title_and_facts(run):
     text = words(page(run))
-    start = "my run: notes: background split my run method SlotAttention data TetrominoScenes steps 7,000 of 7,000"
+    start = "my run: notes: background split my run method Slot Attention data drawn Tetrominoes steps 7,000 of 7,000"
     assert text.startswith(start + " time 12 min seed 3")
+
+
+def test_it_prints_without_empty_pages(run, tmp_path):
+    """What is folded below a picture is not printed, and settings longer than a page go on on the next."""
+    path = chromium()
+    (run / "run.yaml").write_text((run / "run.yaml").read_text() + "".join(f"option_{k}: {k}\n" for k in range(90)))
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.goto(write_report(run).as_uri())
+        printed = tab.pdf(format="A4")
+        browser.close()
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 7
 
 
 def test_samples_are_sorted_worst_first(run):
