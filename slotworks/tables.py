@@ -16,6 +16,8 @@ Another kind holds where published recipes depart from their source, those of `s
     <!-- departures dinosaur.* -->
     <!-- end -->
 
+A third holds rows that are only quoted, `slotworks/configs/quoted.py`: `<!-- quoted glass_table_9 -->`.
+
 Columns of the first are `recipe`, keys of a row of `tables.json`, `steps x batch`, `source`, `here` (our own numbers),
 and metrics.
 """
@@ -43,6 +45,7 @@ _MEMORY = re.compile(r"\d[\d.,]*(?: to \d[\d.,]*)? (?:[GM]i?B)(?! of disk)")
 _MARKED = re.compile(r"(?<=^<!-- recipes )([^:>]+):(\s[^>]+?) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
 _DEPARTURES = re.compile(r"(?<=^<!-- departures )([^:>]+) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
+_QUOTED = re.compile(r"(?<=^<!-- quoted )(\w+) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
 
 @cache
@@ -227,6 +230,7 @@ def fill(text: str, rows: Sequence[dict[str, Any]]) -> str:
     Raises:
         UserError: if a mark names no recipe, or a column that none of its recipes has.
     """
+    text = _QUOTED.sub(lambda found: f"{found[1]} -->\n{_quoted(found[1])}", text)
     text = _DEPARTURES.sub(lambda found: f"{found[1]} -->\n{_departures(found[1], rows)}", text)
     return _MARKED.sub(lambda found: f"{found[1]}:{found[2]} -->\n{_table(found[1], found[2].strip(), rows)}", text)
 
@@ -259,6 +263,18 @@ def _departures(patterns: str, rows: Sequence[dict[str, Any]]) -> str:
         of = "all" if len(names) == len(published) else ", ".join(f"`{name}`" for name in short)
         lines.append(f"| {of} | `{setting}` | {source} | {ours} | {why} |")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(name: str) -> str:
+    """Rows of methods that have no recipe."""
+    from slotworks.configs.quoted import QUOTED
+
+    if name not in QUOTED:
+        raise UserError(f"A marked table is to quote {name}; slotworks/configs/quoted.py has {', '.join(QUOTED)}.")
+    columns = list(dict.fromkeys(column for row in QUOTED[name] for column in row.numbers))
+    lines = [["quoted", *columns, "source"], ["---"] * (len(columns) + 2)]
+    lines += [[row.method, *(row.numbers.get(one, "-") for one in columns), row.source] for row in QUOTED[name]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _table(patterns: str, columns: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from slotworks import tables
 from slotworks.cli import main
 from slotworks.configs import find, recipes
+from slotworks.configs.quoted import QUOTED
 from slotworks.types import UserError
 
 ROWS = tables.read()["recipes"]
@@ -40,7 +41,9 @@ def test_marked_tables_of_the_pages_are_up_to_date(page):
     """After a change of a recipe: `python -m slotworks.tables`."""
     text = page.read_text(encoding="utf-8")
     assert tables.fill(text, ROWS) == text
-    assert text.count("<!-- recipes ") + text.count("<!-- departures ") == text.count("<!-- end -->")
+    assert sum(text.count(f"<!-- {kind} ") for kind in ("recipes", "departures", "quoted")) == text.count(
+        "<!-- end -->"
+    )
 
 
 def test_a_marked_table_is_written_from_the_recipes():
@@ -85,6 +88,21 @@ def test_what_a_published_row_still_needs(tmp_path, monkeypatch, capsys):
     assert "Ramos" not in printed
     assert main(["recipes", "deep_spectral", "mini", "--published"]) == 2
     assert "is a row of a paper; leave --published out" in capsys.readouterr().err
+
+
+def test_rows_that_are_only_quoted_say_so():
+    """Every table of `slotworks/configs/quoted.py` stands on a page, each row with its source."""
+    text = tables.fill("<!-- quoted slot_attention_table_1 -->\nold\n<!-- end -->\n", ROWS)
+    assert text.startswith(
+        "<!-- quoted slot_attention_table_1 -->\n| quoted | CLEVR6 | Multi-dSprites | Tetrominoes | source |\n"
+    )
+    source = "Locatello et al. 2020, table 1, which quotes it"
+    assert f"| MONet | 96.2 +- 0.6 | 90.4 +- 0.8 | - | {source} |\n<!-- end -->\n" in text
+    shown = [found[1] for page in PAGES for found in tables._QUOTED.finditer(page.read_text("utf-8"))]
+    assert sorted(shown) == sorted(QUOTED)
+    assert all(PLACE.search(row.source) for rows in QUOTED.values() for row in rows)
+    with pytest.raises(UserError, match=r"is to quote nobody; .* has slot_attention_table_1, "):
+        tables.fill("<!-- quoted nobody -->\n<!-- end -->\n", ROWS)
 
 
 @pytest.mark.parametrize("mark", ["slot_atention.*: recipe", "slot_attention.*: recipe, FG-ARRI"])
