@@ -100,7 +100,7 @@ def test_recipes_say_their_command_and_have_a_slot_for_each_object(name):
     assert (tables.row(name) or {})["command"].split(" && ")[-1].startswith(f"slotworks {verb} {name}")
     fewer = ("movi_e_mlp_11", "movi_e_mlp_b8_11")  # published with 11 slots for up to 23 objects
     fewer += tuple(f"steve.movi_{kind}" for kind in ("d", "e", "d_stage2", "e_stage2"))  # 15, as released
-    fewer += tuple(f"slot_diffusion.movi_{kind}" for kind in ("d", "d_t100", "e"))
+    fewer += tuple(f"slot_diffusion.movi_{kind}" for kind in ("d", "d_t100", "e", "e_t100"))
     fewer += tuple(f"savi.movi_{kind}_unconditional" for kind in ("d", "e"))  # 15, as in SlotDiffusion
     if run.data.max_objects is not None and not name.endswith(fewer) and hasattr(run.method, "num_slots"):
         assert run.method.num_slots >= run.data.max_objects

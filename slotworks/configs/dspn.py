@@ -1,7 +1,7 @@
 """Deep Set Prediction Networks: the rows of the Slot Attention paper's table 2, and a `_mini` on drawn scenes."""
 
 from slotworks.configs import set_prediction
-from slotworks.configs.recipe import changed, recipe
+from slotworks.configs.recipe import Published, changed, recipe
 from slotworks.data.scenes import SetScenes
 from slotworks.methods import DSPNConfig
 from slotworks.training import Adam, Run
@@ -22,6 +22,13 @@ clevr10_t30 = clevr10.but(
     set_prediction.average_precision("85.2 +- 4.8, 81.1 +- 5.2, 47.4 +- 17.6, 10.8 +- 9.0, 0.6 +- 0.7"),
     notes="A run of dspn.clevr10 gives the same: `slotworks evaluate RUN --task sets --set method.test-iterations=30`.",
     method={"test_iterations": 30},
+)
+
+clevr10_stepwise = clevr10.but(
+    "The same with a loss after every step of the inner descent (supplement, section 3.2).",
+    Published("Locatello et al. 2020, supplement, figure 17", note="above clevr10 at the small distances only"),
+    notes="The figure's coordinates in other ranges: `slotworks sweep dspn.clevr10 --set method.coordinate-scale=2,5`.",
+    method={"stepwise_loss": True},
 )
 
 

@@ -48,6 +48,14 @@ clevr6 = tetrominoes.but(
     data=CLEVR(max_objects=6),
 )
 
+clevr6_11 = clevr6.but(
+    "CLEVR scenes with at most six objects and eleven slots, to test with up to ten objects and five iterations.",
+    Published("Locatello et al. 2020, supplement, figure 14", note="of five seeds one gave the background a slot"),
+    notes="`slotworks evaluate RUN --data clevr10 --set method.test-iterations=5` for each of `--seeds 5`; those whose "
+    "background\nhas a slot of its own are told by ARI, which counts the background, or by `slotworks doctor`.",
+    method={"num_slots": 11},
+)
+
 
 @recipe(
     Published(

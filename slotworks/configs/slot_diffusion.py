@@ -105,6 +105,12 @@ movi_e = movi_d.but(
     data={"variant": "e"},
 )
 
+movi_e_t100 = movi_e.but(
+    "MOVi-E with 100 diffusion steps instead of 1000.",
+    Published("SlotDiffusion, figure 9", note="better masks and a worse reconstruction than movi_e"),
+    method={"denoiser": replace(VideoSlotDiffusionConfig().denoiser, num_timesteps=100)},
+)
+
 
 @recipe(glass_table("tables 2 and 11", {"mBO_i": "50.4", "mBO_c": "55.3", "FG-ARI": "17.8"}, FROM_SPOT))
 def voc() -> Run:

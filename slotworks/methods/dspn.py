@@ -46,6 +46,7 @@ class DSPNConfig(MethodConfig):
     encoder_blocks: tuple[int, ...] = (3, 4, 6, 3)  # of its stages: ResNet-34, for 128 pixels; three stages for 64
     categories: tuple[int, ...] = (2, 2, 3, 8)  # classes of each property, in the order of the data set
     stepwise_loss: bool = False  # a loss after every step, summed, instead of the last only
+    coordinate_scale: float = 2.0  # sets have coordinates as wide as this around 0: [-1, 1] in the released code
     autoencode_steps: int = 0  # first training steps, which descend on the codes of true sets (not in the paper)
 
     def build(self) -> "DSPN":
@@ -81,7 +82,8 @@ class DSPN(Method):
 
     def predict_set(self, slots: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """Elements with coordinates in about [0, 1]."""
-        return torch.cat([(slots[..., :3] + 1) / 2, slots[..., 3:]], dim=-1)
+        scale = self.config.coordinate_scale
+        return torch.cat([(slots[..., :3] + scale / 2) / scale, slots[..., 3:]], dim=-1)
 
     def descend(self, code: Float[Tensor, "b z"], num_iterations: int | None = None) -> list[Float[Tensor, "b n c"]]:
         """The sets after each step of the inner descent, the learned start first (algorithm 1).
@@ -117,7 +119,8 @@ class DSPN(Method):
         """
         objects = batch["objects"]
         present = objects[..., -1:]
-        true = torch.cat([(2 * objects[..., :3] - 1) * present, objects[..., 3:]], dim=-1)
+        scale = self.config.coordinate_scale
+        true = torch.cat([(scale * objects[..., :3] - scale / 2) * present, objects[..., 3:]], dim=-1)
         missing = self.config.num_slots - true.shape[1]
         padded = nn.functional.pad(true, (0, 0, 0, max(missing, 0)))
         code, true_code = self.image_encoder(batch["image"]), self.set_encoder(padded)

@@ -151,6 +151,22 @@ def test_targets_are_minus_one_to_one_and_padding_stays_zero():
     torch.testing.assert_close(terms["representation"], code)
 
 
+def test_coordinates_of_another_range():
+    """In [-2.5, 2.5]: x = 0.1 is -2, and back; padding stays where it was."""
+    torch.manual_seed(0)
+    method = replace(SMALL, num_iterations=1, coordinate_scale=5.0).build()
+    objects = torch.zeros(1, 2, 10)
+    objects[0, 0] = torch.tensor([0.1, 0.5, 1.0, 1, 0, 0, 1, 0, 0, 1])
+    image = torch.rand(1, 3, 14, 16)
+    true = torch.zeros(1, 4, 10)
+    true[0, 0] = torch.tensor([-2.0, 0, 2.5, 1, 0, 0, 1, 0, 0, 1])
+    found = method.descend(method.image_encoder(image))[-1]
+    torch.testing.assert_close(
+        method.loss({"image": image, "objects": objects}, step=0)["set"], matched_huber(found, true)[0] / 4
+    )
+    torch.testing.assert_close(method.predict_set(true[:, :1]), objects[:, :1])
+
+
 def test_a_loss_after_every_step():
     torch.manual_seed(0)
     method = replace(SMALL, stepwise_loss=True).build()
