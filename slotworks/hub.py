@@ -96,7 +96,7 @@ def _write(source: Path, out: Path, name: str, license: str | None, pictures: bo
     from slotworks.reports.card import card, picture_for_card
 
     run = load_run(source)
-    if run.steps == 0 and not run.method.gathers:
+    if run.steps == 0 and not (source / LAST).is_file():
         raise UserError(f"The method of {source} has no weights of its own; its run.yaml is all that is needed.")
     _, weights = load_weights(source)
     weights = _halved(weights, source) if half else weights

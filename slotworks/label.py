@@ -84,10 +84,13 @@ def label(
             theirs = find_segments(method, known, len(known), advance=advance, **how)
         vectors, used = (torch.cat([getattr(one, name) for one in (ours, theirs)]) for name in ("vectors", "used"))
         named = sum(bool(name) for name in class_names) + 1
-        clusters = cluster_slots(vectors, used, named, num_clusters, seed=seed)
+        clusters = cluster_slots(vectors, used, named, num_clusters, seed=seed, method=method)
+        left_open = int(clusters.max()) + 1  # one more cluster, which gets no class
+        clusters = clusters.where(clusters >= 0, left_open)
         with progress("masks", len(known) + count) as advance:
             seen = clusters[count:], len(class_names) + 1
             table = count_clusters(method, known, theirs.maps, *seen, advance=advance, **how)[0]
+            table[left_open:] = 0
             classes = hungarian_classes(table)
             # A cluster that is in none of the known images has no row, and one that shares nothing has no class either.
             sharing = table.gather(1, classes.clamp(max=table.shape[1] - 1)[:, None])[:, 0] > 0
@@ -112,7 +115,7 @@ def label(
         "folder": str(folder),
         "images": count,
         "shards": len(starts),
-        "clusters": len(ids),
+        "clusters": left_open,
         "named": int((ids != UNCERTAIN).sum()),
         "seconds": time.monotonic() - started,
         "sheet": str(folder / "sheet.png"),

@@ -8,8 +8,8 @@ Files without another name are of the original's repository: google-research/goo
 Attention, set prediction), google-research/slot-attention-video, singhgautam/slate and steve, Wuziyi616/SlotDiffusion
 (`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), gkakogeorgiou/spot,
 JindongJiang/latent-slot-diffusion, visinf/glass, VinAIResearch/Dataset-Diffusion, chongzhou96/MaskCLIP,
-lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn, weijiawu/DiffuMask, karazijal/ovdiff (its
-README alone).
+lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn, weijiawu/DiffuMask, zadaianchuk/comus,
+karazijal/ovdiff (its README alone).
 """
 
 from collections.abc import Mapping
@@ -537,6 +537,32 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             f"{NOT_STATED} (GLASS, appendix F)",
             448,
             "as GLASS shows images to DINOv2",
+        ),
+    ),
+    "comus": (
+        Departure(
+            "*", "method.image_size", "pictures of their own size", 512, "squares, so that pictures make batches"
+        ),
+        Departure(
+            "voc",
+            "method.saliency_size",
+            "256, and stretched to [0, 1] over a batch (comus/saliency.py)",
+            256,
+            "stretched over each image: a mask does not depend on the others",
+        ),
+        Departure(
+            "voc_segmenter voc_self_trained",
+            "data.root",
+            "clusters of VOC's train, 1,464 images (configs/dataset/pascal.yaml), named at the very end",
+            "data/generated/comus.voc",
+            "trainaug, as all recipes of VOC here; named by the validation images before the training",
+        ),
+        Departure(
+            "voc_segmenter voc_self_trained",
+            "method.crop_scales",
+            "0.5 to 2 of the area (configs/self_training/pascal.yaml), more than all of it being all",
+            (1.0, 1.41),
+            "factors on the side, drawn evenly",
         ),
     ),
     "diffu_mask": (

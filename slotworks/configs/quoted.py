@@ -40,6 +40,5 @@ QUOTED: Mapping[str, tuple[Quoted, ...]] = {
         Quoted("SegCLIP", {"COCO": "26.5", "VOC": "52.6"}, TABLE_9),
         Quoted("CLIPpy", {"COCO": "32.0", "VOC": "52.2"}, TABLE_9),
         Quoted("OVSegmentor", {"COCO": "25.1", "VOC": "53.8"}, f"{TABLE_9}, as OVSeg"),
-        Quoted("COMUS", {"VOC": "50.0"}, TABLE_9),
     ),
 }

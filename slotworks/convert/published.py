@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from slotworks.convert import dinosaur, glass, savi, slate, slot_attention, slot_diffusion, spot
+from slotworks.convert import comus, dinosaur, glass, savi, slate, slot_attention, slot_diffusion, spot
 from slotworks.convert.family import Converted, Family, Options, check_place, write_run
 from slotworks.convert.source import Source, open_source
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, fitted
@@ -15,7 +15,7 @@ FAMILIES: tuple[Family, ...] = (
     *(dinosaur.FAMILY, spot.FAMILY),
     *slot_diffusion.FAMILIES,
     *slate.FAMILIES,
-    *(savi.FAMILY, slot_attention.FAMILY),
+    *(savi.FAMILY, slot_attention.FAMILY, comus.FAMILY),
 )
 
 

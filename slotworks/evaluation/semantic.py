@@ -73,6 +73,17 @@ class Refines(Protocol):
         ...
 
 
+@runtime_checkable
+class Clusters(Protocol):
+    """A method with its own way of clustering its segments over a data set."""
+
+    def cluster(
+        self, vectors: Float[Tensor, "i n d"], used: Bool[Tensor, "i n"], num_clusters: int
+    ) -> Int64[Tensor, "i n"]:
+        """The cluster of every slot, from 1 on; 0 is the background, -1 a slot of which nothing is claimed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Segments:
     """What is kept of the images of a data set until their segments are clustered."""
@@ -144,7 +155,7 @@ def evaluate_semantic(
         if refined:
             how = {"batch_size": batch_size, "device": device}
             seen = find_segments(method, dataset, count, **how)
-            clusters = cluster_slots(seen.vectors, seen.used, named, num_clusters, seed=seed)
+            clusters = cluster_slots(seen.vectors, seen.used, named, num_clusters, seed=seed, method=method)
             tables = [count_clusters(method, dataset, seen.maps, clusters, num_classes, **how)]
             if not count_background:
                 tables[0][..., 0] = 0
@@ -164,8 +175,9 @@ def evaluate_semantic(
         table = by_image(counted)
     else:
         if not refined:
-            clusters = cluster_slots(torch.cat(vectors), counted.sum(2) > 0, named, num_clusters, seed=seed)
-            counted = _gather(counted, clusters)
+            used = counted.sum(2) > 0
+            clusters = cluster_slots(torch.cat(vectors), used, named, num_clusters, seed=seed, method=method)
+            counted = _gather(counted, clusters.clamp(min=0))  # what is left open counts as background
         table = by_hungarian(counted)
     iou = class_iou(table)
     if not count_background:
@@ -194,8 +206,9 @@ def cluster_slots(
     num_clusters: int | None = None,
     *,
     seed: int = 0,
+    method: Method | None = None,
 ) -> Int64[Tensor, "i n"]:
-    """k-means over the slot vectors of a whole data set, made unit length first.
+    """k-means over the slot vectors of a whole data set, made unit length first; or the method's own clusters.
 
     Args:
         vectors: of all images; NaN marks slots that are background.
@@ -203,10 +216,14 @@ def cluster_slots(
         num_classes: with the background.
         num_clusters: how many; by default `num_classes`, or one less if some slots are marked as background.
         seed: of the initial centres.
+        method: one that clusters itself (`Clusters`) does so, in the current random state.
 
     Returns:
-        The cluster of every slot. Cluster 0 holds background slots, if any are marked, and unused ones.
+        The cluster of every slot. Cluster 0 holds background slots, if any are marked, and unused ones; -1, of a method
+        that clusters itself only, slots of which nothing is claimed.
     """
+    if isinstance(method, Clusters):
+        return method.cluster(vectors, used, num_clusters or num_classes - 1)
     from scipy.cluster.vq import kmeans2, vq  # imported here: takes half a second
 
     marked = vectors.isnan().any(2)

@@ -1,6 +1,7 @@
 """The papers: one short file each, joining parts from `encoders`, `slots` and `decoders`."""
 
 from slotworks.methods.blocks import Blocks, BlocksConfig
+from slotworks.methods.comus import Comus, ComusConfig
 from slotworks.methods.dataset_diffusion import DatasetDiffusion, DatasetDiffusionConfig
 from slotworks.methods.deep_spectral import DeepSpectral, DeepSpectralConfig
 from slotworks.methods.diff_cut import DiffCut, DiffCutConfig
@@ -37,6 +38,8 @@ __all__ = [
     "VQVAE",
     "Blocks",
     "BlocksConfig",
+    "Comus",
+    "ComusConfig",
     "DSPNConfig",
     "DVAEConfig",
     "DatasetDiffusion",

@@ -100,6 +100,48 @@ def laplacian_eigenvectors(
     return values[..., :count].contiguous(), (scale * vectors[..., :count]).contiguous()
 
 
+def spectral_embedding(points: Float[Tensor, "n c"], num_neighbors: int, count: int) -> Float64[Tensor, "n e"]:
+    """Points of a data set by the smallest eigenvectors of the graph of nearest neighbours, the constant one included.
+
+    Two points are joined where one is among the `num_neighbors` nearest of the other, itself included, with half the
+    weight if the other way round it is not. The solutions are those of `laplacian_eigenvectors`, of a sparse matrix;
+    they are what scikit-learn's `spectral_embedding(drop_first=False)` gives, but for signs and one scale.
+
+    Args:
+        points: any scale.
+        num_neighbors: at most as many as points.
+        count: how many vectors; with `count + 1` points or fewer, the dense matrix is solved.
+
+    Returns:
+        Vectors as columns, with a mean square length of one over the points.
+    """
+    from scipy import sparse  # imported here: takes half a second
+    from scipy.sparse.linalg import eigsh
+
+    number = len(points)
+    near = torch.cat(
+        [torch.cdist(part, points).topk(num_neighbors, largest=False).indices for part in points.split(1024)]
+    )
+    rows = torch.arange(number).repeat_interleave(num_neighbors)
+    ones = torch.ones(len(rows), dtype=torch.float64)
+    near = near.flatten().cpu()
+    directed = sparse.csr_matrix((ones.numpy(), (rows.numpy(), near.numpy())), shape=(number, number))
+    graph = (directed + directed.T) / 2
+    graph.setdiag(0)
+    degree = torch.from_numpy(graph.sum(1).A1 if hasattr(graph.sum(1), "A1") else graph.sum(1))
+    scale = degree.where(degree > 0, 1.0).rsqrt()
+    if number <= count + 1:
+        normal = scale[:, None] * torch.from_numpy(graph.toarray()) * scale
+        vectors = torch.linalg.eigh(normal)[1].flip(1)[:, :count]
+    else:
+        diagonal = sparse.diags(scale.numpy())
+        start = torch.linspace(1, 2, number, dtype=torch.float64).numpy()  # the same result every time
+        _, found = eigsh(diagonal @ graph @ diagonal, k=count, which="LA", v0=start)
+        vectors = torch.from_numpy(found).flip(1)
+    vectors = scale[:, None] * vectors
+    return vectors / vectors.square().sum(1).mean().sqrt().clamp(min=1e-300)
+
+
 def segments_as_slots(
     labels: Int64[Tensor, "b p"], features: Float[Tensor, "b p c"], num_slots: int, grid: tuple[int, int]
 ) -> SlotOutput:

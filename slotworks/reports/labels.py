@@ -26,6 +26,7 @@ FINDINGS = {
 
 METHODS = {
     "Blocks": "Blocks",
+    "Comus": "COMUS",
     "DatasetDiffusion": "Dataset Diffusion",
     "DeepSpectral": "Deep Spectral Methods",
     "DiffCut": "DiffCut",

@@ -23,8 +23,8 @@ def load(
 ) -> tuple[Run, Method]:
     """Reopen a run: its settings, and its method with the trained weights (averaged ones if the run kept an average).
 
-    A method that needs no training (`steps` 0) is built as it is, unless it `gathers`. `config` takes the place of the
-    method's settings.
+    A method that needs no training (`steps` 0) is built as it is, unless there is a checkpoint. `config` takes the
+    place of the method's settings.
 
     Raises:
         UserError: if the folder is no run, or holds no checkpoint yet, or its weights do not fit `config`.
@@ -32,7 +32,7 @@ def load(
     folder = Path(run_folder)
     run = load_run(folder / "run.yaml")
     run = replace(run, method=config) if config else run
-    if run.steps == 0 and not run.method.gathers:
+    if run.steps == 0 and not run.method.gathers and not (folder / LAST).is_file():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for("weights", run.seed))
             method = run.method.build().eval()
