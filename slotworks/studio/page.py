@@ -3,6 +3,7 @@
 import re
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -49,6 +50,20 @@ EDITS: dict[str, tuple[str, Callable[[Desk], Desk]]] = {  # with their keys
 }
 
 
+_WORKING = threading.Lock()
+
+
+def in_turn(work: Callable) -> Callable:
+    """One piece of work after the other: methods keep what they saw between calls, and seeds are of the process."""
+
+    @wraps(work)
+    def run(*args: Any) -> Any:
+        with _WORKING:
+            return work(*args)
+
+    return run
+
+
 def build_page(studios: Sequence[Studio]) -> Any:
     """The page as `gradio.Blocks`, a tab for each run. `slotworks.studio.Server` serves it to who knows a token.
 
@@ -77,10 +92,12 @@ def _build(studio: Studio, page: Any) -> None:
     def told(work: Callable) -> Callable:
         """A mistake as a note on the page, which stays as it is; of one of the program the terminal says where."""
 
+        alone = in_turn(work)
+
         @wraps(work)
         def run(*args: Any) -> Any:
             try:
-                return work(*args)
+                return alone(*args)
             except UserError as error:
                 gr.Warning(without_folders(str(error), get_upload_folder()))
             except (RuntimeError, ValueError, OSError, MemoryError) as error:

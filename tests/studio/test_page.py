@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,7 +29,7 @@ from slotworks.configs.slot_attention import tetrominoes_mini
 from slotworks.editing import remove, render_edit
 from slotworks.hub import from_pretrained
 from slotworks.studio import Studio, desk, guard, views
-from slotworks.studio.page import similar
+from slotworks.studio.page import in_turn, similar
 from slotworks.training import train
 from slotworks.types import Method, UserError
 
@@ -149,6 +150,23 @@ def test_a_video_is_shown_frame_by_frame_with_its_tracks(studio):
     assert moving.film(0) is frames
     with pytest.raises(UserError, match="are no videos"):
         studio.film(0)
+
+
+def test_what_two_parts_of_the_page_ask_for_at_once_is_done_in_turn():
+    """A page of videos asks for a film and a picture as it opens, each of which would see the other's frames."""
+    inside, most = 0, 0
+
+    def work(k: int) -> int:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        inside -= 1
+        return k
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(in_turn(work), range(4))) == [0, 1, 2, 3]
+    assert most == 1
 
 
 def test_the_mask_that_is_downloaded_holds_the_numbers_of_slots(studio):
