@@ -106,10 +106,10 @@ def segment_images(
                     encoded, decoded = _first_frame(encoded, decoded)
                 soft = soft_masks(encoded, decoded, merge=merge)[0].float().cpu()
                 slots = encoded.slots[0].float().cpu()
-            result, overlay = _write(outputs, name, file, picture, soft, slots, edges=edges, cut_outs=cut_outs)
+            result, pair = _write(outputs, name, file, picture, soft, slots, edges=edges, cut_outs=cut_outs)
             written.append(f"{name}{KINDS[3]}")
             if len(files) > 1:
-                pairs.append(thumbnails(picture, overlay))
+                pairs.append(pair)
             if len(pairs) == SHEET:
                 write_sheet(outputs, next(sheets), pairs)
                 pairs = []
@@ -143,8 +143,8 @@ def _write(
     *,
     edges: bool,
     cut_outs: bool,
-) -> tuple[dict, Image.Image]:
-    """The files of one picture; says which, and gives the overlay."""
+) -> tuple[dict, tuple[Image.Image, Image.Image]]:
+    """The files of one picture; says which, and gives what the contact sheet shows of it."""
     from pycocotools import mask as coco_mask
 
     size = (picture.height, picture.width)
@@ -153,12 +153,14 @@ def _write(
     palette = PALETTE[np.arange(len(soft)) % len(PALETTE)]
     index.putpalette(palette.flatten().tolist())
     overlay = Image.blend(picture, Image.fromarray(palette[labels]), 0.5)
-    write_numbers(overlay, number_places(labels))
+    places = number_places(labels)
+    numbered = overlay.copy()
+    write_numbers(numbered, places)
     files = [f"{name}{kind}" for kind in KINDS]
     with outputs.replacing(files[0]) as path:
         index.save(path, format="PNG")
     with outputs.replacing(files[1]) as path:
-        overlay.save(path, format="PNG")
+        numbered.save(path, format="PNG")
     with outputs.replacing(files[2]) as path, path.open("wb") as opened:
         np.savez_compressed(opened, slots=slots.numpy(), masks=soft.numpy())
     found = []
@@ -174,7 +176,8 @@ def _write(
     coco = {"file_name": file.name, "height": size[0], "width": size[1], "annotations": found}
     outputs.write_text(files[3], json.dumps(coco) + "\n")
     files += write_cut_outs(outputs, name, picture, labels) if cut_outs else []
-    return {"file": str(file), "written": [str(outputs.folder / f) for f in files], "slots": len(found)}, overlay
+    result = {"file": str(file), "written": [str(outputs.folder / f) for f in files], "slots": len(found)}
+    return result, thumbnails(picture, overlay, places)
 
 
 def upsampled_argmax(soft: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
+from slotworks.evaluation.samples import Places, write_numbers
 from slotworks.outputs import Outputs
 
 CUT_OUTS = "cutouts"
@@ -30,11 +31,13 @@ def sheet_names(count: int) -> list[str]:
     return ["contact_sheet.png" if sheets == 1 else f"contact_sheet_{i:03}.png" for i in range(1, sheets + 1)]
 
 
-def thumbnails(picture: Image.Image, overlay: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """A picture and its segments as a contact sheet shows them."""
+def thumbnails(picture: Image.Image, overlay: Image.Image, places: Places) -> tuple[Image.Image, Image.Image]:
+    """A picture and its segments, with their numbers, as a contact sheet shows them."""
     scale = THUMB / max(picture.size)
     size = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
-    return picture.resize(size), overlay.resize(size)
+    shown = overlay.resize(size)
+    write_numbers(shown, places)
+    return picture.resize(size), shown
 
 
 def write_sheet(outputs: Outputs, name: str, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from slotworks.evaluation.samples import Places
 from slotworks.evaluation.segment_results import thumbnails
 from slotworks.outputs import Outputs
 
@@ -101,11 +102,11 @@ class Filmstrip:
         self.pairs: list[tuple[Image.Image, Image.Image]] = []
         self._every, self._frames = 1, 0
 
-    def add(self, picture: UInt8[np.ndarray, "h w 3"], overlay: UInt8[np.ndarray, "h w 3"]) -> None:
-        """The next frame."""
+    def add(self, picture: UInt8[np.ndarray, "h w 3"], overlay: UInt8[np.ndarray, "h w 3"], places: Places) -> None:
+        """The next frame, and the places of the numbers that are written into its overlay."""
         if self._frames % self._every == 0:
             if len(self.pairs) == SHOWN:
                 self.pairs, self._every = self.pairs[::2], 2 * self._every
             if self._frames % self._every == 0:
-                self.pairs.append(thumbnails(Image.fromarray(picture), Image.fromarray(overlay)))
+                self.pairs.append(thumbnails(Image.fromarray(picture), Image.fromarray(overlay), places))
         self._frames += 1

@@ -283,7 +283,7 @@ def test_a_contact_sheet_has_few_frames_of_any_video(frames, shown):
     strip = Filmstrip()
     for t in range(frames):
         picture = np.full((4, 4, 3), t % 256, np.uint8)
-        strip.add(picture, picture)
+        strip.add(picture, picture, {})
     values = [np.asarray(picture)[0, 0, 0] for picture, _ in strip.pairs]
     assert len(values) == shown
     assert values[0] == 0
