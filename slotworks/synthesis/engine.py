@@ -28,7 +28,7 @@ from slotworks.machine import Precision
 from slotworks.progress import Advice, cpu_advice, progress, say
 from slotworks.synthesis.adaptive import Adaptive, adaptive_labels
 from slotworks.synthesis.capture import AttentionCapture
-from slotworks.synthesis.prompts import Prompt, TooManyClasses, class_prompt, compose
+from slotworks.synthesis.prompts import Prompt, TooManyClasses, caption_words, class_prompt, compose
 from slotworks.synthesis.refine import class_maps, refine, to_labels
 from slotworks.synthesis.shards import contact_sheet, is_finished, png, write_shard
 from slotworks.synthesis.sources import PromptConfig, SceneCaptions
@@ -74,7 +74,8 @@ class Synthesis:
     masks: Literal["attention", "adaptive", "sam2"] = "attention"
     """adaptive: DiffuMask's, without uncertain pixels; sam2: segments without classes, the comparison of Table 6c"""
     append_classes: bool = True  # draw with "caption; classes"; False: with the caption alone
-    class_prompts: Literal["joint", "per_class"] = "joint"  # one prompt of all classes, or one for each class
+    class_prompts: Literal["joint", "per_class", "caption"] = "joint"
+    """one prompt of all classes, one for each class, or none: the words of the caption that name them"""
     cross_sizes: tuple[int, ...] = (16,)  # sides of the maps that attend to classes; several are averaged
     self_size: int = 32  # side of the maps that refine them
     power: int = 4  # of the self-attention
@@ -96,6 +97,11 @@ class Synthesis:
             f"num_images is {self.num_images}; give 1 or more, or None for all.",
         )
         _check(bool(self.cross_sizes), "cross_sizes is empty; give the side of at least one map, such as 16.")
+        _check(
+            self.append_classes or self.class_prompts != "caption",
+            "class_prompts is caption, which takes the classes behind a caption that names them by other words; leave "
+            "append_classes on.",
+        )
         _check(self.power >= 0, f"power is {self.power}; it cannot be negative.")
         _check(0 <= self.low <= self.high <= 1, f"low is {self.low} and high {self.high}; give 0 <= low <= high <= 1.")
         _check(self.seed >= 0, f"seed is {self.seed}; it cannot be negative.")
@@ -273,7 +279,7 @@ class _Generator:
         if self.sam2 is not None:
             images = self.diffusion.generate(context, self.negative, **options).numpy()
             return images, [self._segments(image) for image in images]
-        class_context, spans = self._class_context(prompts)
+        class_context, tokens = self._class_context(prompts, texts, context)
         maps = AttentionCapture(
             self.diffusion.unet, class_context, cross_sizes=config.cross_sizes, self_size=config.self_size
         )
@@ -282,27 +288,32 @@ class _Generator:
         for k, prompt in enumerate(prompts):
             ids[k, : len(prompt.classes)] = torch.tensor(self._ids(prompt))
         if config.masks == "adaptive":
-            sizes = [class_maps(maps.cross_of(size), spans) for size in config.cross_sizes]
+            sizes = [class_maps(maps.cross_of(size), tokens) for size in config.cross_sizes]
             pixels = torch.from_numpy(images)
             return images, list(
                 adaptive_labels(sizes, maps.self_, pixels, ids, config.adaptive, config.power).cpu().numpy()
             )
-        refined = refine(class_maps(maps.cross, spans), maps.self_, config.power)
+        refined = refine(class_maps(maps.cross, tokens), maps.self_, config.power)
         size = (config.image_size, config.image_size)
         labels = to_labels(refined, ids.to(refined.device), size, config.low, config.high)
         return images, list(labels.cpu().numpy())
 
-    def _class_context(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, list[list[tuple[int, int]]]]:
+    def _class_context(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], context: torch.Tensor
+    ) -> tuple[torch.Tensor, list[list[Sequence[int]]]]:
         """Embedded class prompts, `b s c` or `b g s c`, and the tokens of each class in its prompt."""
-        tokenizer = self.diffusion.tokenizer
-        if self.config.class_prompts == "joint":
+        tokenizer, kind = self.diffusion.tokenizer, self.config.class_prompts
+        if kind == "caption":
+            named = zip(texts, prompts, strict=True)
+            return context, [caption_words(text, prompt.classes, tokenizer) for text, prompt in named]
+        if kind == "joint":
             found = [class_prompt(prompt.classes, tokenizer) for prompt in prompts]
-            return self.diffusion.embed([text for text, _ in found]), [spans for _, spans in found]
+            return self.diffusion.embed([text for text, _ in found]), [tokens for _, tokens in found]
         most = max(len(prompt.classes) for prompt in prompts)
         groups = [[class_prompt([name], tokenizer) for name in prompt.classes] for prompt in prompts]
-        texts = [text for group in groups for text in [*(text for text, _ in group), *[""] * (most - len(group))]]
-        context = self.diffusion.embed(texts).unflatten(0, (len(prompts), most))
-        return context, [[span for _, spans in group for span in spans] for group in groups]
+        each = [text for group in groups for text in [*(text for text, _ in group), *[""] * (most - len(group))]]
+        groups_context = self.diffusion.embed(each).unflatten(0, (len(prompts), most))
+        return groups_context, [[own for _, tokens in group for own in tokens] for group in groups]
 
     def _segments(self, image: np.ndarray) -> np.ndarray:
         """SAM 2's automatic masks in one: the larger below the smaller ones, numbered from 1; 0 is in none."""

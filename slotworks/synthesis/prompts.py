@@ -4,11 +4,12 @@ Text encoders see a fixed number of tokens, 77 for CLIP. What is too long is tak
 the classes, because masks are read from the attention to them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slotworks.synthesis.nouns import readable
+from slotworks.synthesis.nouns import plural, readable
 from slotworks.types import UserError
 
 
@@ -52,8 +53,8 @@ def compose(caption: str, classes: Sequence[str], tokenizer: Any) -> str:
         words.pop()
 
 
-def class_prompt(classes: Sequence[str], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """The text "class class" and the tokens of each class in it as `(first, behind the last)`.
+def class_prompt(classes: Sequence[str], tokenizer: Any) -> tuple[str, list[Sequence[int]]]:
+    """The text "class class" and the tokens of each class in it.
 
     Positions are those of the tokenised text, where the token of the beginning is number 0; a class may have several
     tokens. Dataset Diffusion's code takes the word's number for the token's, which is right only for short words.
@@ -68,11 +69,48 @@ def class_prompt(classes: Sequence[str], tokenizer: Any) -> tuple[str, list[tupl
     before = next((i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), None)
     if before is None or not all(parts):
         raise UserError(f"This model's tokenizer does not split {' '.join(names)!r} at spaces; choose another model.")
-    spans = []
+    spans: list[Sequence[int]] = []
     for part in parts:
-        spans.append((before, before + len(part)))
+        spans.append(range(before, before + len(part)))
         before += len(part)
     return " ".join(names), spans
+
+
+def caption_words(text: str, classes: Sequence[str], tokenizer: Any) -> list[Sequence[int]]:
+    """The tokens of each class in a prompt of `compose`: of the words of the caption that name it, all of them.
+
+    Where a place follows a name, "a star at 25 40", its last token counts as well: there the text encoder of
+    `package:painted_diffusion` says the object with all that is known of it. A class that the caption names by other
+    words, such as a man for a person, has the tokens of its name behind the semicolon.
+    """
+    names = list(map(readable, classes))
+    caption, _, _ = text.rpartition("; ")
+    inner, whole = _ids(tokenizer, text, special=False), _ids(tokenizer, text)
+    begin = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
+    found: list[Sequence[int]] = []
+    for name, (first, *_) in zip(names, _behind(caption, names), strict=True):
+        forms = "|".join(map(re.escape, (plural(name), name)))
+        said = [match.span("name") for match in re.finditer(rf"\b(?P<name>{forms})\b", caption)]
+        tokens = [i for start, stop in said or [(first, first + len(name))] for i in _tokens(tokenizer, text, start, stop)]
+        places = re.finditer(rf"\b(?:{forms})\b (?P<place>at \d\d \d\d)\b", caption)
+        tokens += [_tokens(tokenizer, text, *match.span("place"))[-1] for match in places]
+        found.append([begin + i for i in sorted(tokens)])
+    return found
+
+
+def _behind(caption: str, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each name stands behind the caption: first letter, and behind the last."""
+    start, found = len(caption) + 2 if caption else 0, []
+    for name in names:
+        found.append((start, start + len(name)))
+        start += len(name) + 1
+    return found
+
+
+def _tokens(tokenizer: Any, text: str, start: int, stop: int) -> range:
+    """Numbers of the tokens of some words in a text, without the one of its beginning."""
+    before = len(_ids(tokenizer, text[:start].rstrip(), special=False))
+    return range(before, len(_ids(tokenizer, text[:stop], special=False)))
 
 
 def _ids(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:

@@ -36,23 +36,23 @@ def refine(
 
 
 def class_maps(
-    cross: Float[Tensor, "b s h w"] | Float[Tensor, "b g s h w"], spans: Sequence[Sequence[tuple[int, int]]]
+    cross: Float[Tensor, "b s h w"] | Float[Tensor, "b g s h w"], tokens: Sequence[Sequence[Sequence[int]]]
 ) -> Float[Tensor, "b c h w"]:
     """The mean map over the tokens of each class.
 
     Args:
         cross: attention to the tokens of one prompt for each image, or of several: then class k stands in prompt k.
-        spans: for each image the tokens of its classes, as `slotworks.synthesis.prompts.class_prompt` gives them.
+        tokens: for each image those of its classes, as `slotworks.synthesis.prompts` gives them.
 
     Returns:
         As many maps as the image with the most classes has; the others have zeros behind.
     """
-    most = max(len(image) for image in spans)
-    maps = cross.new_zeros(len(spans), most, *cross.shape[-2:])
-    for b, image in enumerate(spans):
-        for c, (first, stop) in enumerate(image):
+    most = max(len(image) for image in tokens)
+    maps = cross.new_zeros(len(tokens), most, *cross.shape[-2:])
+    for b, image in enumerate(tokens):
+        for c, own in enumerate(image):
             prompt = cross[b, c] if cross.ndim == 5 else cross[b]
-            maps[b, c] = prompt[first:stop].mean(0)
+            maps[b, c] = prompt[list(own)].mean(0)
     return maps
 
 

@@ -59,7 +59,7 @@ def test_classes_stand_alone():
     """The data engine reads masks from the tokens of each class."""
     text, spans = class_prompt(("circle", "square", "cross"), word_tokenizer(WORDS, 32))
     assert text == "circle square cross"
-    assert spans == [(1, 2), (2, 3), (3, 4)]
+    assert spans == [range(1, 2), range(2, 3), range(3, 4)]
 
 
 def test_saved_and_read_again(tmp_path):

@@ -145,7 +145,8 @@ def test_a_folder_of_other_settings_is_refused(whole, config):
 
 def test_settings_show_in_the_masks_and_not_in_the_images(whole, config, tmp_path):
     before = rows(Path(whole["folder"]))[:2]
-    for number, change in enumerate(({"class_prompts": "per_class"}, {"power": 0}, {"low": 0.2, "high": 0.8})):
+    changes = ({"class_prompts": "per_class"}, {"class_prompts": "caption"}, {"power": 0}, {"low": 0.2, "high": 0.8})
+    for number, change in enumerate(changes):
         folder = tmp_path / str(number)
         synthesize(replace(config, num_images=2, **change), folder)
         for row, same in zip(rows(folder), before, strict=True):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotworks.synthesis.prompts import TooManyClasses, class_prompt, compose
+from slotworks.synthesis.prompts import TooManyClasses, caption_words, class_prompt, compose
 from slotworks.types import UserError
 from slotworks.vocabulary import COCO_CLASSES
 
@@ -43,10 +43,21 @@ def test_too_many_classes_are_refused(tokenizer):
 def test_spans_are_the_tokens_of_each_class(tokenizer):
     text, spans = class_prompt(("hot dog", "cat", "pottedplant"), tokenizer)
     assert text == "hot dog cat potted plant"
-    assert spans == [(1, 7), (7, 10), (10, 21)]  # word numbers would say 1, 3, 4
+    assert spans == [range(1, 7), range(7, 10), range(10, 21)]  # word numbers would say 1, 3, 4
     ids = tokenizer(text).input_ids
-    shown = [tokenizer.decode(ids[first:stop]).replace(" ", "") for first, stop in spans]
+    shown = [tokenizer.decode(ids[span.start : span.stop]).replace(" ", "") for span in spans]
     assert shown == ["hotdog", "cat", "pottedplant"]
+
+
+def test_words_of_a_caption_are_all_that_name_a_class(tokenizer):
+    text = compose("cats at 10 20 beside a man, and a cat; a tomcat", ("cat", "person"), tokenizer)
+    ids = tokenizer(text).input_ids
+    cat, person = caption_words(text, ("cat", "person"), tokenizer)
+    assert cat == [1, 2, 3, 4, 10, 26, 27, 28]  # cats, the end of its place, cat, and not of a tomcat
+    assert "".join(tokenizer.decode([ids[i]]) for i in person) == "person"  # behind the caption, which says man
+    assert list(person) == list(range(len(ids) - 7, len(ids) - 1))
+    alone = compose("", ("cat",), tokenizer)
+    assert caption_words(alone, ("cat",), tokenizer) == [[1, 2, 3]]
 
 
 def test_a_tokenizer_that_joins_words_is_refused():
