@@ -158,7 +158,7 @@ def painted() -> Synthesis:
         scenes(),
         source=SceneCaptions(PaintedScenes(), places=True),
         model="package:painted_diffusion",
-        class_prompts="caption",  # from the class alone this model tells shapes as seldom as a guess: docs/notes/glass.md
+        class_prompts="caption",  # of a class alone this model draws, but does not find it: docs/notes/glass.md
         steps=20,
         cfg_scale=1.5,
     )

@@ -107,28 +107,13 @@ def evaluate_edits(
     if min(count, batch_size) < 2:
         raise UserError(f"Edits bring an object in from the next image; {min(count, batch_size)} at once has no next.")
     batch_size -= count % batch_size == 1  # a last batch of one would have no next, either
-    options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
+    options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
     found: dict[str, list[Tensor]] = {}
     with inspecting(method, seed=seed) as device:
         for start, batch in batches(dataset, count, batch_size, device, NEEDS):
             image, mask = batch["image"], batch["mask"]
-            output = method.encode(image)
-            slot_masks = predicted_masks(output, decode(method, output), size=(mask.shape[-2], mask.shape[-1]))
-            number = torch.arange(start, start + len(image), device=device)
-            gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
-            index = slot_of(slot_masks, mask == gone[:, None, None])
-            drop = going(slot_masks, index, spare_below)
-            own = output.slots[torch.arange(len(image), device=device), index][:, None]
-            none, new = torch.zeros_like(drop), own.roll(-1, 0)
-            wanted = {"before": (none, own[:, :0]), "removed": (drop, own[:, :0])}
-            wanted |= {"added": (none, new), "swapped": (drop, new)}
-            pictures: dict[str, Tensor] = {}
-            for name, (without, also) in wanted.items():
-                for some in as_many(without):
-                    slots = output.slots[some][~without[some]].unflatten(0, (len(some), -1))
-                    options["features"] = None if output.features is None else output.features[some]
-                    drawn = render(method, torch.cat([slots, also[some]], 1), **options).image
-                    pictures.setdefault(name, drawn.new_zeros(len(image), *drawn.shape[1:]))[some] = drawn
+            gone = chosen(mask, start)
+            pictures = draw_edits(method, image, mask == gone[:, None, None], spare_below=spare_below, **options)
             for name, values in edit_scores(image, mask, gone, **pictures).items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
@@ -139,6 +124,48 @@ def evaluate_edits(
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     metrics = {name: summarize(values) for name, values in per_image.items()}
     return Result("edits", f"{rules}; mean over images", count, seed, metrics, per_image)
+
+
+def chosen(mask: Int64[Tensor, "b h w"], start: int = 0) -> Int64[Tensor, " b"]:
+    """Id of the object of each scene that is edited: `1 + i % m` of image `i`, counted from `start`, with m objects."""
+    number = torch.arange(start, start + len(mask), device=mask.device)
+    return 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
+
+
+def draw_edits(
+    method: Method,
+    image: Float[Tensor, "b 3 h w"],
+    where: Bool[Tensor, "b h w"],
+    *,
+    spare_below: float = SPARE_BELOW,
+    **options: Any,
+) -> dict[str, Float[Tensor, "b 3 y x"]]:
+    """Pictures from slots: `before` the edit, one object `removed`, that of the next image `added`, and both `swapped`.
+
+    Args:
+        method: that renders slots.
+        image: scenes, at least two.
+        where: the pixels of each scene's object that is edited; its slot is found as by `evaluate_removal`.
+        spare_below: share of the image below which a slot counts as spare.
+        options: of `render`.
+    """
+    output = method.encode(image)
+    slot_masks = predicted_masks(output, decode(method, output), size=(where.shape[-2], where.shape[-1]))
+    index = slot_of(slot_masks, where)
+    drop = going(slot_masks, index, spare_below)
+    own = output.slots[torch.arange(len(image), device=image.device), index][:, None]
+    new = own.roll(-1, 0)
+    pictures: dict[str, Tensor] = {}
+    for some in as_many(drop):  # all pictures of an image in one place of equal batches: from the same noise
+        every, also = output.slots[some], new[some]
+        rest = every[~drop[some]].unflatten(0, (len(some), -1))
+        features = None if output.features is None else output.features[some]
+        shown = {"before": every, "removed": rest}
+        shown |= {"added": torch.cat([every, also], 1), "swapped": torch.cat([rest, also], 1)}
+        for name, slots in shown.items():
+            drawn = render(method, slots, features=features, **options).image
+            pictures.setdefault(name, drawn.new_zeros(len(image), *drawn.shape[1:]))[some] = drawn
+    return pictures
 
 
 def edit_scores(

@@ -91,7 +91,9 @@ def caption_words(text: str, classes: Sequence[str], tokenizer: Any) -> list[Seq
     for name, (first, *_) in zip(names, _behind(caption, names), strict=True):
         forms = "|".join(map(re.escape, (plural(name), name)))
         said = [match.span("name") for match in re.finditer(rf"\b(?P<name>{forms})\b", caption)]
-        tokens = [i for start, stop in said or [(first, first + len(name))] for i in _tokens(tokenizer, text, start, stop)]
+        tokens = [
+            i for start, stop in said or [(first, first + len(name))] for i in _tokens(tokenizer, text, start, stop)
+        ]
         places = re.finditer(rf"\b(?:{forms})\b (?P<place>at \d\d \d\d)\b", caption)
         tokens += [_tokens(tokenizer, text, *match.span("place"))[-1] for match in places]
         found.append([begin + i for i in sorted(tokens)])

@@ -6,8 +6,9 @@ import pytest
 import torch
 from test_removal import SCENES, Perfect, distinct  # noqa: F401
 
-from slotworks.evaluation.edits import edit_scores, evaluate_edits
-from slotworks.types import DecoderOutput, UserError
+from slotworks.evaluation import edits
+from slotworks.evaluation.edits import draw_edits, edit_scores, evaluate_edits
+from slotworks.types import DecoderOutput, UserError, to_batch
 
 RED, GREEN, BLUE, GREY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.2, 0.9), (0.5, 0.5, 0.5)
 
@@ -103,6 +104,24 @@ def test_a_perfect_method_edits_each_scene(distinct):  # noqa: F811
     assert {name: one.mean for name, one in result.metrics.items()} == PERFECT
     assert min(result.metrics[name].n for name in ("removal", "added", "swapped")) > 4
     assert all(len(values) == len(distinct) for values in result.per_image.values())
+
+
+class Noise(Perfect):
+    """Draws its starting noise, whatever the slots."""
+
+    def sample(self, slots, *, steps=1, cfg_scale=1.0, generator=None):
+        return torch.rand((len(slots), 3, 32, 32), generator=generator)
+
+
+def test_all_pictures_of_an_image_start_from_the_same_noise(distinct, monkeypatch):  # noqa: F811
+    """Also where images leave out different numbers of slots, and so are drawn in different batches."""
+    drop = torch.tensor([[True, False, False, False], [True, True, False, False], [False, False, True, False]])
+    monkeypatch.setattr(edits, "going", lambda *_: drop)
+    batch = to_batch(distinct.__getitems__(range(3)))
+    pictures = draw_edits(Noise(), batch["image"], batch["mask"] == 1)
+    assert pictures.keys() == {"before", "removed", "added", "swapped"}
+    for name in ("removed", "added", "swapped"):
+        assert torch.equal(pictures[name], pictures["before"]), name
 
 
 def test_a_single_image_has_no_next():
