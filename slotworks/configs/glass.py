@@ -15,9 +15,10 @@ from typing import Any
 from slotworks.configs import stable_lsd
 from slotworks.configs.recipe import Published, Recipe, changed, recipe
 from slotworks.configs.shared import glass_table, images_from_slots, properties, so_po_go, zero_shot
-from slotworks.configs.stable_lsd import SCENES_ADAM, SCENES_ENCODER, TINY_DIFFUSION
+from slotworks.configs.stable_lsd import PAINTED_DIFFUSION, SCENES_ADAM, SCENES_ENCODER, TINY_DIFFUSION
 from slotworks.configs.tiny_diffusion import REPEATED_SCENES, TINY_SCENES
 from slotworks.data import COCO, VOC
+from slotworks.data.scenes import PaintedScenes
 from slotworks.data.stores.generated import Generated
 from slotworks.data.stores.latents import CachedLatents
 from slotworks.encoders.vit import DINO_B16, MAE_B16, ViTConfig
@@ -302,4 +303,51 @@ def scenes_repeated_mini() -> Run:
 scenes_repeated_semantic_mini = scenes_repeated_mini.but(
     "Drawn shapes of two colours, several of one class in most scenes, without the feature loss.",
     method=_weights(0.7, 0.0),
+)
+
+
+@recipe(
+    takes="not measured yet",
+)
+def painted_mini() -> Run:
+    """Painted scenes, phase 1: objects are drawn where they are, and shapes are classes, at a reduced cost.
+
+    Not a row of a table. Trained on the images of `slotworks synthesize glass.painted`, scored on painted scenes, most
+    of which hold several objects of one class.
+    """
+    first = scenes_mini()
+    assert isinstance(first.method, GlassConfig)
+    method = replace(first.method, diffusion=PAINTED_DIFFUSION, num_slots=7)
+    data = replace(_cached(method, "glass.painted", PaintedScenes(), mask=64), flips=True)
+    return changed(stable_lsd.painted_mini(), method=method, data=data)
+
+
+@recipe(
+    takes="not measured yet",
+)
+def painted_phase2_mini() -> Run:
+    """Painted scenes, phase 2: the small U-Net as well, from the weights of glass.painted_mini."""
+    run = changed(painted_mini(), **_phase2(painted_mini, "painted_mini"))
+    return changed(
+        run,
+        method={"freeze_slots": True},
+        optimizer=replace(SCENES_ADAM, lr=5e-4),
+        steps=1_500,
+        eval_every=1_500,
+    )
+
+
+painted_recon_mini = painted_mini.but(
+    "Painted scenes, reconstruction loss only: the first row of table 6a in miniature.",
+    method=_weights(0.0, 0.0),
+)
+
+painted_recon_semantic_mini = painted_mini.but(
+    "Painted scenes, without the feature loss: table 6a in miniature.",
+    method=_weights(0.7, 0.0),
+)
+
+painted_recon_instance_mini = painted_mini.but(
+    "Painted scenes, without the class masks: table 6a in miniature.",
+    method=_weights(0.0, 0.9),
 )
