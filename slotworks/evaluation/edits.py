@@ -113,7 +113,8 @@ def evaluate_edits(
         for start, batch in batches(dataset, count, batch_size, device, NEEDS):
             image, mask = batch["image"], batch["mask"]
             gone = chosen(mask, start)
-            pictures = draw_edits(method, image, mask == gone[:, None, None], spare_below=spare_below, **options)
+            where = mask == gone[:, None, None]
+            _, pictures = draw_edits(method, image, where, spare_below=spare_below, **options)
             for name, values in edit_scores(image, mask, gone, **pictures).items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
@@ -139,8 +140,8 @@ def draw_edits(
     *,
     spare_below: float = SPARE_BELOW,
     **options: Any,
-) -> dict[str, Float[Tensor, "b 3 y x"]]:
-    """Pictures from slots: `before` the edit, one object `removed`, that of the next image `added`, and both `swapped`.
+) -> tuple[Float[Tensor, "b n h w"], dict[str, Float[Tensor, "b 3 y x"]]]:
+    """The slots' masks, and pictures: `before`, one object `removed`, that of the next image `added`, and `swapped`.
 
     Args:
         method: that renders slots.
@@ -165,7 +166,7 @@ def draw_edits(
         for name, slots in shown.items():
             drawn = render(method, slots, features=features, **options).image
             pictures.setdefault(name, drawn.new_zeros(len(image), *drawn.shape[1:]))[some] = drawn
-    return pictures
+    return slot_masks, pictures
 
 
 def edit_scores(

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,12 @@ from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
+from slotworks.evaluation.edits import chosen, draw_edits
+from slotworks.evaluation.masks import inspecting
 from slotworks.evaluation.samples import BACKGROUND, PALETTE, contact_sheet, to_pixels
 from slotworks.files import replacing
 from slotworks.html_text import picture, table
-from slotworks.types import Batch, UserError
+from slotworks.types import Batch, Method, UserError
 
 HEIGHT = 96  # pixels of a picture in a notebook
 
@@ -28,9 +31,10 @@ class Pictures:
         shown = {name: [picture(one, about=name, height=HEIGHT) for one in row] for name, row in self.rows.items()}
         return table([[name, *row] for name, row in shown.items()])
 
-    def sheet(self, *, cell: int = HEIGHT) -> Image.Image:
-        """All of them as one picture, `cell` pixels for each."""
-        return contact_sheet(list(self.rows.values()), cell=cell)
+    def sheet(self, *, cell: int = HEIGHT, across: bool = False) -> Image.Image:
+        """All of them as one picture, `cell` pixels for each; `across`: an image is a row in the place of a column."""
+        rows = list(self.rows.values())
+        return contact_sheet([list(one) for one in zip(*rows, strict=True)] if across else rows, cell=cell)
 
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Write `sheet` to a file of any format that Pillow knows by its ending."""
@@ -76,6 +80,24 @@ def show(
     if recon is not None:
         rows["rendered"] = _colours(recon[:limit])
     return Pictures(rows)
+
+
+def show_edits(method: Method, batch: Batch, *, seed: int = 0, **options: Any) -> Pictures:
+    """Scenes, their slots, drawn again from them, and what `--task edits` asks for: all of it, for people to look at.
+
+    Args:
+        method: that renders slots, on any device.
+        batch: scenes with true masks, at least two; object `1 + i % m` of image `i` is edited.
+        seed: of the initial slots and of the starting noise.
+        options: of `slotworks.evaluation.rendering.render`, such as `steps` and `cfg_scale`.
+    """
+    image, mask = batch["image"], batch["mask"]
+    with inspecting(method, seed=seed) as device:
+        where = (mask == chosen(mask)[:, None, None]).to(device)
+        masks, drawn = draw_edits(method, image.to(device), where, seed=seed, **options)
+    names = {"before": "drawn again", "removed": "one object out", "added": "one added", "swapped": "one for another"}
+    rows = show(batch, masks=masks, limit=len(image)).rows
+    return Pictures(rows | {name: _colours(drawn[kind]) for kind, name in names.items()})
 
 
 def _colours(images: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:

@@ -118,7 +118,7 @@ def test_all_pictures_of_an_image_start_from_the_same_noise(distinct, monkeypatc
     drop = torch.tensor([[True, False, False, False], [True, True, False, False], [False, False, True, False]])
     monkeypatch.setattr(edits, "going", lambda *_: drop)
     batch = to_batch(distinct.__getitems__(range(3)))
-    pictures = draw_edits(Noise(), batch["image"], batch["mask"] == 1)
+    _, pictures = draw_edits(Noise(), batch["image"], batch["mask"] == 1)
     assert pictures.keys() == {"before", "removed", "added", "swapped"}
     for name in ("removed", "added", "swapped"):
         assert torch.equal(pictures[name], pictures["before"]), name
