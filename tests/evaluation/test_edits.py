@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_removal import SCENES, Perfect, distinct  # noqa: F401
 
 from slotworks.evaluation import edits
-from slotworks.evaluation.edits import draw_edits, edit_scores, evaluate_edits
+from slotworks.evaluation.edits import chosen, draw_edits, edit_scores, evaluate_edits
+from slotworks.evaluation.show import show_edits
 from slotworks.types import DecoderOutput, UserError, to_batch
 
 RED, GREEN, BLUE, GREY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.2, 0.9), (0.5, 0.5, 0.5)
@@ -122,6 +124,18 @@ def test_all_pictures_of_an_image_start_from_the_same_noise(distinct, monkeypatc
     assert pictures.keys() == {"before", "removed", "added", "swapped"}
     for name in ("removed", "added", "swapped"):
         assert torch.equal(pictures[name], pictures["before"]), name
+
+
+def test_edits_are_shown_in_rows(distinct):  # noqa: F811
+    batch = to_batch(distinct.__getitems__(range(3)))
+    rows = show_edits(Painter(), batch).rows
+    names = ["image", "true masks", "slots", "drawn again", "one object out", "one added", "one for another"]
+    assert list(rows) == names
+    scenes, again, out = (np.stack([np.asarray(one) for one in rows[name]]) for name in (names[0], names[3], names[4]))
+    assert np.array_equal(scenes, again)
+    gone = (batch["mask"] == chosen(batch["mask"])[:, None, None]).numpy()
+    assert np.array_equal((scenes != out).any(-1), gone)
+    assert show_edits(Painter(), batch).sheet(across=True, cell=32).size == (7 * 36 + 4, 3 * 36 + 4)
 
 
 def test_a_single_image_has_no_next():
