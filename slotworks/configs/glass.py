@@ -330,7 +330,7 @@ def painted_phase2_mini() -> Run:
     run = changed(painted_mini(), **_phase2(painted_mini, "painted_mini"))
     return changed(
         run,
-        method={"freeze_slots": True},
+        method={"freeze_slots": True, "diffusion": {"time_power": 1.5}},  # as the U-Net was trained
         optimizer=replace(SCENES_ADAM, lr=5e-4),
         steps=1_500,
         eval_every=1_500,

@@ -20,7 +20,8 @@ from slotworks.training import Adam, Run
 SCENES_ENCODER = replace(SCENES_VIT, features="normed")
 SCENES_ADAM = Adam(lr=1e-3, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0)
 TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64)
-PAINTED_DIFFUSION = replace(TINY_DIFFUSION, model="package:painted_diffusion")
+PAINTED_DIFFUSION = replace(TINY_DIFFUSION, model="package:painted_diffusion", time_power=4.0)
+"""What slots can tell is told where there is noise: docs/notes/glass.md."""
 
 
 @recipe(

@@ -46,6 +46,13 @@ class StableDiffusionConfig:
     context_dim: int = 1024  # width of the U-Net's context: of what it is shown of a slot
     trained: bool = False  # train the whole U-Net, which then is a part of the checkpoint
     checkpointing: bool = False  # compute activations of the U-Net twice: less memory, a third more time
+    time_power: float = 1.0  # of training: t = 1 - (1 - u) ** power, so that above 1 more of it is spent on noise
+
+    def __post_init__(self):
+        if self.time_power < 1:
+            raise ValueError(
+                f"diffusion.time_power is {self.time_power:g}; give 1, which is uniform over all timesteps, or more."
+            )
 
 
 class StableDiffusionDecoder(nn.Module):
@@ -146,7 +153,7 @@ class StableDiffusionDecoder(nn.Module):
         *,
         slot_mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the prediction at a random timestep, uniform for each image.
+        """Mean squared error of the prediction at a random timestep for each image, see `time_power`.
 
         Gradients reach the context through a frozen U-Net, too.
         """
@@ -154,7 +161,8 @@ class StableDiffusionDecoder(nn.Module):
         def predict(mixed: Tensor, timestep: Tensor) -> Tensor:
             return self.predict(mixed, timestep, context, slot_mask=slot_mask)
 
-        return denoising_loss(latents, len(self.parts(latents).alphas), self.noisy, predict)
+        total, power = len(self.parts(latents).alphas), self.config.time_power
+        return denoising_loss(latents, total, self.noisy, predict, time_power=power)
 
     @torch.no_grad()
     def sample(

@@ -31,7 +31,7 @@ from slotworks.encoders.object_words import ObjectWords, Vocabulary
 from slotworks.encoders.patch_vae import STRIDE, patch_vae, set_components
 from slotworks.encoders.pretrained import save_pipeline
 from slotworks.errors import needs_extra
-from slotworks.nn.diffusion import add_noise, fixed_context, run_solver, target_of
+from slotworks.nn.diffusion import add_noise, fixed_context, noisier_timesteps, run_solver, target_of
 from slotworks.nn.init import unlike
 from slotworks.nn.noise import batch_noise, batch_uniform, shared_choice
 from slotworks.nn.principal import PrincipalComponents
@@ -213,8 +213,8 @@ class PaintedDiffusion(Method):
         context, stands_for = self._context(batch)
         grid = (latents.shape[-2], latents.shape[-1])
         noise = batch_noise(tuple(latents.shape), latents.device, latents.dtype)
-        time = 1 - (1 - batch_uniform((len(latents),), latents.device)) ** self.config.time_power
-        timestep = (time * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+        uniform = batch_uniform((len(latents),), latents.device)
+        timestep = noisier_timesteps(uniform, len(self.alphas), self.config.time_power)
         alpha = self.alphas[timestep][:, None, None, None]
         mixed, target = add_noise(latents, noise, alpha), target_of(latents, noise, alpha, "v_prediction")
         with _attention(self.unet, grid[0] * grid[1]) as maps:

@@ -58,22 +58,31 @@ def clean_of(
     return said if prediction == "sample" else alpha.sqrt() * mixed - (1 - alpha).sqrt() * said
 
 
+def noisier_timesteps(uniform: Float[Tensor, " b"], num_timesteps: int, power: float) -> Int64[Tensor, " b"]:
+    """Timesteps t of T with t / T = 1 - (1 - u) ** power, of uniform u in [0, 1): above 1 more of them are noisy."""
+    time = uniform if power == 1 else 1 - (1 - uniform) ** power
+    return (time * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
 def denoising_loss(
     clean: Float[Tensor, "b *z"],
     num_timesteps: int,
     noisy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     predict: Callable[[Tensor, Int64[Tensor, " b"]], Tensor],
+    *,
+    time_power: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of what `predict` says, at a random timestep for each sample, uniform over all.
+    """Mean squared error of what `predict` says, at a random timestep for each sample.
 
     Args:
         clean: the data z, one row per sample.
         num_timesteps: T.
         noisy: z, noise and timesteps from 0 to z_t and the target.
         predict: the network: z_t and timesteps to what it says.
+        time_power: t / T = 1 - (1 - u) ** power for a uniform u; 1 is uniform over all, more means more noise.
     """
     noise = batch_noise(tuple(clean.shape), clean.device, clean.dtype)
-    timestep = (batch_uniform((len(clean),), clean.device) * num_timesteps).long()
+    timestep = noisier_timesteps(batch_uniform((len(clean),), clean.device), num_timesteps, time_power)
     mixed, target = noisy(clean, noise, timestep)
     return F.mse_loss(predict(mixed, timestep).float(), target)
 
