@@ -328,9 +328,13 @@ def painted_mini() -> Run:
 def painted_phase2_mini() -> Run:
     """Painted scenes, phase 2: the small U-Net as well, from the weights of glass.painted_mini."""
     run = changed(painted_mini(), **_phase2(painted_mini, "painted_mini"))
+    assert isinstance(run.method, GlassConfig)
     return changed(
         run,
-        method={"freeze_slots": True, "diffusion": {"time_power": 1.5}},  # as the U-Net was trained
+        method={
+            "freeze_slots": True,
+            "diffusion": replace(run.method.diffusion, time_power=1.5),  # as the U-Net was trained
+        },
         optimizer=replace(SCENES_ADAM, lr=5e-4),
         steps=1_500,
         eval_every=1_500,
