@@ -12,6 +12,7 @@ from slotworks.nn.diffusion import (
     denoising_loss,
     fixed_context,
     make_solver,
+    noisier_timesteps,
     run_solver,
     scaled_linear_alphas,
     speed_up_attention,
@@ -71,6 +72,22 @@ def test_the_loss_is_a_mean_over_everything_and_draws_all_timesteps():
     counts = torch.bincount(seen[0], minlength=10)
     assert len(counts) == 10
     assert counts.min() > 300
+
+
+def test_more_of_the_timesteps_are_noisy():
+    """P(t < x T) = 1 - (1 - x) ** (1 / power); power 1 takes the numbers as they are."""
+    uniform = torch.arange(10_000) / 10_000
+    assert torch.equal(noisier_timesteps(uniform, 1000, 1.0), (uniform * 1000).long())
+    timestep = noisier_timesteps(uniform, 1000, 4.0)
+    for share in (0.3, 0.6, 0.9):
+        below = (timestep < 1000 * share).double().mean().item()
+        assert below == pytest.approx(1 - (1 - share) ** 0.25, abs=2e-3)
+    assert timestep.max() == 999
+    seen = []
+    denoising_loss(
+        torch.zeros(4000, 1), 1000, lambda z, e, t: (seen.append(t), (z, e))[1], lambda z, t: z, time_power=4
+    )
+    assert (seen[0] < 600).double().mean().item() == pytest.approx(1 - 0.4**0.25, abs=0.03)
 
 
 def test_the_loss_does_not_depend_on_the_split_of_a_batch():
