@@ -225,8 +225,7 @@ def ov_diff_painted() -> Synthesis:
         for k in range(32)
     )
     source = ClassPrompts(scenes.shapes, captions=captions)
-    # Guidance of 1.5: with 3 fewer of the shapes can be told, see the README of package:painted_diffusion.
-    return replace(painted(), source=source, num_images=None, append_classes=False, cfg_scale=1.5)
+    return replace(painted(), source=source, num_images=None, append_classes=False)
 
 
 def diffu_mask_voc() -> Synthesis:

@@ -97,11 +97,6 @@ class Synthesis:
             f"num_images is {self.num_images}; give 1 or more, or None for all.",
         )
         _check(bool(self.cross_sizes), "cross_sizes is empty; give the side of at least one map, such as 16.")
-        _check(
-            self.append_classes or self.class_prompts != "caption",
-            "class_prompts is caption, which takes the classes behind a caption that names them by other words; leave "
-            "append_classes on.",
-        )
         _check(self.power >= 0, f"power is {self.power}; it cannot be negative.")
         _check(0 <= self.low <= self.high <= 1, f"low is {self.low} and high {self.high}; give 0 <= low <= high <= 1.")
         _check(self.seed >= 0, f"seed is {self.seed}; it cannot be negative.")

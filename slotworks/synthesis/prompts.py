@@ -77,35 +77,34 @@ def class_prompt(classes: Sequence[str], tokenizer: Any) -> tuple[str, list[Sequ
 
 
 def caption_words(text: str, classes: Sequence[str], tokenizer: Any) -> list[Sequence[int]]:
-    """The tokens of each class in a prompt of `compose`: of the words of the caption that name it, all of them.
+    """The tokens of each class in a prompt: of the words of its caption that name it, all of them.
 
     Where a place follows a name, "a star at 25 40", its last token counts as well: there the text encoder of
     `package:painted_diffusion` says the object with all that is known of it. A class that the caption names by other
-    words, such as a man for a person, has the tokens of its name behind the semicolon.
+    words, such as a man for a person, has the tokens of its name behind the caption, where `compose` puts it.
+
+    Raises:
+        UserError: a class is named neither in the caption nor behind it.
     """
     names = list(map(readable, classes))
-    caption, _, _ = text.rpartition("; ")
+    behind = " ".join(names)
+    caption = text.removesuffix(behind).removesuffix("; ") if text.endswith(behind) else text
     inner, whole = _ids(tokenizer, text, special=False), _ids(tokenizer, text)
     begin = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
     found: list[Sequence[int]] = []
-    for name, (first, *_) in zip(names, _behind(caption, names), strict=True):
-        forms = "|".join(map(re.escape, (plural(name), name)))
-        said = [match.span("name") for match in re.finditer(rf"\b(?P<name>{forms})\b", caption)]
-        tokens = [
-            i for start, stop in said or [(first, first + len(name))] for i in _tokens(tokenizer, text, start, stop)
-        ]
-        places = re.finditer(rf"\b(?:{forms})\b (?P<place>at \d\d \d\d)\b", caption)
-        tokens += [_tokens(tokenizer, text, *match.span("place"))[-1] for match in places]
-        found.append([begin + i for i in sorted(tokens)])
-    return found
-
-
-def _behind(caption: str, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each name stands behind the caption: first letter, and behind the last."""
-    start, found = len(caption) + 2 if caption else 0, []
+    first = len(text) - len(behind)  # where the next name behind the caption starts
     for name in names:
-        found.append((start, start + len(name)))
-        start += len(name) + 1
+        forms = "|".join(map(re.escape, (plural(name), name)))
+        said = list(re.finditer(rf"\b({forms})\b(?: (at \d\d \d\d)\b)?", caption))
+        if not said and caption == text:
+            raise UserError(
+                f"The prompt {text!r} does not name {name}; append the classes, or take another class prompt."
+            )
+        spans = [match.span(1) for match in said] or [(first, first + len(name))]
+        tokens = [i for span in spans for i in _tokens(tokenizer, text, *span)]
+        tokens += [_tokens(tokenizer, text, *match.span(2))[-1] for match in said if match[2]]
+        found.append([begin + i for i in sorted(tokens)])
+        first += len(name) + 1
     return found
 
 

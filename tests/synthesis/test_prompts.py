@@ -56,6 +56,9 @@ def test_words_of_a_caption_are_all_that_name_a_class(tokenizer):
     assert cat == [1, 2, 3, 4, 10, 26, 27, 28]  # cats, the end of its place, cat, and not of a tomcat
     assert "".join(tokenizer.decode([ids[i]]) for i in person) == "person"  # behind the caption, which says man
     assert list(person) == list(range(len(ids) - 7, len(ids) - 1))
+    assert caption_words("a cat", ("cat",), tokenizer) == [[2, 3, 4]]  # nothing is appended
+    with pytest.raises(UserError, match="does not name person"):
+        caption_words("a man", ("person",), tokenizer)
     alone = compose("", ("cat",), tokenizer)
     assert caption_words(alone, ("cat",), tokenizer) == [[1, 2, 3]]
 
