@@ -2,10 +2,10 @@
 # # Editing with GLASS
 #
 # Take an object out of a picture, and bring one in from another, by the slots that stand for them. The run
-# `zoo:glass-scenes` comes with the package, and so does the little diffusion model that it renders with: nothing is
+# `zoo:glass-painted` comes with the package, and so does the little diffusion model that it renders with: nothing is
 # downloaded. `pip install '.[diffusion]'`.
 #
-# It is a miniature, trained on generated pictures of coloured shapes with no mask by hand
+# It is a miniature, trained on generated pictures of painted shapes with no mask by hand
 # ([what it reaches](../docs/sharing.md#the-zoo)). It finds the objects of many scenes, not of all.
 
 # %%
@@ -15,7 +15,7 @@ import torch
 
 import slotworks
 from slotworks import show
-from slotworks.configs.tiny_diffusion import TINY_SCENES
+from slotworks.data.scenes import PaintedScenes
 from slotworks.editing import add, object_at, remove, render_edit, take_apart
 from slotworks.evaluation.masks import inspecting
 from slotworks.types import to_batch
@@ -25,14 +25,14 @@ STEPS = 2 if SMALL else 30  # of the sampler
 PICTURES = 2 if SMALL else 8
 
 # %%
-run, method = slotworks.from_pretrained("zoo:glass-scenes")
+run, method = slotworks.from_pretrained("zoo:glass-painted")
 run
 
 # %% [markdown]
 # Scenes that the run has never seen, with their slots:
 
 # %%
-test = TINY_SCENES.open("test")
+test = PaintedScenes().open("test")
 several = [i for i in range(40) if test[i]["num_objects"] > 1][:PICTURES]
 batch = to_batch(test.__getitems__(several))
 with inspecting(method, seed=0):

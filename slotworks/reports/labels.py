@@ -121,8 +121,8 @@ def data_name(data: Mapping[str, Any]) -> str:
 def run_name(folder: str | Path) -> str:
     """What a run folder is called for people: its last part, or what `slotworks.hub.local_run` made it of.
 
-    >>> [run_name(f"runs/{name}") for name in ("mine", "hub/zoo--glass-scenes@cd764172df59", "hub/me--a@0123456789ab")]
-    ['mine', 'zoo:glass-scenes', 'hf://me/a']
+    >>> [run_name(f"runs/{name}") for name in ("mine", "hub/zoo--glass-painted@cd764172df59", "hub/me--a@0123456789ab")]
+    ['mine', 'zoo:glass-painted', 'hf://me/a']
     """
     path = Path(folder).resolve()
     found = re.fullmatch(r"(?:(?P<owner>[^@]+?)--)?(?P<name>[^@]+)@[0-9a-f]{12}", path.name)

@@ -180,6 +180,7 @@ def _build(studio: Studio, page: Any) -> None:
             shown[side] = gr.Image(label=f"{name}: click an object", **tall)
 
     buttons: dict[str, Any] = {}
+    words: Any = None  # what was done: above the edited picture, else below
     with gr.Row(equal_height=False):
         picture_of(*SIDES[0])
         if studio.draws:

@@ -53,8 +53,8 @@ MEMBERS = (
         "above 0.9 are joined 78.5 ± 1.7, 73.3 ± 0.7, 65.2 ± 1.1.",
     ),
     Member("spot-scenes", "spot.scenes_stage2_mini"),
-    Member("stable-lsd-scenes", "stable_lsd.scenes_mini"),
-    Member("glass-scenes", "glass.scenes_repeated_mini"),
+    Member("stable-lsd-painted", "stable_lsd.painted_mini"),
+    Member("glass-painted", "glass.painted_phase2_mini"),
 )
 
 
