@@ -19,7 +19,7 @@ def test_verbs_recipes_and_options():
     assert following(["train", ""]) == [row["name"] for row in tables.read()["recipes"]]
     assert following(["segment", "--num-s"]) == ["--num-slots"]
     assert following(["train", "slot_attention.clevr6", "--se"]) == ["--seeds"]
-    assert following(["recipes", "--"]) == ["--json", "--help", "--quiet"]
+    assert following(["recipes", "--"]) == ["--published", "--json", "--help", "--quiet"]
     assert following(["completion", ""]) == list(SCRIPTS)
 
 

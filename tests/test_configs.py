@@ -19,7 +19,7 @@ PARAMETERS = {  # counted by hand from tables 3 to 6 of the supplement
 PUBLISHED = {"tetrominoes": "99.5", "multi_dsprites": "91.3", "clevr6": "98.8"}
 
 
-EARLIER = ("glass.", "stable_lsd.", "slot_diffusion.", "dataset_diffusion.")
+EARLIER = ("glass.", "stable_lsd.", "slot_diffusion.", "dataset_diffusion.", "diffu_mask.", "comus.")
 LEARNS = [  # the others start from an earlier run, load weights, or are as large as their papers say
     name
     for name in recipes()

@@ -429,7 +429,8 @@ def test_a_hub_id_that_cannot_be_had(offline):
         "The network 'facebook/dino-vitb16' is not on this machine and could not be downloaded (LocalEntryNotFoundError"
     )
     assert message.endswith(
-        "; check the name and the connection, or give a folder with config.json and model.safetensors."
+        "give a folder with config.json and model.safetensors, to train as --method.encoder.model FOLDER, to segment "
+        "as --encoder FOLDER."
     )
     assert "\n" not in message
 

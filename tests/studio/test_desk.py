@@ -96,8 +96,8 @@ def test_what_cannot_be_done_is_told(desk):
     for work in (desks.bring, lambda d: desks.choose(d, "other", 0, 0, SIZE)):
         with pytest.raises(UserError, match="no second picture"):
             work(alone)
-    for work, where in ((desks.remove, "left"), (desks.exchange, "left"), (desks.bring, "right")):
-        with pytest.raises(UserError, match=f"No object is chosen on the {where}"):
+    for work, where in ((desks.remove, "picture"), (desks.exchange, "picture"), (desks.bring, "second picture")):
+        with pytest.raises(UserError, match=f"No object is chosen in the {where};"):
             work(desk)
     chosen = desks.choose(desk, "picture", 0, 0, SIZE)
     with pytest.raises(UserError, match="taken out before"):
