@@ -29,8 +29,6 @@ def test_recipes_are_the_papers():
             assert (config.class_prompts, config.cross_sizes, config.low) == ("joint", (16,), 0.5)
         elif name.startswith("glass.") and not name.startswith(("glass.scenes", "glass.painted")):
             # section 4: one prompt for each class, resolutions averaged
-            ("glass.scenes", "glass.painted")
-        ):  # section 4: one prompt for each class, resolutions averaged
             assert (config.class_prompts, config.cross_sizes) == ("per_class", (8, 16, 32))
     changed = build("glass.coco", ["--class-prompts", "joint", "--source.captioner.num-beams", "5", "--low", "0.5"])
     assert (changed.class_prompts, changed.source.captioner.num_beams, changed.low) == ("joint", 5, 0.5)
