@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EDIT_STEPS, EDIT_SCALE = 20, 1.5  # of the sampler
 EDITS = 48  # painted scenes whose edits are scored
 SHOWN = 8  # whose edits are shown
-PHASES = (900, 400)  # steps of both, fewer than the recipes' 2,000 and 800
+PHASES = (650, 120)  # steps of both, fewer than the recipes' 2,000 and 800
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
 def demo_glass(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs/demo_glass"),
-    images: int = 400,
+    images: int = 300,
     steps: int | None = None,
     seed: int = 0,
     precision: Precision = "auto",
