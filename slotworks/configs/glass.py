@@ -111,6 +111,15 @@ def _phase2(first: Callable[[], Run], name: str) -> dict[str, Any]:
     }
 
 
+def _small_phase2(first: Callable[[], Run], name: str, *, steps: int, time_power: float = 1.0) -> Run:
+    """Phase 2 of a miniature: the slots stay exactly as they were, which spares their gradients."""
+    run = changed(first(), **_phase2(first, name))
+    assert isinstance(run.method, GlassConfig)
+    diffusion = replace(run.method.diffusion, time_power=time_power)
+    method = replace(run.method, freeze_slots=True, diffusion=diffusion)
+    return changed(run, method=method, optimizer=replace(SCENES_ADAM, lr=5e-4), steps=steps, eval_every=steps)
+
+
 coco_dagger = coco.but(
     "COCO with the images' true classes in the place of captions, phase 1 (GLASS with a dagger).",
     glass_table("tables 2 and 11", {"mIoU_i": "39.0", "mBO_i": "40.8", "mBO_c": "48.7", "FG-ARI": "32.5"}),
@@ -261,14 +270,7 @@ def scenes_mini() -> Run:
 )
 def scenes_phase2_mini() -> Run:
     """Drawn shapes, phase 2: the small U-Net as well, from the weights of glass.scenes_mini."""
-    run = changed(scenes_mini(), **_phase2(scenes_mini, "scenes_mini"))
-    return changed(
-        run,
-        method={"freeze_slots": True},
-        optimizer=replace(SCENES_ADAM, lr=5e-4),
-        steps=1_000,
-        eval_every=1_000,
-    )
+    return _small_phase2(scenes_mini, "scenes_mini", steps=1_000)
 
 
 scenes_recon_mini = scenes_mini.but(
@@ -327,18 +329,7 @@ def painted_mini() -> Run:
 )
 def painted_phase2_mini() -> Run:
     """Painted scenes, phase 2: the small U-Net as well, from the weights of glass.painted_mini."""
-    run = changed(painted_mini(), **_phase2(painted_mini, "painted_mini"))
-    assert isinstance(run.method, GlassConfig)
-    return changed(
-        run,
-        method={
-            "freeze_slots": True,
-            "diffusion": replace(run.method.diffusion, time_power=1.5),  # as the U-Net was trained
-        },
-        optimizer=replace(SCENES_ADAM, lr=5e-4),
-        steps=800,
-        eval_every=800,
-    )
+    return _small_phase2(painted_mini, "painted_mini", steps=800, time_power=1.5)  # as the U-Net was trained
 
 
 painted_recon_mini = painted_mini.but(

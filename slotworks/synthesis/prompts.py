@@ -64,11 +64,9 @@ def class_prompt(classes: Sequence[str], tokenizer: Any) -> tuple[str, list[Sequ
     """
     names = list(map(readable, classes))
     parts = [_ids(tokenizer, name, special=False) for name in names]
-    whole = _ids(tokenizer, " ".join(names))
-    inner = [token for part in parts for token in part]
-    before = next((i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), None)
-    if before is None or not all(parts):
-        raise UserError(f"This model's tokenizer does not split {' '.join(names)!r} at spaces; choose another model.")
+    if not all(parts):
+        raise _joins(" ".join(names))
+    before = _begin(tokenizer, " ".join(names), [token for part in parts for token in part])
     spans: list[Sequence[int]] = []
     for part in parts:
         spans.append(range(before, before + len(part)))
@@ -84,13 +82,12 @@ def caption_words(text: str, classes: Sequence[str], tokenizer: Any) -> list[Seq
     words, such as a man for a person, has the tokens of its name behind the caption, where `compose` puts it.
 
     Raises:
-        UserError: a class is named neither in the caption nor behind it.
+        UserError: a class is named neither in the caption nor behind it; the tokenizer reads a text otherwise alone.
     """
     names = list(map(readable, classes))
     behind = " ".join(names)
     caption = text.removesuffix(behind).removesuffix("; ") if text.endswith(behind) else text
-    inner, whole = _ids(tokenizer, text, special=False), _ids(tokenizer, text)
-    begin = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
+    begin = _begin(tokenizer, text, _ids(tokenizer, text, special=False))
     found: list[Sequence[int]] = []
     first = len(text) - len(behind)  # where the next name behind the caption starts
     for name in names:
@@ -106,6 +103,19 @@ def caption_words(text: str, classes: Sequence[str], tokenizer: Any) -> list[Seq
         found.append([begin + i for i in sorted(tokens)])
         first += len(name) + 1
     return found
+
+
+def _begin(tokenizer: Any, text: str, inner: list[int]) -> int:
+    """The position at which these tokens start in those of a text, behind the one of its beginning."""
+    whole = _ids(tokenizer, text)
+    for i in range(len(whole)):
+        if whole[i : i + len(inner)] == inner:
+            return i
+    raise _joins(text)
+
+
+def _joins(text: str) -> UserError:
+    return UserError(f"This model's tokenizer does not split {text!r} at spaces; choose another model.")
 
 
 def _tokens(tokenizer: Any, text: str, start: int, stop: int) -> range:
