@@ -1,5 +1,6 @@
 """Trained runs as folders that travel, by a hub that the tests serve on this machine."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,6 +20,8 @@ from slotworks.cli import main
 from slotworks.errors import UserError
 from slotworks.hub import from_pretrained, local_run, save_pretrained
 from slotworks.training import load_run
+
+ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 @pytest.fixture
@@ -77,15 +80,17 @@ def test_pushed_loaded_elsewhere_scored_to_the_last_digit_exported_and_read(tiny
     place = tmp_path / "runs" / "hub" / f"me--tetrominoes@{oid[:12]}"
     assert (place / "eval" / "tetromino_scenes-test-slot-attention.json").is_file()
 
-    words = ["export", "hf://me/tetrominoes", "--to", "torch", "--out", "exported", "--json"]
-    fresh = [sys.executable, "-m", "slotworks", *words]  # the checks of shapes in tests cannot be traced
-    written = subprocess.run(fresh, env=os.environ | more, capture_output=True, text=True, timeout=300)
-    assert written.returncode == 0, written.stderr
-    programs = {one["name"]: one for one in json.loads(written.stdout)["programs"]}
-    assert all(one["checked"] and one["difference"] <= 1e-4 for one in programs.values())
-    assert next(iter(programs["encoder"]["outputs"])) == "slots"
+    programs: dict[str, dict] = {}
+    for to in ("onnx", "torch") if ONNX else ("torch",):
+        words = ["export", "hf://me/tetrominoes", "--to", to, "--out", f"exported_{to}", "--json"]
+        fresh = [sys.executable, "-m", "slotworks", *words]  # the checks of shapes in tests cannot be traced
+        written = subprocess.run(fresh, env=os.environ | more, capture_output=True, text=True, timeout=300)
+        assert written.returncode == 0, written.stderr
+        programs = {one["name"]: one for one in json.loads(written.stdout)["programs"]}
+        assert all(one["checked"] and one["difference"] <= 1e-4 for one in programs.values())
+        assert next(iter(programs["encoder"]["outputs"])) == "slots"
     images = torch.rand(2, 3, 35, 35)
-    found, *_ = torch.export.load(tmp_path / "exported" / programs["encoder"]["file"]).module()(images)
+    found, *_ = torch.export.load(tmp_path / "exported_torch" / programs["encoder"]["file"]).module()(images)
     slots = from_pretrained("hf://me/tetrominoes", device="cpu")[1].encode(images).slots
     torch.testing.assert_close(found, slots, rtol=0, atol=1e-4)
 

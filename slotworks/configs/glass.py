@@ -319,7 +319,7 @@ def painted_mini() -> Run:
     """
     first = scenes_mini()
     assert isinstance(first.method, GlassConfig)
-    method = replace(first.method, diffusion=PAINTED_DIFFUSION, num_slots=7)
+    method = replace(first.method, diffusion=PAINTED_DIFFUSION, num_slots=6, num_iterations=3)
     data = replace(_cached(method, "glass.painted", PaintedScenes(), mask=64), flips=True)
     return changed(stable_lsd.painted_mini(), method=method, data=data)
 
