@@ -43,7 +43,7 @@ show(batch, masks=masks)
 # %% [markdown]
 # ## Take one out
 #
-# A click on a pixel names the object: its slot, and the spare slots that look there, too. Then the picture is rendered
+# A click on a pixel names the object: its slot, and other slots that look there, too. Then the picture is rendered
 # twice from the same noise, from all slots and from those that are left.
 
 # %%

@@ -49,8 +49,8 @@ NOT_NEGATIVES = """
     num_test num_train num_val power refinement tau_steps test_size timestep train_size trained_blocks val_size
 """
 SHARES = """
-    appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light mask_ratio max_share
-    predictor_dropout shadow spare_below test_fraction top_p val_fraction word_dropout
+    appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light looks_above mask_ratio
+    max_share predictor_dropout shadow test_fraction top_p val_fraction word_dropout
 """
 RANGES: dict[str, Range] = {
     "num_slots": (1, MAX_SLOTS),

@@ -83,7 +83,7 @@ def no_work(monkeypatch):
         ("evaluate RUN --seed -1", "seed is -1; it must be 0 or more."),
         ("evaluate RUN --protocol oclf nonsense", "There is no protocol 'nonsense'"),
         ("evaluate RUN --task properties --epochs 0", "epochs is 0; it must be 1 or more."),
-        ("evaluate RUN --task removal --spare-below 1.5", "spare_below is 1.5; it must be from 0 to 1."),
+        ("evaluate RUN --task removal --looks-above 1.5", "looks_above is 1.5; it must be from 0 to 1."),
         ("evaluate RUN --task removal --cfg-scale nan", "cfg_scale is nan; it must be a number."),
         ("segment RUN PICTURE --num-slots 0", "num_slots is 0; it must be from 1 to 256."),
         ("segment RUN PICTURE --num-slots 257", "num_slots is 257; it must be from 1 to 256."),

@@ -89,7 +89,7 @@ def edit_picture(
         image_size: height and width that the method was trained on; pictures are resized to it.
         remove_slots: slots to take out.
         remove_at: pixels `x, y` of the picture as it is in the file; the slots that own them are taken out, and with
-            them the spare slots that look there (`slotworks.evaluation.masks.owners`).
+            them the slots that look there, too (`slotworks.evaluation.removal.going`).
         how: "drop", "zero" or "mean", see `slotworks.editing.remove`; also of `move_slot`.
         add_slots: other pictures, and the slot of each to bring in.
         replace_slots: with `add_slots`, the slot that each takes the place of; by default they are appended.

@@ -115,7 +115,7 @@ def slot_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -
 
 
 def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None) -> list[int]:
-    """All slots to take out with the object at a pixel: its owner, those joined into it, spare ones there.
+    """All slots to take out with the object at a pixel: its owner, those joined into it, others that look there.
 
     Arguments and errors are those of `slot_at`.
     """
@@ -124,8 +124,8 @@ def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None)
     masks = interpolate(scene.masks[None].float(), (height, width), mode="bilinear", align_corners=False)
     drop = going(masks, torch.tensor([index], device=masks.device))[0]
     joined = scene.joined(index)
-    spare = [k for k in drop.nonzero()[:, 0].tolist() if k not in joined and scene.joined(k) == [k]]
-    return [*joined, *spare]
+    also = [k for k in drop.nonzero()[:, 0].tolist() if k not in joined and scene.joined(k) == [k]]
+    return [*joined, *also]
 
 
 def render_edit(

@@ -28,9 +28,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from slotworks.evaluation.generation import middles, tint
-from slotworks.evaluation.masks import SPARE_BELOW, decode, inspecting, predicted_masks
+from slotworks.evaluation.masks import decode, inspecting, predicted_masks
 from slotworks.evaluation.removal import (
     ALIKE,
+    LOOKS_ABOVE,
     NEEDS,
     RemovalOptions,
     as_many,
@@ -75,11 +76,11 @@ def evaluate_edits(
     seed: int = 0,
     batch_size: int = 64,
     renderer: Renderer | None = None,
-    spare_below: float = SPARE_BELOW,
+    looks_above: float = LOOKS_ABOVE,
 ) -> Result:
     """Three edits of each image, scored by place.
 
-    The object g is mask id `1 + i % m` of image `i` with `m` objects; its slot, and the spare ones that go with it, are
+    The object g is mask id `1 + i % m` of image `i` with `m` objects; its slot, and those that go with it, are
     found as by `evaluate_removal`. The object that comes is that of the next image of the batch; for the last one that
     of the first.
 
@@ -92,7 +93,7 @@ def evaluate_edits(
         seed: of the initial slots and of the starting noise.
         batch_size: images per forward pass, at least two; changes speed, memory, noise and which image is the next.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
-        spare_below: share of the image below which a slot counts as spare; 0: only the slot itself is dropped.
+        looks_above: share of a slot's mask, see `going`; 1: only the slot itself is dropped.
 
     Returns:
         Shares, see above; of edits they count those whose objects stood in their places before.
@@ -114,7 +115,7 @@ def evaluate_edits(
             image, mask = batch["image"], batch["mask"]
             gone = chosen(mask, start)
             where = mask == gone[:, None, None]
-            _, pictures = draw_edits(method, image, where, spare_below=spare_below, **options)
+            _, pictures = draw_edits(method, image, where, looks_above=looks_above, **options)
             for name, values in edit_scores(image, mask, gone, **pictures).items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
@@ -138,7 +139,7 @@ def draw_edits(
     image: Float[Tensor, "b 3 h w"],
     where: Bool[Tensor, "b h w"],
     *,
-    spare_below: float = SPARE_BELOW,
+    looks_above: float = LOOKS_ABOVE,
     **options: Any,
 ) -> tuple[Float[Tensor, "b n h w"], dict[str, Float[Tensor, "b 3 y x"]]]:
     """The slots' masks, and pictures: `before`, one object `removed`, that of the next image `added`, and `swapped`.
@@ -147,13 +148,13 @@ def draw_edits(
         method: that renders slots.
         image: scenes, at least two.
         where: the pixels of each scene's object that is edited; its slot is found as by `evaluate_removal`.
-        spare_below: share of the image below which a slot counts as spare.
+        looks_above: share of a slot's mask, see `going`.
         options: of `render`.
     """
     output = method.encode(image)
     slot_masks = predicted_masks(output, decode(method, output), size=(where.shape[-2], where.shape[-1]))
     index = slot_of(slot_masks, where)
-    drop = going(slot_masks, index, spare_below)
+    drop = going(slot_masks, index, looks_above)
     own = output.slots[torch.arange(len(image), device=image.device), index][:, None]
     new = own.roll(-1, 0)
     pictures: dict[str, Tensor] = {}

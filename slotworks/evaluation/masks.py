@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import interpolate
 
 from slotworks.types import (
     Batch,
@@ -26,9 +26,6 @@ from slotworks.types import (
 
 PIECE = 6
 """Frames of a video that are encoded at once; more give the same slots in more memory."""
-
-SPARE_BELOW = 0.002
-"""Share of a picture, 8 pixels of 64 x 64, below which a slot counts as spare: it owns nothing."""
 
 
 @contextmanager
@@ -148,25 +145,6 @@ def predicted_masks(
         return masks
     flat = masks.reshape(-1, *masks.shape[-3:])
     return interpolate(flat, size, mode="bilinear", align_corners=False).reshape(*masks.shape[:-2], *size)
-
-
-def owners(masks: Float[Tensor, "b n h w"], spare_below: float = SPARE_BELOW) -> Int64[Tensor, "b n"]:
-    """For each slot the slot that it goes with: itself, or, if it is spare, the one whose area it looks at most.
-
-    A slot owns the pixels where its mask is the largest. A spare slot owns hardly any, but it is a weighted mean over
-    the picture all the same, so that a generator may draw an object from it that another slot owns. That object is
-    gone only when both are.
-
-    Args:
-        masks: soft ones, which sum to one over slots.
-        spare_below: a slot that owns a smaller share of the picture is spare; 0: none is.
-    """
-    own = one_hot(masks.argmax(dim=1), masks.shape[1]).movedim(-1, 1).flatten(2).to(masks)  # b n p
-    spare = own.mean(dim=2) < spare_below
-    spread = masks.flatten(2) / masks.flatten(2).sum(dim=2, keepdim=True).clamp(min=1e-12)
-    looks_at = torch.einsum("bnp,bmp->bnm", spread, own).masked_fill(spare[:, None], -1)
-    numbers = torch.arange(masks.shape[1], device=masks.device)
-    return torch.where(spare, looks_at.argmax(dim=2), numbers)
 
 
 def pieces(method: Method, batch: Batch, *, frames: int = PIECE) -> Iterator[tuple[slice, SlotOutput]]:

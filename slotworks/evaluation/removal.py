@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 
-from slotworks.evaluation.masks import SPARE_BELOW, decode, inspecting, owners, predicted_masks
+from slotworks.evaluation.masks import decode, inspecting, predicted_masks
 from slotworks.evaluation.rendering import (
     EDITING,
     Renderer,
@@ -38,6 +38,8 @@ from slotworks.types import DataConfig, Dataset, Method
 ALIKE = 0.15
 """Colours in [0, 1] that are nearer to each other than this cannot be told apart in a sampled picture."""
 
+LOOKS_ABOVE = 0.25
+"""Share of a slot's mask in the area of another slot from which on it may hold that slot's object as well."""
 
 NEEDS = Needs(fields=("image", "mask"), hint="this task needs images with true masks, such as shape_scenes")
 
@@ -46,10 +48,10 @@ NEEDS = Needs(fields=("image", "mask"), hint="this task needs images with true m
 class RemovalOptions(RenderingOptions):
     """Options of the task, see `evaluate_removal`."""
 
-    spare_below: float = option(
-        SPARE_BELOW,
-        "a slot that owns less than this share of the image is spare, and is dropped with the slot whose area it looks "
-        f"at; {SPARE_BELOW} by default, 0: never",
+    looks_above: float = option(
+        LOOKS_ABOVE,
+        "a slot with more than this share of its mask in the object's area is dropped with the object; "
+        f"{LOOKS_ABOVE} by default, 1: none is",
     )
 
 
@@ -63,13 +65,13 @@ def evaluate_removal(
     seed: int = 0,
     batch_size: int = 64,
     renderer: Renderer | None = None,
-    spare_below: float = SPARE_BELOW,
+    looks_above: float = LOOKS_ABOVE,
 ) -> Result:
     """Take one object out of each image, by its slot, and look whether it is gone and the others are still there.
 
     The object is mask id `1 + i % m` of image `i` with `m` objects. Its slot is the one whose hard mask has the largest
-    IoU with it; it is dropped, and with it the spare slots that look there (`owners`). Both pictures start from the
-    same noise.
+    IoU with it; it is dropped, and with it the slots that look there (`going`). Both pictures start from the same
+    noise.
 
     Args:
         method: on any device; left in the modes it had.
@@ -80,7 +82,7 @@ def evaluate_removal(
         seed: of the initial slots and of the starting noise.
         batch_size: images per forward pass; changes speed, memory, the random slots and the noise.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
-        spare_below: share of the image below which a slot counts as spare; 0: only the slot itself is dropped.
+        looks_above: share of a slot's mask, see `going`; 1: only the slot itself is dropped.
 
     Returns:
         Shares of the objects of an image before the edit: `shown`, and `placed`, those with half of their true pixels
@@ -103,7 +105,7 @@ def evaluate_removal(
             slot_masks = predicted_masks(output, decode(method, output), size=size)
             number = torch.arange(start, start + len(image), device=device)
             gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
-            drop = going(slot_masks, slot_of(slot_masks, mask == gone[:, None, None]), spare_below)
+            drop = going(slot_masks, slot_of(slot_masks, mask == gone[:, None, None]), looks_above)
             scores: dict[str, Tensor] = {}
             options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
             for some in as_many(drop):
@@ -119,7 +121,7 @@ def evaluate_removal(
     metrics = {name: summarize(values) for name, values in per_image.items()}
     rules = (
         "removal: the slot of largest IoU with object 1 + i % m of image i is dropped"
-        + (f", with slots that own less than {spare_below:g} of the image and look there most" if spare_below else "")
+        + (f", with slots that have more than {looks_above:g} of their mask there" if looks_above < 1 else "")
         + "; an object is shown if half of its area is nearest to its colour, and gone if half of that no longer is; "
     )
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
@@ -134,11 +136,28 @@ def slot_of(slot_masks: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b h w"]) -
 
 
 def going(
-    slot_masks: Float[Tensor, "b n h w"], index: Int64[Tensor, " b"], spare_below: float = SPARE_BELOW
+    slot_masks: Float[Tensor, "b n h w"], index: Int64[Tensor, " b"], looks_above: float = LOOKS_ABOVE
 ) -> Bool[Tensor, "b n"]:
-    """A slot of each image and the spare slots that go with it; but never all slots of an image."""
-    itself = one_hot(index, slot_masks.shape[1]).bool()
-    drop = itself | (owners(slot_masks, spare_below) == index[:, None])
+    """A slot of each image and those that may hold its object as well; but never all slots of an image.
+
+    A slot owns the pixels where its mask is the largest. Whether it owns many or none, it is a weighted mean over the
+    picture, so that a generator may draw an object from a slot that looks at it, though another slot owns it. That
+    object is gone only when both are. A slot that looks around evenly does not count: the share of its mask in an area
+    is to be above that area's share of the picture, too.
+
+    Args:
+        slot_masks: soft ones, which sum to one over slots.
+        index: the slot that owns the object.
+        looks_above: share of a slot's mask in the area that the slot of `index` owns, above which it goes, too; at 1
+            none does.
+    """
+    number = slot_masks.shape[1]
+    area = one_hot(slot_masks.argmax(dim=1).flatten(1), number).movedim(-1, 1).to(slot_masks)  # b n p
+    area = area.gather(1, index[:, None, None].expand(-1, 1, area.shape[2]))  # b 1 p
+    masks = slot_masks.flatten(2)
+    looks = (masks * area).sum(2) / masks.sum(2).clamp(min=1e-12)
+    itself = one_hot(index, number).bool()
+    drop = itself | (looks > area.mean(2).clamp(min=looks_above))
     return torch.where(drop.all(dim=1, keepdim=True), itself, drop)
 
 

@@ -73,7 +73,7 @@ def open_other(desk: Desk, scene: Scene) -> Desk:
 
 
 def choose(desk: Desk, side: Side, x: int, y: int, size: tuple[int, int]) -> Desk:
-    """Choose the object at a pixel: its slot, and spare ones that look there.
+    """Choose the object at a pixel: its slot, and others that look there.
 
     Args:
         desk: what lies there now.
@@ -183,7 +183,7 @@ def _chosen(desk: Desk, side: Side) -> Sequence[int]:
 
 
 def _whole(desk: Desk) -> list[Piece]:
-    """The chosen object of the second picture: its slot and those joined into it, without spare ones."""
+    """The chosen object of the second picture: its slot and those joined into it, without others."""
     return [Piece("other", slot) for slot in desk.scene("other").joined(_chosen(desk, "other")[0])]
 
 

@@ -177,7 +177,7 @@ def test_slots_are_numbered_as_segment_numbers_them(method, tmp_path):
         slot_at(scene, 30, 0, (40, 30))
 
 
-def test_an_object_goes_with_the_spare_slots_that_look_at_it():
+def test_an_object_goes_with_the_slots_that_look_at_it():
     """Slot 1 owns the left half, slot 3 the right; slot 0 owns nothing and looks left, slot 2 right."""
     left = torch.tensor([0.9, 0.9, 0.0, 0.0])
     masks = torch.stack([0.2 * left, 0.8 * left, 0.3 * left.flip(0), 0.7 * left.flip(0)])

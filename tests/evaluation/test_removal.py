@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from slotworks.data.scenes import ShapeScenes
-from slotworks.evaluation.masks import owners
 from slotworks.evaluation.removal import evaluate_removal, going, removal_scores, slot_of
 from slotworks.types import DecoderOutput, Method, SlotOutput, UserError, to_batch
 
@@ -159,17 +158,29 @@ def test_slots_and_their_order():
     assert slot_of(masks, where).tolist() == [2, 2]
 
 
-def test_spare_slots_go_with_the_slot_whose_area_they_look_at():
+def test_slots_go_with_the_slot_whose_area_they_look_at():
     """Slots 0 and 1 own half of a row of four pixels each; 2 and 3 win nowhere."""
     masks = torch.tensor([[0.5, 0.5, 0.0, 0.1], [0.0, 0.0, 0.9, 0.6], [0.3, 0.3, 0.0, 0.1], [0.2, 0.2, 0.1, 0.2]])
     masks = masks[None, :, None]  # b n h w; of slot 3, four sevenths lie on the left
-    assert owners(masks).tolist() == [[0, 1, 0, 0]]
-    assert owners(masks, spare_below=0.0).tolist() == [[0, 1, 2, 3]]
     assert going(masks, torch.tensor([0])).tolist() == [[True, False, True, True]]
+    assert going(masks, torch.tensor([0]), 0.6).tolist() == [[True, False, True, False]]
+    assert going(masks, torch.tensor([0]), 1.0).tolist() == [[True, False, False, False]]
     assert going(masks, torch.tensor([1])).tolist() == [[False, True, False, False]]
-    assert going(masks, torch.tensor([2])).tolist() == [[False, False, True, False]]  # itself, though it goes with 0
+    assert going(masks, torch.tensor([2])).tolist() == [[False, False, True, False]]  # itself: it owns no area
     one = torch.tensor([0.6, 0.3, 0.1])[None, :, None, None].expand(1, 3, 2, 2)  # one slot owns all there is
     assert going(one, torch.tensor([0])).tolist() == [[True, False, False]]
+
+
+def test_two_slots_of_one_object_go_together_and_with_the_ground_no_object_goes():
+    """Slots 0 and 1 own two pixels each of an object of four; slot 2 owns the ground, 28 pixels."""
+    ground = torch.zeros(32)
+    first = ground.index_fill(0, torch.tensor([0, 1]), 0.6).index_fill(0, torch.tensor([2, 3]), 0.4)
+    second = ground.index_fill(0, torch.tensor([0, 1]), 0.4).index_fill(0, torch.tensor([2, 3]), 0.6)
+    masks = torch.stack([first, second, 1 - first - second]).view(1, 3, 4, 8)
+    assert going(masks, torch.tensor([0])).tolist() == [[True, True, False]]
+    assert going(masks, torch.tensor([1])).tolist() == [[True, True, False]]
+    blurred = 0.5 * masks + 0.5 * torch.tensor([0.1, 0.1, 0.8])[None, :, None, None]
+    assert going(blurred, torch.tensor([2])).tolist() == [[False, False, True]]  # though over a third look at it
 
 
 def test_a_double_of_the_slot_goes_too(distinct):
@@ -194,13 +205,13 @@ def test_a_double_of_the_slot_goes_too(distinct):
             recon = torch.where(hole, paint[:, 0], recon)
             return DecoderOutput(recon, masks / masks.sum(1, keepdim=True).clamp(min=1e-9))
 
-    alone = evaluate_removal(Doubled(), distinct, batch_size=5, spare_below=0.0)
+    alone = evaluate_removal(Doubled(), distinct, batch_size=5, looks_above=1.0)
     both = evaluate_removal(Doubled(), distinct, batch_size=5)
     assert both.metrics["success"].mean == 1.0
     assert alone.metrics["success"].mean < 0.7
     assert both.metrics["shown"] == alone.metrics["shown"]
-    assert "own less than 0.002" in both.rules
-    assert "own less" not in alone.rules
+    assert "more than 0.25 of their mask" in both.rules
+    assert "of their mask" not in alone.rules
 
 
 def test_needs_masks_and_pictures():

@@ -46,7 +46,7 @@ def test_an_object_goes_with_the_spare_slot_that_looks_there(desk):
     assert first(desks.remove(desks.choose(desk, "picture", 60, 0, (64, 64)))) == [0, 1, 3]  # any size of the click
 
 
-def test_an_object_of_the_second_picture_comes_in_without_spare_slots(desk):
+def test_an_object_of_the_second_picture_comes_in_without_slots_that_look_at_it(desk):
     chosen = desks.choose(desk, "other", 3, 0, SIZE)
     assert chosen.chosen["other"] == (1, 3)
     brought = desks.bring(chosen)
