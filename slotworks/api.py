@@ -178,7 +178,7 @@ def evaluate(
     records = Records()
     shown: Any = None
     for source, dataset, note in task.prepare(job, sources, split):
-        results = task.score(job, source, dataset)
+        results = task.measure(job, source, dataset)
         shown = shown or (results[0], dataset)
         origin = origin_of(folder, source, split, batch_size=batch_size, options=options)
         for result in results:
@@ -287,13 +287,13 @@ def edit(
 
 
 def studio(*runs: str | Path, device: str | None = None, host: str = "127.0.0.1", port: int | None = None) -> Any:
-    """Serve the web editor of runs (`slotworks.studio.Server`) until `close()`; its `address` holds the token.
+    """Serve the web editor of runs, or of one of the zoo, until `close()`; its `address` holds the token.
 
     Raises:
-        UserError: no run, a method without slots, no `gradio`, or an address that cannot be listened on.
+        UserError: a method without slots, no `gradio`, or an address that cannot be listened on.
     """
-    from slotworks.studio import Server, Studio
+    from slotworks.studio import Server, Studio, example_run
 
     check_extra("studio", "gradio")
-    loaded = [(run_name(folder), *load(folder, device=device)) for folder in map(local_run, runs)]
+    loaded = [(run_name(folder), *load(folder, device=device)) for folder in map(local_run, runs or [example_run()])]
     return Server([Studio(method, run, name) for name, run, method in loaded], host=host, port=port)

@@ -46,6 +46,16 @@ following: ContextVar[tuple[int, int]] = ContextVar("following", default=(0, 0))
 
 
 @contextmanager
+def silent() -> Iterator[None]:
+    """Nothing of it is shown."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+@contextmanager
 def progress(
     what: str, total: int | None, *, done: int = 0, unit: str = "images", advice: Advice | None = None
 ) -> Iterator[Callable[[int], None]]:

@@ -40,6 +40,8 @@ from slotworks.files import write_text
 FILE = Path(__file__).with_name("tables.json")
 DOCS = FILE.parents[1] / "docs"  # beside the package in a checkout
 UNKNOWN = "not measured"
+METRIC = ("name", "label", "unit", "better", "about")
+"""What there is to know of a metric."""
 
 _MEMORY = re.compile(r"\d[\d.,]*(?: to \d[\d.,]*)? (?:[GM]i?B)(?! of disk)")
 _MARKED = re.compile(r"(?<=^<!-- recipes )([^:>]+):(\s[^>]+?) -->\n.*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
@@ -59,14 +61,29 @@ def row(name: str) -> dict[str, Any] | None:
     return next((known for known in read()["recipes"] if known["name"] == name), None)
 
 
+_OWN: dict[str, dict[str, str]] = {}
+
+
+def learn(rows: Any) -> None:
+    """Metrics that the package does not have, as a record describes them: `metric` knows them from then on.
+
+    Args:
+        rows: what stands under `about` of a record, which comes from anywhere: what is no row of texts is left out.
+    """
+    for row in rows if isinstance(rows, Sequence) else ():
+        known = {key: row.get(key) for key in METRIC} if isinstance(row, Mapping) else {}
+        if known and all(isinstance(value, str) for value in known.values()):
+            _OWN[str(known["name"])] = {key: str(value) for key, value in known.items()}
+
+
 def metric(name: str, own: Sequence[Mapping[str, Any]] = ()) -> Mapping[str, Any]:
-    """Name, label, unit and direction of a metric, as the task that has it says; of one unknown the name alone.
+    """Name, label, unit and direction of a metric, as what has it says; of one unknown the name alone.
 
     Args:
         name: as in records.
         own: metrics of a task that is not in the tables; they come first.
     """
-    rows = itertools.chain(own, *(task["metrics"] for task in read()["tasks"]))
+    rows = itertools.chain(own, *(task["metrics"] for task in read()["tasks"]), _OWN.values())
     found = next((row for row in rows if fnmatchcase(name, row["name"])), None)
     if found is None:
         return {"name": name, "label": "", "unit": "", "better": "neither", "about": ""}
@@ -119,7 +136,7 @@ def task_row(task: Any) -> dict[str, Any]:
         }
         for field in (fields(task.options) if task.options else ())
     ]
-    metrics = [{key: getattr(one, key) for key in ("name", "label", "unit", "better", "about")} for one in task.metrics]
+    metrics = [one.described() for one in task.metrics]
     return {"name": task.name, "about": task.about, "options": options, "metrics": metrics}
 
 

@@ -48,11 +48,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "editing": ("types", "nn", "encoders", "evaluation"),  # encoders: the diffusion model that texts are composed with
     "synthesis": ("types", "nn", "encoders", "data", "training"),  # training: seeds, settings as YAML
     "label": ("types", "data", "evaluation", "metrics", "synthesis"),  # masks of classes, as synthesis writes them
-    "studio": ("types", "data", "editing", "training", "evaluation"),
     "configs": ("types", "encoders", "decoders", "methods", "data", "training", "synthesis"),
     "tables": ("configs", "data", "evaluation"),  # written down so that the command line need not import them
     "reports": ("tables",),  # units and directions of metrics
     "zoo": ("tables", "reports"),  # reports: numbers of a record in words
+    "studio": ("types", "data", "editing", "training", "evaluation", "zoo"),  # zoo: what is opened if nothing is named
     "hub": ("types", "methods", "data", "training", "reports", "zoo"),  # reports: the card
     "export": ("types", "nn", "methods", "data", "training"),
     "convert": ("types", "encoders", "decoders", "methods", "training", "configs"),  # others' checkpoints

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slotworks import api, protocols
+from slotworks import api, protocols, tables
 from slotworks.cli import main
 from slotworks.evaluation.discovery import score_masks
 from slotworks.evaluation.task import TASKS, find
@@ -157,6 +157,40 @@ def test_a_protocol_and_a_metric(protocol, metric, own, capsys):
     by_hand = [sum(bool((mask[:, : mask.shape[1] // 4] == k).any()) for k in ids) / len(ids) for mask in masks]
     assert mine["per_image"]["first"] == pytest.approx(by_hand, abs=1e-12)
     assert more["per_image"]["first"] == mine["per_image"]["first"]
+
+
+def test_units_of_own_metrics_are_the_same_everywhere(own, capsys, monkeypatch):
+    """A share is printed in percent, also where nobody knows the metric but the record."""
+    monkeypatch.setattr(tables, "_OWN", {})
+    [mine] = records(capsys, "own.py:stripes", "--protocol", "own.py:MINE")
+    assert mine["about"] == [{"name": "first", "label": "First", "unit": "share", "better": "lower", "about": ""}]
+    [bright] = records(capsys, "own.py:stripes", "--task", "own.py:BRIGHT")
+    [stored] = [json.loads(path.read_text()) for path in Path("runs/own.stripes/eval").glob("*-bright.json")]
+    assert (bright["about"], bright["about"][0]["unit"]) == (stored["about"], "index")
+    assert "about" not in records(capsys, "own.py:stripes", "--protocol", "oclf")[0]
+    percent = f"{100 * mine['metrics']['first']['mean']:.1f}"
+    monkeypatch.setattr(tables, "_OWN", {})
+    assert main(["evaluate", "own.py:stripes", "--protocol", "own.py:MINE"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{percent} ±" in printed
+    assert "as they are" not in printed
+    monkeypatch.setattr(tables, "_OWN", {})
+    assert main(["report", "runs/own.stripes"]) == 0
+    page = Path("runs/own.stripes/report.html").read_text()
+    assert "First" in page
+    assert percent in page
+    assert f"{mine['metrics']['first']['mean']:.3f}" not in page
+
+
+def test_what_a_record_says_of_metrics_is_read_with_care(monkeypatch):
+    monkeypatch.setattr(tables, "_OWN", {})
+    known = {"name": "dice", "label": "Dice", "unit": "share", "better": "higher", "about": ""}
+    for rows in (None, "dice", {"dice": known}, ["dice"], [{**known, "unit": 1}], [{"name": "dice"}]):
+        tables.learn(rows)
+        assert tables.metric("dice")["unit"] == ""
+    tables.learn([{**known, "more": 1}, {**known, "name": "fg_ari", "unit": "dB"}])
+    assert tables.metric("dice") == known
+    assert tables.metric("fg_ari")["unit"] == "share"
 
 
 def test_a_recipe_and_a_data_set_that_are_announced(own, capsys):

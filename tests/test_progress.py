@@ -6,10 +6,15 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 from slotworks import progress as module
+from slotworks.cli import main
+from slotworks.data.scenes import TetrominoScenes
+from slotworks.evaluation.task import Job, Needs, Task, batches
 from slotworks.progress import cpu_advice, duration, progress, warning, whole_training
+from slotworks.types import Method
 
 
 @pytest.fixture
@@ -135,3 +140,41 @@ def test_advice_is_true_for_the_case(monkeypatch):
 
 def test_a_training_counts_its_evaluations():
     assert whole_training(0.1, 1_000, 3, 20.0) == pytest.approx(0.1 * (1_000 + 3 * 20 / 3))
+
+
+def test_an_evaluation_shows_its_images_and_a_training_does_not(monkeypatch, clock):
+    source = TetrominoScenes(num_test=40)
+    dataset = source.open("test")
+
+    def score(job, source, dataset):
+        for _ in batches(dataset, 40, 10, torch.device("cpu"), Needs(fields=("image",))):
+            clock.seconds += 30
+        return ["scored"]
+
+    text = shown(monkeypatch)
+    task = Task("own", "", score, ())
+    assert task.measure(Job(Method()), source, dataset) == ["scored"]
+    lines = text.getvalue().splitlines()
+    assert [line.partition(",")[0] for line in lines if " of " in line] == [
+        f"tetromino_scenes: {k} of 40 images" for k in (20, 30, 40)
+    ]
+    text = shown(monkeypatch)
+    with module.silent():
+        task.measure(Job(Method()), source, dataset)
+    assert not module.console.quiet
+    task.score(Job(Method()), source, dataset)
+    assert text.getvalue() == ""
+
+
+def test_evaluate_with_json_is_silent(monkeypatch, tmp_path, capsys):
+    quiet = []
+    record = {"metrics": {}, "rules": "", "data": "a", "split": "test", "num_images": 1, "protocol": "p", "run": "r"}
+    monkeypatch.setattr(
+        "slotworks.api.evaluate", lambda *args, **options: quiet.append(module.console.quiet) or [record]
+    )
+    monkeypatch.setattr("slotworks.cli.sources.find_run", lambda run, **options: (tmp_path, None))
+    monkeypatch.setattr("slotworks.cli.evaluate._print", lambda *args, **options: None)
+    for flags in ([], ["--json"], ["--quiet"], []):
+        assert main(["evaluate", str(tmp_path), "--task", "properties", *flags]) == 0
+    assert quiet == [False, True, True, False]
+    assert '"data": "a"' in capsys.readouterr().out

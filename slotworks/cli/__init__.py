@@ -80,14 +80,10 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if "--quiet" in argv:
-        from slotworks.progress import console
+        from slotworks.progress import silent
 
-        console.quiet = True
-        argv = [word for word in argv if word != "--quiet"]
-        try:
-            return main(argv)
-        finally:
-            console.quiet = False
+        with silent():
+            return main([word for word in argv if word != "--quiet"])
     verb, *rest = argv
     if verb not in VERBS:
         from slotworks.errors import nearest

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from slotworks.cli.console import (
     units,
 )
 from slotworks.errors import UserError
-from slotworks.tables import metric, read, task_row
+from slotworks.tables import learn, metric, read, task_row
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,6 +99,7 @@ def evaluate(
     from slotworks.cli.sources import find_all_data, find_run, with_root
     from slotworks.files import seed_folders
     from slotworks.parts import import_file
+    from slotworks.progress import silent
     from slotworks.protocols import DEFAULT
     from slotworks.training import load_run
 
@@ -122,21 +124,24 @@ def evaluate(
         if pictures:
             chosen = own_pictures(load_run(folder).data, pictures, score=True)
             err.print(f"{pictures}: {chosen.marked.describe()}", soft_wrap=True, markup=False, highlight=False)
-        records += api.evaluate(
-            folder,
-            data=chosen,
-            split=split or (chosen.scored_split if pictures else None),
-            task=task,
-            num_images=images,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            config=config,
-            out=place,
-            image_size=image_size,
-            **given,
-        )
+        with silent() if json else nullcontext():
+            records += api.evaluate(
+                folder,
+                data=chosen,
+                split=split or (chosen.scored_split if pictures else None),
+                task=task,
+                num_images=images,
+                batch_size=batch_size,
+                seed=seed,
+                device=device,
+                config=config,
+                out=place,
+                image_size=image_size,
+                **given,
+            )
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
+    for record in records:
+        learn(record.get("about"))
     if json:
         print_json(records)
     else:

@@ -10,7 +10,6 @@ import tyro
 
 from slotworks.cli.console import err, out, parse
 from slotworks.cli.runs import run_of
-from slotworks.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def studio(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     /,
     port: int | None = None,
     host: str = "127.0.0.1",
@@ -30,17 +29,19 @@ def studio(
 ) -> None:
     """Edit pictures in a browser: click objects, take them out, bring them in from a second picture, exchange them.
 
-    Runs that draw no pictures show their slots, and how alike those of two pictures are; runs of videos their tracks.
-    Needs the extra `studio`. The page is served until Ctrl-C, by default to this computer alone. The printed address
-    holds a token: who has it can use the page. Uploads are deleted at the end, the oldest earlier.
+    Without a run it opens one that comes along: GLASS on painted scenes, or Slot Attention without the extra
+    `diffusion`. Runs that draw no pictures show their slots, and how alike those of two pictures are; runs of videos
+    their tracks. Needs the extra `studio`. The page is served until Ctrl-C, by default to this computer alone. The
+    printed address holds a token: who has it can use the page. Uploads are deleted at the end, the oldest earlier.
 
     Examples:
+      slotworks studio --open                      nothing of one's own is needed
       slotworks studio runs/slot_attention.tetrominoes_mini --open
       slotworks studio RUN_A RUN_B                 a tab for each
       slotworks studio RUN --port 8000 --device cuda:0
 
     Args:
-        runs: run folders, one or several.
+        runs: run folders, one or several; by default one of the zoo.
         port: of the page; by default the first free one from 7860.
         host: address that is listened on; 0.0.0.0 lets other computers in that have the token.
         open: show the page in a browser.
@@ -55,8 +56,6 @@ def studio(
     if module:
         import_file(module)
     check_options(port=port)
-    if not runs:
-        raise UserError("No run was given; name a run folder, such as runs/mine, or zoo:slot-attention-tetrominoes.")
     page = api.studio(*map(run_of, runs), device=device, host=host, port=port)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too

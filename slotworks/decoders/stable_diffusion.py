@@ -36,6 +36,9 @@ from slotworks.types import Batch, UserError
 LOG_VARIANCE = (-30.0, 20.0)
 """Limits of the log variance of latents, as in `diffusers`."""
 
+SAMPLING: dict[str, dict[str, Any]] = {"package:painted_diffusion": {"steps": 20, "cfg_scale": 1.5}}
+"""How small models of the package are sampled where nobody says: as their rows of results were."""
+
 
 @dataclass(frozen=True)
 class StableDiffusionConfig:
@@ -163,6 +166,11 @@ class StableDiffusionDecoder(nn.Module):
 
         total, power = len(self.parts(latents).alphas), self.config.time_power
         return denoising_loss(latents, total, self.noisy, predict, time_power=power)
+
+    @property
+    def sampling(self) -> dict[str, Any] | None:
+        """Steps and guidance where nobody says, if the model has some of its own."""
+        return SAMPLING.get(self.config.model)
 
     @torch.no_grad()
     def sample(

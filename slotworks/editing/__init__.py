@@ -1,7 +1,7 @@
 """Slots taken out, brought in and exchanged, and the pictures that come of it."""
 
 from slotworks.editing.pictures import edit_picture
-from slotworks.editing.render import Edit, Scene, object_at, render_edit, slot_at, take_apart
+from slotworks.editing.render import Edit, Scene, object_at, render_edit, render_slots, slot_at, take_apart
 from slotworks.editing.slots import add, move, remove, swap
 from slotworks.editing.videos import edit_file, edit_video
 
@@ -16,6 +16,7 @@ __all__ = [
     "object_at",
     "remove",
     "render_edit",
+    "render_slots",
     "slot_at",
     "swap",
     "take_apart",

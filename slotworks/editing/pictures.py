@@ -240,16 +240,18 @@ def overlay(image: Float[Tensor, "3 h w"], masks: Float[Tensor, "n y x"]) -> Ima
     return Image.blend(picture, Image.fromarray(PALETTE[labels % len(PALETTE)]), 0.5)
 
 
-def slot_tile(image: Float[Tensor, "3 h w"], masks: Float[Tensor, "n y x"], index: int) -> Image.Image:
-    """What a slot owns of a picture, on white, with its number."""
+def slot_tile(image: Float[Tensor, "3 h w"], masks: Float[Tensor, "n y x"], index: int, name: str = "") -> Image.Image:
+    """What a slot owns of a picture, on white in a grey line, with its number or another name."""
     height, width = image.shape[-2:]
     mask = interpolate(masks[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)[0]
     tile = resized(to_picture(torch.lerp(torch.ones_like(image), image, mask.to(image))), CELL)
     pen = ImageDraw.Draw(tile)
     color = tuple(PALETTE[index % len(PALETTE)].tolist())
-    box = pen.textbbox((4, 2), str(index), font_size=20)
+    name = name or str(index)
+    box = pen.textbbox((4, 2), name, font_size=20)
+    pen.rectangle((0, 0, tile.width - 1, tile.height - 1), outline="lightgrey")
     pen.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=color)
-    pen.text((4, 2), str(index), fill="black", font_size=20)
+    pen.text((4, 2), name, fill="black", font_size=20)
     return tile
 
 

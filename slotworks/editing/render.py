@@ -128,6 +128,15 @@ def object_at(scene: Scene, x: int, y: int, size: tuple[int, int] | None = None)
     return [*joined, *also]
 
 
+def render_slots(method: Method, scene: Scene, slots: Float[Tensor, "n2 d"], **options: Any) -> Rendered:
+    """One picture `1 3 y x` of any number of slots beside what else is known of a scene; `options` of `render`."""
+    if not isinstance(method, VideoMethod):
+        features = None if scene.features is None else scene.features[None]
+        return render(method, slots[None], features=features, **options)
+    found = render(method, slots[None, None], **options)
+    return Rendered(found.image[0], None if found.masks is None else found.masks[0])
+
+
 def render_edit(
     method: Method,
     scene: Scene,
@@ -158,19 +167,13 @@ def render_edit(
         UserError: if the method cannot render slots, or renders features instead of pictures.
     """
     how = renderer_of(method, renderer)
-    features = None if scene.features is None else scene.features[None]
-
-    def rendered(of: Tensor, seed: int) -> Rendered:
-        options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
-        options["dtype"] = dtype
-        if not isinstance(method, VideoMethod):
-            return render(method, of[None], features=features, **options)
-        found = render(method, of[None, None], **options)
-        return Rendered(found.image[0], None if found.masks is None else found.masks[0])
-
     if not seeds:
         raise ValueError("There are no seeds; give one for each picture.")
-    pairs = [(rendered(scene.slots, seed), rendered(slots, seed)) for seed in seeds[: 1 if how == "decode" else None]]
+    options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "dtype": dtype}
+    pairs = [
+        [render_slots(method, scene, of, seed=seed, **options) for of in (scene.slots, slots)]
+        for seed in seeds[: 1 if how == "decode" else None]
+    ]
     masks = pairs[0][1].masks
     return Edit(
         original=scene.image,

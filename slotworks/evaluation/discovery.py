@@ -23,7 +23,7 @@ from slotworks.metrics.ari import ari_of_table
 from slotworks.metrics.checks import check_ids, check_like
 from slotworks.metrics.contingency import check_numbers, contingency, objects_of
 from slotworks.metrics.coverage import KINDS, coverage_of_table
-from slotworks.metrics.metric import Counts, Metric
+from slotworks.metrics.metric import Counts, MaskMetric, Metric
 from slotworks.metrics.overlap import FOUND, iou_of_table, match, mean_best, mean_matched
 from slotworks.protocols import MaskSource, Protocol
 from slotworks.types import Batch, DataConfig, Dataset, Decodes, Method, UserError, VideoMethod
@@ -70,6 +70,11 @@ class DiscoveryResult:
     seed: int
     per_image: dict[str, Float64[Tensor, " i"]]
     metrics: dict[str, Summary]  # where several people marked the images also those of `FEWEST`
+
+    @property
+    def about(self) -> tuple[MaskMetric, ...]:
+        """Metrics that the package does not have."""
+        return self.protocol.own
 
     @property
     def rules(self) -> str:

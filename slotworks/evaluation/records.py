@@ -13,7 +13,8 @@ from slotworks.json_text import read_json
 
 KEYS = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "metrics", "per_image")
 """Every record has these, and `settings`: what else decides about the numbers, such as the step of the checkpoint and
-the batch size. Records of older versions lack it."""
+the batch size. Records of older versions lack it. Those with metrics that the package does not have describe them under
+`about`: a list of what `slotworks.metrics.metric.Metric.described` gives."""
 
 SAME = ("data", "split", "protocol", "rules", "num_images", "checkpoint", "seed", "settings")
 """A record takes the place of another only if they agree in all of these."""
@@ -23,7 +24,11 @@ MAX_SUFFIX = 80
 
 
 def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol: str, rules: str) -> dict[str, Any]:
-    """A record of a result with `num_images`, `seed`, `metrics` (of `mean`, `sem` and `n`) and `per_image` tensors."""
+    """A record of a result with `num_images`, `seed`, `metrics` (of `mean`, `sem` and `n`) and `per_image` tensors.
+
+    What its `about` says of metrics that the package does not have is kept with them, for whom the numbers are read by.
+    """
+    about = [one.described() for one in result.about]
     return {
         "data": data,
         "split": split,
@@ -34,6 +39,7 @@ def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol
         "seed": result.seed,
         "metrics": {name: {"mean": s.mean, "sem": s.sem, "n": s.n} for name, s in result.metrics.items()},
         "per_image": {name: values.tolist() for name, values in result.per_image.items()},
+        **({"about": about} if about else {}),
     }
 
 
@@ -47,8 +53,8 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
     Args:
         run_folder: must exist; `eval` is made.
         name: of the file, without a folder and without `.json`.
-        record: with the keys of `KEYS` and, if they are known, `settings`; `metrics` maps a name to `mean`, `sem` and
-            `n`, `per_image` to a list.
+        record: with the keys of `KEYS` and, if they are known, `settings` and `about`; `metrics` maps a name to `mean`,
+            `sem` and `n`, `per_image` to a list.
 
     Returns:
         The file.
@@ -62,7 +68,7 @@ def write_eval(run_folder: Path | str, name: str, record: dict[str, Any]) -> Pat
         raise UserError(f"{folder} is not a run folder; give the folder that `slotworks train` made.")
     if name != Path(name).name or name in ("", ".", ".."):
         raise UserError(f"{name!r} is not a plain file name; give a name without slashes, such as test-oclf.")
-    if set(record) - {"settings"} != set(KEYS):
+    if set(record) - {"settings", "about"} != set(KEYS):
         raise ValueError(f"A record has the keys {', '.join(KEYS)}; this one has {', '.join(record)}.")
     text = json.dumps(finite(record), allow_nan=False, indent=1)
     return write_text(_place(folder / "eval", name, json.loads(text)), text + "\n")

@@ -47,12 +47,15 @@ def sampling_of(
 ) -> tuple[int | None, float | None]:
     """Steps and guidance of a generator: what is given, else what the method says in `sampling`, else `default`.
 
-    None is a setting that the method does not have: its `sampling` leaves it out, as that of autoregressive decoders.
+    `sampling` may be None: nothing of its own. None in the answer is a setting that the method does not have: its
+    `sampling` leaves it out, as that of autoregressive decoders.
 
     Raises:
         UserError: if a setting is given that the method does not have.
     """
-    own = getattr(method, "sampling", {"steps": default[0], "cfg_scale": default[1]})
+    own = getattr(method, "sampling", None)
+    if own is None:
+        own = {"steps": default[0], "cfg_scale": default[1]}
     for name, given in (("steps", steps), ("cfg_scale", cfg_scale)):
         if given is not None and name not in own:
             raise UserError(

@@ -287,6 +287,7 @@ def numbered_overlay(
     colors: Sequence[tuple[int, int, int]] = COLORS,
     *,
     side: int,
+    strength: float = 0.5,
 ) -> Image.Image:
     """A picture under the colours of its segments, the number of each where it is widest.
 
@@ -295,6 +296,7 @@ def numbered_overlay(
         labels: segment of each pixel, in a grid of any size that covers the picture.
         colors: of the segments; they start again where there are more segments.
         side: pixels of the longer side of what is returned.
+        strength: share of the colours in [0, 1]; the rest is the picture.
 
     Specks below `SPECK` of the picture keep their colour and get no number.
     """
@@ -304,7 +306,7 @@ def numbered_overlay(
     rows, columns = (np.arange(new) * old // new for new, old in zip(size[::-1], labels.shape, strict=True))
     labels = labels[rows[:, None], columns]
     palette = np.array(colors, dtype=np.uint8)
-    overlay = Image.blend(picture, Image.fromarray(palette[labels % len(palette)]), 0.5)
+    overlay = Image.blend(picture, Image.fromarray(palette[labels % len(palette)]), strength)
     write_numbers(overlay, number_places(labels))
     return overlay
 

@@ -8,7 +8,8 @@ line, asks what it needs of the method and of each data set, and writes down wha
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from slotworks import parts
 from slotworks.errors import nearest
 from slotworks.evaluation.records import make_record
 from slotworks.metrics.metric import Metric
+from slotworks.progress import progress
 from slotworks.types import Batch, DataConfig, Dataset, Method, RawBatch, UserError, VideoMethod, to_batch
 
 TASKS: dict[str, "Task | str"] = {
@@ -47,6 +49,7 @@ class Result:
     seed: int
     metrics: dict[str, Summary]
     per_image: dict[str, Float64[Tensor, " i"]] = field(default_factory=dict)  # in data set order; NaN: not counted
+    about: tuple[Metric, ...] = ()  # metrics that the package does not have; `Task.measure` sees to those of a task
 
     def record(self, *, data: str, split: str, checkpoint: str) -> dict[str, Any]:
         """What `write_eval` stores: these numbers and where they come from."""
@@ -90,6 +93,9 @@ class Needs:
             hint = f"; {self.hint}" if self.hint else ""
             raise UserError(f"This data set has no {word}, only {', '.join(batch)}{hint}.")
 
+
+_measured: ContextVar[str] = ContextVar("measured", default="")
+"""Of which data set a bar shows how many images are done; none by default, as during a training, which has its own."""
 
 Opener = Callable[[DataConfig, str], tuple[Dataset, str]]
 """Opens a split of a data set; gives what was done to its images, too, for the rules of a record."""
@@ -148,6 +154,17 @@ class Task:
             return self.options(**given) if self.options else None
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from None
+
+    def measure(self, job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Any]:
+        """`score`, with a bar over the images wherever it takes them from `batches`."""
+        before = _measured.set(source.name)
+        try:
+            results = self.score(job, source, dataset)
+        finally:
+            _measured.reset(before)
+        if self.name in TASKS:
+            return results
+        return [replace(one, about=self.metrics) if isinstance(one, Result) else one for one in results]
 
     def prepare(self, job: Job, sources: Sequence[DataConfig], split: str) -> list[tuple[DataConfig, Dataset, str]]:
         """Check all that the task needs, and open a split of each data set; the string is what was done to its images.
@@ -221,17 +238,23 @@ def batches(
 ) -> Iterator[tuple[int, Batch]]:
     """The first `count` samples on the device, batch after batch, each with the index of its first one.
 
-    `advance` is told how many there were when the next batch is asked for (`slotworks.progress`).
+    `advance` is told how many there were when the next batch is asked for; by default a bar is, inside of
+    `Task.measure`.
 
     Raises:
         UserError: if they lack a field that is needed.
     """
+    if advance is None and (name := _measured.get()) and count:
+        with progress(name, count) as shown:
+            yield from batches(dataset, count, batch_size, device, needs, shown)
+        return
     for start in range(0, count, batch_size):
-        batch = to_batch(dataset.__getitems__(range(start, min(start + batch_size, count))), device)
+        rows = range(start, min(start + batch_size, count))
+        batch = to_batch(dataset.__getitems__(rows), device)
         needs.check_batch(batch)
         yield start, batch
         if advance is not None:
-            advance(len(batch["image"]))
+            advance(len(rows))
 
 
 def summarize(values: Float64[Tensor, " i"], weights: Float64[Tensor, " i"] | None = None) -> Summary:

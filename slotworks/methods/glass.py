@@ -14,7 +14,7 @@ reading as its default; docs/methods/glass.md lists them with the evidence.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -175,6 +175,11 @@ class Glass(Method):
             recon = self.feature_decoder(context if config.decoder_input == "context" else out.slots).recon
             terms["instance"] = F.mse_loss(recon.flatten(2).transpose(1, 2), features)
         return terms
+
+    @property
+    def sampling(self) -> dict[str, Any] | None:
+        """Steps and guidance of a diffusion model that has some of its own; None leaves them to what asks."""
+        return self.decoder.sampling
 
     def sample(
         self,

@@ -134,6 +134,11 @@ class StableLSD(Method):
         context = self.slots.to_context(slots.slots)
         return {"recon": self.decoder.loss(self.decoder.latents_of(batch), context, slot_mask=mask)}
 
+    @property
+    def sampling(self) -> dict[str, Any] | None:
+        """Steps and guidance of a diffusion model that has some of its own; None leaves them to what asks."""
+        return self.decoder.sampling
+
     def sample(
         self,
         slots: Float[Tensor, "b n d"],

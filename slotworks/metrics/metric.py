@@ -22,6 +22,10 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "higher"
     about: str = ""  # what it asks and where it ends, in a sentence for the report
 
+    def described(self) -> dict[str, str]:
+        """What a table says of it, and a record of one that the package does not have."""
+        return {key: getattr(self, key) for key in ("name", "label", "unit", "better", "about")}
+
 
 @dataclass(frozen=True)
 class Counts:

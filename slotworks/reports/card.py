@@ -8,6 +8,7 @@ from typing import Any
 from slotworks.json_text import read_json
 from slotworks.reports.charts import finite_number
 from slotworks.reports.labels import data_name, label, method_name, score
+from slotworks.tables import learn
 
 UNKNOWN = "other"  # how the hub calls a licence that it has no name for
 
@@ -91,4 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    learn(found.get("about"))
+    return found

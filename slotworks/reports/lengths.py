@@ -14,7 +14,7 @@ from slotworks.files import replacing
 from slotworks.json_text import read_json
 from slotworks.reports.charts import Chart, chart, finite_number, write_png
 from slotworks.reports.labels import label
-from slotworks.tables import metric
+from slotworks.tables import learn, metric
 
 Series = dict[str, dict[str, dict[str, dict[int, float | None]]]]
 """Data and split, metric, line (a protocol, see `lines_of`), number of frames to mean."""
@@ -106,7 +106,9 @@ def write_lengths(run_folder: str | os.PathLike[str]) -> list[Path]:
             record = read_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        records += [record] if isinstance(record, Mapping) else []
+        if isinstance(record, Mapping):
+            learn(record.get("about"))
+            records.append(record)
     written = []
     for place, charts in length_charts(series_by_length(records)).items():
         data, _, split = place.removesuffix(" split").rpartition(", ")

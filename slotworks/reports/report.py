@@ -25,7 +25,7 @@ from slotworks.json_text import read_json
 from slotworks.reports.charts import Chart, as_svg, can_draw, chart, finite_number, number
 from slotworks.reports.labels import FINDINGS, data_name, label, method_name, run_name
 from slotworks.reports.lengths import length_charts, lines_of, series_by_length
-from slotworks.tables import metric
+from slotworks.tables import learn, metric
 from slotworks.yaml_text import read_yaml
 
 FIRST = {"input": "input", "overlay": "its slots"}
@@ -82,6 +82,8 @@ def _content(folder: Path) -> dict[str, Any]:
     doctor = _mapping(_read(folder / "eval" / "doctor.json", read_json, notes))
     evals = sorted(path for path in folder.glob("eval/*.json") if not OF_THE_DOCTOR.fullmatch(path.name))
     read = [(path, record) for path in evals if (record := _mapping(_read(path, read_json, notes)))]
+    for _, record in read:
+        learn(record.get("about"))
     lengths = series_by_length([record for _, record in read])
     drawn = {(place, line) for place, metrics in lengths.items() for lines in metrics.values() for line in lines}
     places = lines_of([record for _, record in read])  # what a chart shows needs no place in a table

@@ -5,12 +5,15 @@ from typing import Any
 
 from slotworks.html_text import table
 from slotworks.reports.labels import label, score
+from slotworks.tables import learn
 
 
 class Records(list[dict[str, Any]]):
     """What `evaluate` returns: a list of records; a notebook shows one row for each, one column for each metric."""
 
     def _repr_html_(self) -> str:
+        for record in self:
+            learn(record.get("about"))
         names = list(dict.fromkeys(name for record in self for name in _metrics(record)))
         head = ["data", "split", "protocol", "images", *map(label, names)]
         rows = [

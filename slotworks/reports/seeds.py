@@ -17,7 +17,7 @@ from slotworks.json_text import read_json
 from slotworks.reports.charts import finite_number
 from slotworks.reports.labels import label, run_name
 from slotworks.reports.report import MARK, write_report
-from slotworks.tables import metric
+from slotworks.tables import learn, metric
 
 Key = tuple[str, str, str]
 """Data set, split and protocol of a record."""
@@ -57,6 +57,7 @@ def _records(folder: Path) -> dict[Key, list[dict[str, Any]]]:
             usable = isinstance(record["metrics"], dict) and CHANGED not in record["rules"]
         except (OSError, ValueError, LookupError, TypeError):  # findings of the doctor, or a damaged file
             continue
+        learn(record.get("about"))
         if usable and all(isinstance(part, str) for part in key):
             found.setdefault(key, []).append(record)
     for records in found.values():

@@ -2,6 +2,6 @@
 
 from slotworks.studio.page import build_page
 from slotworks.studio.server import Server
-from slotworks.studio.views import Studio
+from slotworks.studio.views import Studio, example_run
 
-__all__ = ["Server", "Studio", "build_page"]
+__all__ = ["Server", "Studio", "build_page", "example_run"]

@@ -35,7 +35,8 @@ CSS = """.similar { border-collapse: collapse; } .similar td, .similar th { padd
 .similar b { text-decoration: underline; }
 .tall { height: min(384px, 92vw) !important; }
 .sources, .words { min-height: 44px; align-items: center; } .sources { flex-wrap: nowrap; }
-.sources button { min-height: 40px; } .sources input { min-width: 60px; }"""
+.sources button { min-height: 40px; } .sources input { min-width: 60px; }
+.history input { text-overflow: ellipsis; }"""
 VIEWS = {"both": "both", "picture": "picture alone", "slots": "slots alone"}
 
 SIDES: tuple[tuple[Side, str], ...] = (("picture", "Picture"), ("other", "Second picture"))
@@ -112,25 +113,27 @@ def _build(studio: Studio, page: Any) -> None:
         right = None if desk.other is None else segments(desk.other, desk.chosen.get("other", ()), view)
         return [segments(desk.picture, desk.chosen.get("picture", ()), view), right]
 
-    def all_of(desk: Desk, view: Any, given: tuple[Any, ...]) -> list[Any]:
-        """Everything on the page that follows from the desk."""
-        shown = [desk, *both(desk, view), tiles(desk), _mask_file(desk.picture, get_upload_folder())]
+    def at_once(desk: Desk, view: Any) -> list[Any]:
+        """What follows from the desk without rendering."""
+        return [desk, *both(desk, view), tiles(desk), _mask_file(desk.picture, get_upload_folder())]
+
+    def after(desk: Desk | None, *given: Any) -> list[Any]:
+        """What takes longer: pictures of the slots, or a comparison. Of the same desk twice it is quick."""
+        desk = _there(desk)
         if not studio.draws:
-            return [*shown, similar(desk)]
+            return [similar(desk)]
         recon, edited = studio.rendered(desk, **dict(zip(settings, given, strict=True)))
         states = desks.history(desk)
-        return [*shown, desks.in_words(desk), recon, edited, gr.update(choices=states, value=states[-1])]
+        return [desks.in_words(desk), recon, edited, gr.update(choices=states, value=states[-1])]
 
     def opener(side: Side, read: Callable[[Any, int, float | None], Scene]) -> Callable:
-        def work(
-            source: Any, seed: int | None, merge: float | None, desk: Desk | None, view: Any, *given: Any
-        ) -> list[Any]:
+        def work(source: Any, seed: int | None, merge: float | None, desk: Desk | None, view: Any) -> list[Any]:
             scene = read(source or 0, int(seed or 0), merge)  # an emptied field is 0
             if side == "picture":
                 desk = desks.open_picture(scene, None if desk is None else desk.other)
             else:
                 desk = desks.open_other(_there(desk), scene)
-            return all_of(desk, view, given)
+            return at_once(desk, view)
 
         return told(work)
 
@@ -148,13 +151,13 @@ def _build(studio: Studio, page: Any) -> None:
         return told(work)
 
     def editor(change: Callable[[Desk], Desk]) -> Callable:
-        return told(lambda desk, view, *given: all_of(change(_there(desk)), view, given))
+        return told(lambda desk, view: at_once(change(_there(desk)), view))
 
-    def begun(view: Any, *given: Any) -> list[Any]:
-        return all_of(desks.open_picture(studio.example(0), studio.example(1)), view, given)
+    def begun(view: Any) -> list[Any]:
+        return at_once(desks.open_picture(*map(studio.example, studio.begin)), view)
 
-    def returned(state: str, desk: Desk | None, view: Any, *given: Any) -> list[Any]:
-        return all_of(desks.back_to(_there(desk), int(str(state).partition(":")[0])), view, given)
+    def returned(state: str, desk: Desk | None, view: Any) -> list[Any]:
+        return at_once(desks.back_to(_there(desk), int(str(state).partition(":")[0])), view)
 
     picture = {"interactive": False, "type": "pil", "format": "png", "buttons": ["download", "fullscreen"]}
     tall = {**picture, "height": SHOWN, "min_width": 260, "elem_classes": "tall"}
@@ -171,7 +174,7 @@ def _build(studio: Studio, page: Any) -> None:
             if studio.dataset is not None:
                 button = gr.Button(f"{name} from the test data, number", size="sm", min_width=90)
                 how = {"label": f"number of the {name.lower()}", "container": False, "min_width": 60, "scale": 0}
-                number = gr.Number(int(side == "other"), precision=0, minimum=0, **how)
+                number = gr.Number(studio.begin[side == "other"], precision=0, minimum=0, **how)
                 sources.append((button.click, number, opener(side, studio.from_data)))
 
     def picture_of(side: Side, name: str) -> None:
@@ -200,7 +203,7 @@ def _build(studio: Studio, page: Any) -> None:
     with gr.Row():
         view = gr.Radio([(name, key) for key, name in VIEWS.items()], value="both", label="shown", min_width=260)
         if studio.draws:
-            history = gr.Dropdown([], label="history: go back to", min_width=260)
+            history = gr.Dropdown([], label="history: go back to", min_width=260, elem_classes="history")
         download = gr.DownloadButton("Mask of the picture (PNG)", min_width=160)
     if studio.num_frames > 1:
         with gr.Row():
@@ -232,18 +235,22 @@ def _build(studio: Studio, page: Any) -> None:
             settings["cfg_scale"] = gr.Number(studio.cfg_scale, label="guidance")
 
     pictures = [shown["picture"], shown["other"]]
-    outputs, given = [desk, *pictures, strip, download, words], [view, *settings.values()]
-    outputs += [recon, edited, history] if studio.draws else []
+    now, later = [desk, *pictures, strip, download], [words, *([recon, edited, history] if studio.draws else [])]
+
+    def on(event: Callable, work: Callable, inputs: list[Any]) -> None:
+        """What can be shown at once is, before pictures are rendered."""
+        event(work, inputs, now).then(told(after), [desk, *settings.values()], later)
+
     for event, source, work in sources:
-        event(work, [source, slot_seed, merge, desk, *given], outputs)
+        on(event, work, [source, slot_seed, merge, desk, view])
     for side, _ in SIDES:
         shown[side].select(chooser(side), [desk, view], [desk, *pictures])
     for name, button in buttons.items():
-        button.click(editor(EDITS[name][1]), [desk, *given], outputs)
+        on(button.click, editor(EDITS[name][1]), [desk, view])
     if history is not None:
-        history.input(told(returned), [history, desk, *given], outputs)
+        on(history.input, told(returned), [history, desk, view])
     view.change(told(lambda desk, view: both(_there(desk), view)), [desk, view], pictures)
-    page.load(told(begun), given, outputs)
+    on(page.load, told(begun), [view])
 
 
 def similar(desk: Desk) -> str:

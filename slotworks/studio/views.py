@@ -1,8 +1,9 @@
 """Pictures for the studio: taken apart, with their segments, compared, rendered from their slots."""
 
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from slotworks import zoo
 from slotworks.data.scenes import ShapeScenes
-from slotworks.editing import Scene, render_edit, take_apart
+from slotworks.editing import Scene, render_slots, take_apart
 from slotworks.editing.pictures import CELL, open_picture, resized, slot_tile, to_picture
 from slotworks.evaluation.masks import decode, inspecting, pieces, soft_masks
-from slotworks.evaluation.rendering import EDITING, render, renderer_of, sampling_of
+from slotworks.evaluation.rendering import EDITING, renderer_of, sampling_of
 from slotworks.evaluation.samples import PALETTE, contact_sheet, numbered_overlay
 from slotworks.evaluation.segment import upsampled_argmax
 from slotworks.matching import best_pairs
@@ -27,6 +29,16 @@ View = Literal["both", "picture", "slots"]
 
 SHOWN = 384
 """Longer side in pixels of a picture on the page."""
+STRENGTH = 0.35
+"""Share of the colours of slots over a picture, which stands beside what is rendered and has to be known again."""
+KEPT = 32
+"""Rendered pictures that are remembered."""
+
+
+def example_run() -> str:
+    """A run of the zoo that draws, for who names none: GLASS, where what its diffusion model needs is installed."""
+    able = all(map(find_spec, ("diffusers", "transformers")))
+    return f"{zoo.PREFIX}{'glass-painted' if able else 'slot-attention-tetrominoes'}"
 
 
 class Studio:
@@ -37,7 +49,8 @@ class Studio:
         run: its settings.
         name: of the run, for the page.
 
-    `draws` says whether it renders pictures; slots of one that does not are shown and compared.
+    `draws` says whether it renders pictures; slots of one that does not are shown and compared. `begin` are the numbers
+    of the pictures that the page opens with.
 
     Raises:
         UserError: if the method cannot take a picture apart, for want of slots, of boxes or of a network.
@@ -49,16 +62,17 @@ class Studio:
             self.dataset: Dataset | None = run.data.open(run.eval_split)
         except (UserError, OSError):  # its files are elsewhere
             self.dataset = None
+        self.begin = next((one.begin for one in zoo.MEMBERS if f"{zoo.PREFIX}{one.name}" == name), (0, 1))
         self.film = lru_cache(maxsize=4)(self._film)
+        self._pictures: dict[tuple, Image.Image] = {}  # the latest last
         self.renderer, self.steps, self.cfg_scale = None, None, None
-        scene = self.example(0)
+        scene = self.example(self.begin[0])
         try:
             self.renderer = renderer_of(method)
             if self.renderer == "sample":
                 self.steps, self.cfg_scale = sampling_of(method, None, None, EDITING)
             else:
-                given = None if scene.features is None else scene.features[None]
-                render(method, scene.slots[None], features=given)
+                render_slots(method, scene, scene.slots)
         except UserError:
             self.renderer = None
 
@@ -123,10 +137,19 @@ class Studio:
         self, desk: Desk, *, noise_seed: int | None = 0, steps: int | None = None, cfg_scale: float | None = None
     ) -> tuple[Image.Image, Image.Image]:
         """The picture from all of its slots, and the edited one, from the same noise."""
-        edit = render_edit(
-            self.method, desk.picture, desk.slots, steps=steps, cfg_scale=cfg_scale, seeds=(int(noise_seed or 0),)
-        )
-        return resized(to_picture(edit.recon[0]), SHOWN), resized(to_picture(edit.edited[0]), SHOWN)
+        how = {"seed": int(noise_seed or 0), "steps": steps, "cfg_scale": cfg_scale}
+        return self._picture(desk.picture, desk.picture.slots, how), self._picture(desk.picture, desk.slots, how)
+
+    def _picture(self, scene: Scene, slots: Float[Tensor, "n d"], how: dict[str, Any]) -> Image.Image:
+        """A picture of slots, which is rendered once: most edits change one of both, and undo goes back to another."""
+        key = (scene.slots.cpu().numpy().tobytes(), slots.cpu().numpy().tobytes(), *how.values())
+        picture = self._pictures.pop(key, None)
+        if picture is None:
+            picture = resized(to_picture(render_slots(self.method, scene, slots, **how).image[0]), SHOWN)
+        self._pictures[key] = picture
+        for oldest in [*self._pictures][:-KEPT]:
+            del self._pictures[oldest]
+        return picture
 
 
 def shown_size(scene: Scene) -> tuple[int, int]:
@@ -144,7 +167,7 @@ def segments(scene: Scene, chosen: tuple[int, ...] = (), view: View = "both") ->
     elif view == "slots":
         picture = PALETTE[labels % len(PALETTE)]  # a copy
     else:
-        picture = np.asarray(numbered_overlay(picture, labels, side=SHOWN)).copy()
+        picture = np.asarray(numbered_overlay(picture, labels, side=SHOWN, strength=STRENGTH)).copy()
     if chosen:
         others = ~np.isin(labels, chosen)
         picture[others] = picture[others] // 3
@@ -172,6 +195,10 @@ def matches(scene: Scene, other: Scene) -> dict[int, int]:
 
 def tiles(desk: Desk) -> Image.Image:
     """Every slot that the edited picture is rendered from, under its number, side by side."""
-    pieces = [(desk.scene(piece.side), piece.slot) for piece in desk.pieces]
-    scenes = [(scene, slot) for scene, slot in pieces if scene.joined(slot)]  # not those that are joined into another
-    return contact_sheet([[slot_tile(scene.image, scene.masks, slot) for scene, slot in scenes]], cell=CELL)
+    shown = []
+    for piece in desk.pieces:
+        scene = desk.scene(piece.side)
+        if scene.joined(piece.slot):  # not those that are joined into another
+            name = f"{piece.slot}, second" if piece.side == "other" else ""
+            shown.append(slot_tile(scene.image, scene.masks, piece.slot, name))
+    return contact_sheet([shown], cell=CELL)

@@ -32,6 +32,7 @@ class Member:
     recipe: str
     task: str = "discovery"
     about: str = ""  # of the data, for the card
+    begin: tuple[int, int] = (0, 1)  # the pictures of its test data that the studio begins with
 
 
 MEMBERS = (
@@ -54,7 +55,7 @@ MEMBERS = (
     ),
     Member("spot-scenes", "spot.scenes_stage2_mini"),
     Member("stable-lsd-painted", "stable_lsd.painted_mini"),
-    Member("glass-painted", "glass.painted_phase2_mini"),
+    Member("glass-painted", "glass.painted_phase2_mini", begin=(2, 5)),
 )
 
 

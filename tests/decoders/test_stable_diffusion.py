@@ -9,8 +9,9 @@ from tiny_models import loud, save_diffusion
 
 from slotworks.decoders import StableDiffusionConfig, StableDiffusionDecoder
 from slotworks.encoders.diffusion import load_diffusion
+from slotworks.evaluation.rendering import EDITING, sampling_of
 from slotworks.nn.noise import shared_noise
-from slotworks.types import UserError
+from slotworks.types import Method, UserError
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -206,3 +207,23 @@ def test_a_network_is_exported_as_diffusers_reads_it(folder, tmp_path):
         diffusers.UNet2DConditionModel.from_pretrained(where).state_dict() for where in (folder / "unet", path)
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_small_model_of_the_package_says_how_it_is_sampled(folder):
+    """As its rows of results were; of others nobody knows, and what asks has its own defaults."""
+    small = StableDiffusionDecoder(StableDiffusionConfig("package:painted_diffusion", image_size=64), load_diffusion)
+    assert small.sampling == {"steps": 20, "cfg_scale": 1.5}
+    assert decoder(folder).sampling is None
+    assert (sampling_of(Says(small), None, None, EDITING), sampling_of(Says(small), 30, None, EDITING)) == (
+        (20, 1.5),
+        (30, 1.5),
+    )
+    assert sampling_of(Says(decoder(folder)), None, 2.0, EDITING) == (75, 2.0)
+
+
+class Says(Method):
+    """A method that says of its sampling what its decoder does, as StableLSD and GLASS do."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.sampling = decoder.sampling

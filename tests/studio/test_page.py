@@ -26,9 +26,9 @@ from scipy import ndimage
 from slotworks import api
 from slotworks.cli import main
 from slotworks.configs.slot_attention import tetrominoes_mini
-from slotworks.editing import remove, render_edit
+from slotworks.editing import remove, render_edit, render_slots
 from slotworks.hub import from_pretrained
-from slotworks.studio import Studio, desk, guard, views
+from slotworks.studio import Studio, build_page, desk, guard, views
 from slotworks.studio.page import in_turn, similar
 from slotworks.training import train
 from slotworks.types import Method, UserError
@@ -167,6 +167,70 @@ def test_what_two_parts_of_the_page_ask_for_at_once_is_done_in_turn():
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(in_turn(work), range(4))) == [0, 1, 2, 3]
     assert most == 1
+
+
+def test_the_page_asks_for_films_and_pictures_in_turn(studio, tmp_path, monkeypatch):
+    from slotworks.data.scenes import VideoScenes
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    moving = Studio(studio.method, replace(studio.run, data=VideoScenes(image_size=35, num_frames=3)))
+    inside, most, made = 0, 0, []
+
+    def counted(work: Callable) -> Callable:
+        def run(*args: Any) -> Any:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.02)
+            made.append(work(*args))
+            inside -= 1
+            return made[-1]
+
+        return run
+
+    moving.example, moving.film = counted(moving.example), counted(moving.film)
+    begun = [one for one in build_page([moving]).fns.values() if any(event == "load" for _, event in one.targets)]
+    given = {1: ("both",), 2: (0, 1)}  # the first pictures, a frame of a film
+    assert sorted(len(one.inputs) for one in begun) == [1, 2]
+    with ThreadPoolExecutor(4) as pool:
+        for answer in [pool.submit(one.fn, *given[len(one.inputs)]) for one in begun * 2]:
+            answer.result()
+    assert (len(made), most) == (6, 1)
+
+
+def test_the_same_slots_are_rendered_once(studio, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(views, "render_slots", lambda *args, **how: drawn.append(how) or render_slots(*args, **how))
+    fresh = Studio(studio.method, studio.run)
+    drawn.clear()
+    table = desk.open_picture(fresh.example(0))
+    first = fresh.rendered(table)
+    assert (first[0] is first[1], len(drawn)) == (True, 1)
+    without = desk.remove(desk.choose(table, "picture", 0, 0, (35, 35)))
+    recon, edited = fresh.rendered(without)
+    assert (recon is first[0], edited is first[0], len(drawn)) == (True, False, 2)
+    assert fresh.rendered(desk.undo(without)) == first
+    assert len(drawn) == 2
+    fresh.rendered(table, noise_seed=1)
+    assert len(drawn) == 3
+    for seed in range(views.KEPT):
+        fresh.rendered(table, noise_seed=seed)
+    assert len(fresh._pictures) == views.KEPT
+
+
+def test_without_a_run_the_studio_opens_one_of_the_zoo_that_draws(studio, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    monkeypatch.setattr(api, "load", lambda folder, device: (studio.run, studio.method))
+    monkeypatch.setattr(
+        "slotworks.studio.Server", lambda studios, **how: opened.append([(one.name, one.begin) for one in studios])
+    )
+    monkeypatch.setattr(views, "find_spec", lambda name: object())
+    api.studio()
+    monkeypatch.setattr(views, "find_spec", lambda name: None if name == "diffusers" else object())
+    api.studio()
+    assert opened == [[("zoo:glass-painted", (2, 5))], [("zoo:slot-attention-tetrominoes", (0, 1))]]
+    assert Studio(studio.method, studio.run, "zoo:of-another-version").begin == (0, 1)
 
 
 def test_the_mask_that_is_downloaded_holds_the_numbers_of_slots(studio):
