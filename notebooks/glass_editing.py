@@ -21,8 +21,8 @@ from slotworks.evaluation.masks import inspecting
 from slotworks.types import to_batch
 
 SMALL = bool(os.environ.get("SLOTWORKS_SMALL"))
-STEPS = 2 if SMALL else 30  # of the sampler
-PICTURES = 2 if SMALL else 8
+STEPS = 2 if SMALL else 20  # of the sampler
+PICTURES = 4 if SMALL else 8
 
 # %%
 run, method = slotworks.from_pretrained("zoo:glass-painted")
@@ -47,11 +47,11 @@ show(batch, masks=masks)
 # twice from the same noise, from all slots and from those that are left.
 
 # %%
-scene = take_apart(method, batch["image"][0])
-rows, columns = (batch["mask"][0] == 1).nonzero().T  # the first object; a person clicks
+scene = take_apart(method, batch["image"][1])
+rows, columns = (batch["mask"][1] == 1).nonzero().T  # the first object; a person clicks
 gone = object_at(scene, x=int(columns.median()), y=int(rows.median()))
 left = remove(scene.slots[None], gone)[0]
-edit = render_edit(method, scene, left, steps=STEPS, cfg_scale=1.5)
+edit = render_edit(method, scene, left, steps=STEPS)
 print(f"slots {gone} of {len(scene.slots)} were taken out")
 show(torch.stack([edit.original, edit.recon[0], edit.edited[0]]))
 
@@ -62,11 +62,11 @@ show(torch.stack([edit.original, edit.recon[0], edit.edited[0]]))
 # ## Bring one in
 
 # %%
-other = take_apart(method, batch["image"][1])
-rows, columns = (batch["mask"][1] == 1).nonzero().T
+other = take_apart(method, batch["image"][3])
+rows, columns = (batch["mask"][3] == 1).nonzero().T
 guest = object_at(other, x=int(columns.median()), y=int(rows.median()))[0]
 more = add(scene.slots[None], other.slots[None], guest)[0]
-edit = render_edit(method, scene, more, steps=STEPS, cfg_scale=1.5)
+edit = render_edit(method, scene, more, steps=STEPS)
 show(torch.stack([edit.original, other.image, edit.recon[0], edit.edited[0]]))
 
 # %% [markdown]

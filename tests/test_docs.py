@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from slotworks.cli import main
-from slotworks.configs import dinosaur, slot_attention
+from slotworks.configs import dinosaur, dvae, mae, slate, slot_attention
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,14 +44,19 @@ def files_of(page: Path) -> dict[str, str]:
     )
 
 
+def few_of(data):
+    """A few images, drawn or behind cached features."""
+    changes = {key: value for key, value in FEW.items() if hasattr(data, key)}
+    return replace(data, **changes, **({"images": few_of(data.images)} if hasattr(data, "images") else {}))
+
+
 def shorten(monkeypatch, module: ModuleType, name: str) -> None:
     """Make a recipe one of two steps on a few images."""
     recipe = getattr(module, name)
 
     def tiny():
         run = recipe()
-        drawn = {key: value for key, value in FEW.items() if hasattr(run.data, key)}
-        data = replace(run.data, **drawn)
+        data = few_of(run.data)
         return replace(run, data=data, steps=2, batch_size=2, eval_every=2, save_every=2, eval_images=4)
 
     monkeypatch.setattr(module, name, replace(recipe, make=tiny))
@@ -59,10 +64,12 @@ def shorten(monkeypatch, module: ModuleType, name: str) -> None:
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """An empty folder with a few pictures and official files, where the mini recipe takes two steps."""
+    """An empty folder with a few pictures and official files, where mini recipes take two steps."""
     monkeypatch.chdir(tmp_path)
     shorten(monkeypatch, slot_attention, "tetrominoes_mini")
     shorten(monkeypatch, dinosaur, "voc_mini")
+    for module in (dinosaur, dvae, mae, slate):
+        shorten(monkeypatch, module, "scenes_mini")
     Path("my_pictures").mkdir()
     Image.new("RGB", (60, 40), "red").save("my_pictures/photo.jpg")
     official = FIXTURES / "multi_object_datasets" / "tetrominoes" / "tetrominoes_train.tfrecords"

@@ -83,6 +83,8 @@ def test_a_batch_is_shown_with_its_masks():
         found[0],
         found[2],
     ]
+    for count, height in ((4, 160), (5, 96)):
+        assert show(image.repeat(count, 1, 1, 1))._repr_html_().count(f'height="{height}"') == count
 
 
 def test_a_video_is_shown_by_its_first_frame(tmp_path):

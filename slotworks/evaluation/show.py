@@ -18,7 +18,8 @@ from slotworks.files import replacing
 from slotworks.html_text import picture, table
 from slotworks.types import Batch, Method, UserError
 
-HEIGHT = 96  # pixels of a picture in a notebook
+HEIGHT, LARGE = 96, 160  # pixels of a picture in a notebook, and where at most
+FEW = 4  # stand in a row
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Pictures:
     rows: dict[str, list[Image.Image]]
 
     def _repr_html_(self) -> str:
-        shown = {name: [picture(one, about=name, height=HEIGHT) for one in row] for name, row in self.rows.items()}
+        height = LARGE if max(map(len, self.rows.values()), default=0) <= FEW else HEIGHT
+        shown = {name: [picture(one, about=name, height=height) for one in row] for name, row in self.rows.items()}
         return table([[name, *row] for name, row in shown.items()])
 
     def sheet(self, *, cell: int = HEIGHT, across: bool = False) -> Image.Image:
