@@ -33,6 +33,10 @@ Target = Literal["instance", "class"]
 
 SIZE_RULE = ", one for the root of the share of the image that is covered"
 
+DRAWN = 5_000
+"""Training images of scenes that are drawn as they are asked for, where nobody says how many: all of them are as many
+as one likes, and looking at them is what takes the time."""
+
 UNKNOWN = -1
 """The label of an object of which the data do not say what it is."""
 
@@ -64,7 +68,9 @@ class PropertyOptions:
     label: str = option("class", "class, or a field of the data such as shape")
     epochs: int = option(50, "at most this many; 50 by default")
     num_train_images: int | None = option(
-        None, "how many images the probes are trained on, from the first on; all by default", flag="train-images"
+        None,
+        "how many images the probes are trained on, from the first on; by default all, of drawn scenes 5,000",
+        flag="train-images",
     )
     target: Target | None = option(
         None,
@@ -404,7 +410,10 @@ def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
     label = dataset.__getitems__([0]).get(job.options.label)
     rows = 0 if label is None or label.ndim != 2 or source.max_objects is None else label.shape[1] - source.max_objects
     train, _ = job.open(replace(source, **changes), "train")
-    return [evaluate_properties(job.method, train, dataset, background_row=rows > 0, **job.how)]
+    how = job.how
+    if how["num_train_images"] is None and "num_train" in known:
+        how["num_train_images"] = DRAWN
+    return [evaluate_properties(job.method, train, dataset, background_row=rows > 0, **how)]
 
 
 TASK = Task(

@@ -7,6 +7,7 @@ from PIL import Image
 from torch.nn.functional import one_hot
 
 from slotworks.data import CollageScenes, Pictures
+from slotworks.evaluation import properties
 from slotworks.evaluation.properties import TASK as PROPERTIES
 from slotworks.evaluation.semantic import TASK as SEMANTIC
 from slotworks.evaluation.task import Job
@@ -55,6 +56,15 @@ def test_class_place_and_size_from_slots(collages):
     assert metrics["top1"] > 0.9 > 0.5 > metrics["top1_constant"]
     assert metrics["position_mse"] < 0.5 * metrics["position_mse_constant"]
     assert metrics["size_mse"] < metrics["size_mse_constant"]
+
+
+def test_of_drawn_scenes_probes_see_so_many_and_no_more(collages, monkeypatch):
+    monkeypatch.setattr(properties, "DRAWN", 25)
+    for given, count in (({}, 25), ({"num_train_images": 40}, 40), ({"num_train_images": 500}, 120)):
+        job = Job(ByColor(), PROPERTIES.read({"epochs": 1, **given}), num_images=4)
+        [(source, dataset, _)] = PROPERTIES.prepare(job, [collages], "test")
+        [result] = PROPERTIES.measure(job, source, dataset)
+        assert f"of {count} training images" in result.rules
 
 
 def test_classes_of_folders_for_semantic_scores(collages):

@@ -336,11 +336,14 @@ def test_check_says_what_is_there(tmp_path, capsys):
     (tmp_path / "mine/extra.json").write_text("{")
     assert main(["data", "check", str(tmp_path / "mine")]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "3 pictures; masks of 2; 2 classes (cat, dog)." in said
+    assert "3 pictures; masks of 2; 2 classes (cat, dog). All can be read to the end." in said
+    assert said.count("to the end") == 1
     assert "2 LabelMe's points and lines, which enclose nothing" in said
     (tmp_path / "mine/broken.jpg").write_bytes(b"\xff\xd8\xff")
     assert main(["data", "check", str(tmp_path / "mine")]) == 1
-    assert "broken.jpg cannot be read as a picture" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "broken.jpg cannot be read as a picture" in said
+    assert "All can be read" not in said
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no data set that is known here"):
         catalog.check(tmp_path / "empty")
