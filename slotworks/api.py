@@ -178,11 +178,11 @@ def evaluate(
     records = Records()
     shown: Any = None
     for source, dataset, note in task.prepare(job, sources, split):
-        results = task.measure(job, source, dataset)
+        results = task.score(job, source, dataset)
         shown = shown or (results[0], dataset)
         origin = origin_of(folder, source, split, batch_size=batch_size, options=options)
         for result in results:
-            record = save_result(place, result, **origin, note=note, changed=changed, must_save=False)
+            record = save_result(place, result, **origin, note=note, changed=changed, about=task.own, must_save=False)
             records.append({"run": str(folder), **record})
     try:
         if getattr(chosen, "lengths", ()):

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -143,26 +144,31 @@ def test_a_training_counts_its_evaluations():
 
 
 def test_an_evaluation_shows_its_images_and_a_training_does_not(monkeypatch, clock):
-    source = TetrominoScenes(num_test=40)
-    dataset = source.open("test")
+    task = Task("own", "", lambda job, source, dataset: [], ())
+    job = Job(Method())
 
-    def score(job, source, dataset):
+    def look(dataset):
         for _ in batches(dataset, 40, 10, torch.device("cpu"), Needs(fields=("image",))):
             clock.seconds += 30
-        return ["scored"]
 
     text = shown(monkeypatch)
-    task = Task("own", "", score, ())
-    assert task.measure(Job(Method()), source, dataset) == ["scored"]
+    monkeypatch.setattr(Needs, "check_method", lambda *args: None)
+    for _, dataset, _ in task.prepare(job, [TetrominoScenes(num_test=40)], "test"):
+        look(dataset)
     lines = text.getvalue().splitlines()
     assert [line.partition(",")[0] for line in lines if " of " in line] == [
         f"tetromino_scenes: {k} of 40 images" for k in (20, 30, 40)
     ]
     text = shown(monkeypatch)
+    look(dataset)
+    with suppress(KeyError):  # what was measured failed
+        for _ in task.prepare(job, [TetrominoScenes(num_test=40)], "test"):
+            raise KeyError
+    look(dataset)
     with module.silent():
-        task.measure(Job(Method()), source, dataset)
+        for _ in task.prepare(job, [TetrominoScenes(num_test=40)], "test"):
+            look(dataset)
     assert not module.console.quiet
-    task.score(Job(Method()), source, dataset)
     assert text.getvalue() == ""
 
 

@@ -24,11 +24,7 @@ MAX_SUFFIX = 80
 
 
 def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol: str, rules: str) -> dict[str, Any]:
-    """A record of a result with `num_images`, `seed`, `metrics` (of `mean`, `sem` and `n`) and `per_image` tensors.
-
-    What its `about` says of metrics that the package does not have is kept with them, for whom the numbers are read by.
-    """
-    about = [one.described() for one in result.about]
+    """A record of a result with `num_images`, `seed`, `metrics` (of `mean`, `sem` and `n`) and `per_image` tensors."""
     return {
         "data": data,
         "split": split,
@@ -39,7 +35,6 @@ def make_record(result: Any, *, data: str, split: str, checkpoint: str, protocol
         "seed": result.seed,
         "metrics": {name: {"mean": s.mean, "sem": s.sem, "n": s.n} for name, s in result.metrics.items()},
         "per_image": {name: values.tolist() for name, values in result.per_image.items()},
-        **({"about": about} if about else {}),
     }
 
 
@@ -84,12 +79,15 @@ def save_result(
     settings: Mapping[str, Any],
     note: str = "",
     changed: Sequence[str] = (),
+    about: Sequence[Any] = (),
     must_save: bool = True,
 ) -> dict[str, Any]:
     """Write a result of a task (`slotworks.evaluation.task.Result`) and return the record.
 
-    `note` and settings of the method that differ from training, `changed`, stand behind the rules. With `must_save`
-    False a record that cannot be written says why under `unsaved`, and its numbers are not lost.
+    `about` are metrics (`slotworks.metrics.metric.Metric`) that the package does not have, beside those of the
+    protocol of the result: what they are is written beside their numbers. `note` and settings of the method that
+    differ from training, `changed`, stand behind the rules. With `must_save` False a record that cannot be written
+    says why under `unsaved`, and its numbers are not lost.
 
     Raises:
         UserError: as `write_eval`.
@@ -97,6 +95,8 @@ def save_result(
     record = result.record(data=data, split=split, checkpoint=checkpoint)
     record["rules"] += note + (f"; not as in training: {', '.join(changed)}" if changed else "")
     record["settings"] = dict(settings)
+    if own := [one.described() for one in (*getattr(result, "about", ()), *about)]:
+        record["about"] = own
     name = "-".join([data, split, record["protocol"], *changed])
     try:
         Path(run_folder).mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ line, asks what it needs of the method and of each data set, and writes down wha
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -49,7 +49,6 @@ class Result:
     seed: int
     metrics: dict[str, Summary]
     per_image: dict[str, Float64[Tensor, " i"]] = field(default_factory=dict)  # in data set order; NaN: not counted
-    about: tuple[Metric, ...] = ()  # metrics that the package does not have; `Task.measure` sees to those of a task
 
     def record(self, *, data: str, split: str, checkpoint: str) -> dict[str, Any]:
         """What `write_eval` stores: these numbers and where they come from."""
@@ -155,19 +154,15 @@ class Task:
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from None
 
-    def measure(self, job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Any]:
-        """`score`, with a bar over the images wherever it takes them from `batches`."""
-        before = _measured.set(source.name)
-        try:
-            results = self.score(job, source, dataset)
-        finally:
-            _measured.reset(before)
-        if self.name in TASKS:
-            return results
-        return [replace(one, about=self.metrics) if isinstance(one, Result) else one for one in results]
+    @property
+    def own(self) -> tuple[Metric, ...]:
+        """Metrics that the package does not have: those of a task of one's own."""
+        return () if self.name in TASKS else self.metrics
 
-    def prepare(self, job: Job, sources: Sequence[DataConfig], split: str) -> list[tuple[DataConfig, Dataset, str]]:
+    def prepare(self, job: Job, sources: Sequence[DataConfig], split: str) -> Iterator[tuple[DataConfig, Dataset, str]]:
         """Check all that the task needs, and open a split of each data set; the string is what was done to its images.
+
+        While one of them is had, `batches` shows a bar.
 
         Raises:
             UserError: for a method or data that cannot be measured, before anything is.
@@ -182,7 +177,16 @@ class Task:
         for _, dataset, _ in opened:
             if len(dataset):
                 self.needs.check_batch(dataset.__getitems__([0]))
-        return opened
+        return _measuring(opened)
+
+
+def _measuring(opened: Iterable[tuple[DataConfig, Dataset, str]]) -> Iterator[tuple[DataConfig, Dataset, str]]:
+    for one in opened:
+        before = _measured.set(one[0].name)
+        try:
+            yield one
+        finally:
+            _measured.reset(before)
 
 
 def option(default: Any, about: str, *, flag: str = "") -> Any:
@@ -238,8 +242,8 @@ def batches(
 ) -> Iterator[tuple[int, Batch]]:
     """The first `count` samples on the device, batch after batch, each with the index of its first one.
 
-    `advance` is told how many there were when the next batch is asked for; by default a bar is, inside of
-    `Task.measure`.
+    `advance` is told how many there were when the next batch is asked for; by default a bar is, for what
+    `Task.prepare` opened.
 
     Raises:
         UserError: if they lack a field that is needed.

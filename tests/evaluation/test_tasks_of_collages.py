@@ -63,7 +63,7 @@ def test_of_drawn_scenes_probes_see_so_many_and_no_more(collages, monkeypatch):
     for given, count in (({}, 25), ({"num_train_images": 40}, 40), ({"num_train_images": 500}, 120)):
         job = Job(ByColor(), PROPERTIES.read({"epochs": 1, **given}), num_images=4)
         [(source, dataset, _)] = PROPERTIES.prepare(job, [collages], "test")
-        [result] = PROPERTIES.measure(job, source, dataset)
+        [result] = PROPERTIES.score(job, source, dataset)
         assert f"of {count} training images" in result.rules
 
 
