@@ -5,17 +5,21 @@ networks are built by their shape (`slotworks.encoders.blank`). One step is made
 recipe's size, and what it would compute and keep is added up.
 """
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import conv2d, gelu
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from slotworks.encoders.blank import without_weights
@@ -26,6 +30,22 @@ from slotworks.types import Method, VideoMethod
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 BYTES = 4  # of a number in float32
+REACHED = 0.69  # of the rates that `rates_here` finds: what trainings of two recipes reached on a CPU
+UPDATE = 12  # numbers that clipping, Adam and the average of the weights read or write for each weight
+FUNCTIONS = ("gelu", "softmax", "norm", "exp", "log", "sqrt", "sigmoid", "tanh", "pow", "sin", "cos", "silu", "erf")
+
+Work = dict[tuple[str, int, int], int]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a device is. An operation takes as long as its arithmetic or its memory, whichever is longer."""
+
+    products: float  # floating point operations a second in matrix products
+    convolutions: float  # and in convolutions
+    memory: float  # bytes a second that simple operations read and write
+    functions: float  # the same of those that compute an exponential, a root or a norm
+    start: float  # seconds that an operation takes at least
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,17 @@ class Plan:
     optimizer: int  # bytes of gradients and of Adam's two moments
     activations: int  # bytes
     terms: tuple[str, ...]  # of the loss
+    work: Work = field(repr=False)  # every operation: its kind, operations and bytes, and how often
     visits: dict[str, int]  # how often the CPU waits in a step for numbers from the device, by operation
+
+    def seconds(self, rates: Rates) -> float:
+        """How long a step takes on one device: all operations one after the other, and the update of the weights."""
+        total = 0.0
+        for (kind, flops, size), count in self.work.items():
+            arithmetic = flops / (rates.convolutions if kind == "convolution" else rates.products)
+            moved = size / (rates.functions if kind == "function" else rates.memory)
+            total += count * (rates.start + max(arithmetic, moved))
+        return (total + UPDATE * self.trained * BYTES / rates.memory) / REACHED
 
 
 class HostVisits(TorchFunctionMode):
@@ -97,18 +127,54 @@ def _device(value: Any) -> torch.device | None:
 
 
 class Flops(TorchDispatchMode):
-    """Adds up floating point operations, a multiplication and an addition as two."""
+    """Adds up floating point operations, a multiplication and an addition as two, and keeps what each moves."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self.work: Counter[tuple[str, int, int]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every operation passes here."""
         out = func(*args, **kwargs or {})
-        if count := flop_registry.get(func.overloadpacket):
-            self.total += count(*args, **kwargs or {}, out_val=out)
+        count = flop_registry.get(func.overloadpacket)
+        flops = count(*args, **kwargs or {}, out_val=out) if count else 0
+        self.total += flops
+        if not func.is_view:
+            name = func.overloadpacket.__name__
+            kind = "convolution" if "convolution" in name else "product" if flops else "simple"
+            kind = "function" if kind == "simple" and any(word in name for word in FUNCTIONS) else kind
+            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+            self.work[kind, flops, sum(x.numel() * x.element_size() for x in tensors)] += 1
         return out
+
+
+def rates_here() -> Rates:
+    """How fast this CPU is with as many threads as torch has, tried for about two seconds."""
+
+    def seconds(compute: Callable[[], Any]) -> float:
+        compute()
+        best = math.inf
+        for _ in range(5):
+            began, count = time.process_time(), 0
+            while (spent := time.process_time() - began) < 0.05:
+                compute()
+                count += 1
+            best = min(best, spent / count)
+        return best / torch.get_num_threads()
+
+    big, small = torch.rand(2, 1 << 22), torch.rand(16)
+    x, w = torch.rand(2048, 256), torch.rand(256, 256)
+    image, kernel = torch.rand(8, 64, 32, 32), torch.rand(64, 64, 5, 5)
+    with torch.no_grad():
+        start = seconds(lambda: small + small)
+        return Rates(
+            products=2 * 2048 * 256 * 256 / seconds(lambda: x @ w),
+            convolutions=2 * 8 * 64 * 64 * 25 * 32 * 32 / seconds(lambda: conv2d(image, kernel, padding=2)),
+            memory=3 * big[0].nbytes / seconds(lambda: big[0] + big[1]),
+            functions=2 * big[0].nbytes / seconds(lambda: gelu(big[0])),
+            start=start * torch.get_num_threads(),
+        )
 
 
 def plan(run: Run, *, load: Callable[[str], Method] | None = None, count_flops: bool = True) -> Plan:
@@ -167,6 +233,7 @@ def plan(run: Run, *, load: Callable[[str], Method] | None = None, count_flops: 
         optimizer=3 * trained * BYTES,
         activations=activations,
         terms=tuple(terms),
+        work={key: count * run.accumulate for key, count in flops.work.items()},
         visits=dict(visits.visits),
     )
 
@@ -189,8 +256,8 @@ def _frozen(method: Method) -> int:
             for one in value:
                 count(one)
         elif is_dataclass(value) and not isinstance(value, type):
-            for field in fields(value):
-                count(getattr(value, field.name))
+            for one in fields(value):
+                count(getattr(value, one.name))
 
     def aside(module: nn.Module) -> None:
         for value in [v for name, v in vars(module).items() if name not in ("_modules", "_parameters", "_buffers")]:

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from slotworks.cli import main
+from slotworks.cli.plan import hours_of
 from slotworks.configs import recipes
 from slotworks.encoders import ViTConfig
 from slotworks.encoders.blank import TRANSFORMERS, blank_transformer, without_weights
 from slotworks.encoders.diffusion import load_diffusion
 from slotworks.encoders.vit import KNOWN, load_network
 from slotworks.nn.precision import without_autocast
-from slotworks.plan import HostVisits, plan
+from slotworks.plan import REACHED, Flops, HostVisits, Rates, plan
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig, Method, MethodConfig, UserError
 
@@ -208,3 +209,30 @@ def test_hours_follow_from_operations_and_peak(capsys):
 def test_mistakes(words, sentence, capsys):
     assert main(["plan", *words.split()]) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_seconds_of_a_step_in_closed_form(monkeypatch):
+    """Each operation as long as its arithmetic or its memory; 12 numbers of each trained weight for the update."""
+    work = {("product", 600, 40): 2, ("convolution", 500, 10): 1, ("simple", 0, 1000): 3, ("function", 0, 100): 1}
+    counted = replace(plan(line()), work=work, trained=5)
+    rates = Rates(products=100, convolutions=50, memory=10, functions=5, start=0.5)
+    expected = 2 * 6.5 + 10.5 + 3 * 100.5 + 20.5 + 12 * 5 * 4 / 10
+    assert counted.seconds(rates) == pytest.approx(expected / REACHED)
+    monkeypatch.setattr("slotworks.plan.rates_here", lambda: rates)
+    assert hours_of(line(), counted, "here", 1, 0.3)["step_seconds"] == counted.seconds(rates)
+
+
+def test_views_move_nothing_and_products_are_counted_with_their_bytes():
+    flops = Flops()
+    with torch.device("meta"), flops:
+        x, w = torch.empty(4, 3), torch.empty(5, 3)
+        x @ w.T
+        torch.empty(7).sqrt()
+    assert flops.work["product", 2 * 4 * 3 * 5, 4 * (12 + 15 + 20)] == 1
+    assert flops.work["function", 0, 4 * 14] == 1
+    assert not [key for key in flops.work if key[2] == 4 * 30]  # the transposed view
+
+
+def test_a_cpu_is_one_device(capsys):
+    assert main(["plan", "slot_attention.tetrominoes_mini", "--gpu", "here", "--devices", "2"]) == 2
+    assert "leave --devices and --utilisation out" in capsys.readouterr().err

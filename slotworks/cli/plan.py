@@ -23,17 +23,19 @@ step, counted without computing one, and the hours that follow on a GPU.
   slotworks plan glass.coco                          on an A100, at 30 percent of its peak
   slotworks plan glass.coco_phase2 --gpu h100 --devices 8
   slotworks plan dinosaur.coco_mlp --batch-size 128 --utilisation 0.4
+  slotworks plan slot_attention.tetrominoes_mini --gpu here
   slotworks plan slot_attention.clevr6 --json
 
-  --gpu NAME        %s; default a100
+  --gpu NAME        %s; default a100.
+                    here: this machine's CPU, whose rates are tried for two seconds
   --devices N       GPUs that share a step; default 1
   --utilisation U   share of the peak rate that is reached, above 0 to 1; default 0.3
   --json            print the result as JSON
 
 All other options are those of the recipe, as in `slotworks train CONFIG --help`. Hours are the operations of all steps
 by peak rate, utilisation and number of GPUs: no evaluation, no waiting for data. Element-wise work is not counted,
-which small networks spend most of their time on. Memory is of one device, in float32; mixed precision keeps about half
-of the activations."""
+which small networks spend most of their time on; for this CPU it is, as the bytes that it moves. Memory is of one
+device, in float32; mixed precision keeps about half of the activations."""
 
 GPUS = {  # published dense peak rates of matrix products in 16 bits, 10^12 operations a second, and memory in GB
     "t4": ("NVIDIA T4", 65, 16),
@@ -46,6 +48,9 @@ GPUS = {  # published dense peak rates of matrix products in 16 bits, 10^12 oper
 }
 
 
+HERE = "here"
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
     if not argv or {"-h", "--help"} & set(argv):
@@ -56,8 +61,10 @@ def main(argv: Sequence[str]) -> int:
     rest, devices = take_option(rest, "--devices")
     rest, share = take_option(rest, "--utilisation")
     gpu, devices, share = gpu or "a100", devices or "1", share or "0.3"
-    if gpu not in GPUS:
-        raise UserError(f"--gpu is {gpu}; known are {', '.join(GPUS)}. Nearest: {nearest(gpu, GPUS)}.")
+    if gpu not in GPUS and gpu != HERE:
+        raise UserError(f"--gpu is {gpu}; known are {', '.join(GPUS)} and {HERE}. Nearest: {nearest(gpu, GPUS)}.")
+    if gpu == HERE and (devices != "1" or share != "0.3"):
+        raise UserError("--gpu here is one CPU whose rates are measured; leave --devices and --utilisation out.")
     if not whole_number(devices):
         raise UserError(f"--devices is {devices}; expected a number of GPUs, 1 or more.")
     utilisation = _share(share)
@@ -89,16 +96,21 @@ def plan_of(run: "Run", devices: int) -> "Plan":
 
 def hours_of(run: "Run", plan: "Plan", gpu: str, devices: int, utilisation: float) -> dict:
     """The plan of one device's share of a step, with the time that all steps take."""
-    name, peak, memory = GPUS[gpu]
-    seconds = plan.flops / (peak * 1e12 * utilisation)
+    if gpu == HERE:
+        from slotworks.plan import rates_here
+
+        name, memory, seconds = "this machine's CPU", math.inf, plan.seconds(rates_here())
+    else:
+        name, peak, memory = GPUS[gpu]
+        seconds = plan.flops / (peak * 1e12 * utilisation)
     return {
-        **asdict(plan),
+        **{name: value for name, value in asdict(plan).items() if name != "work"},
         "steps": run.steps,
         "batch_size": run.batch_size,
         "gpu": name,
-        "gpu_memory_gb": memory,
+        "gpu_memory_gb": memory if memory < math.inf else None,
         "devices": devices,
-        "utilisation": utilisation,
+        "utilisation": utilisation if gpu != HERE else None,
         "step_seconds": seconds,
         "hours": seconds * run.steps / 3600,
         "gpu_hours": seconds * run.steps * devices / 3600,
@@ -113,7 +125,8 @@ def _lines(recipe: str, answer: dict) -> dict[str, str]:
     weights, optimizer, activations = (answer[key] / 1e9 for key in ("weights", "optimizer", "activations"))
     total = weights + optimizer + activations
     many = f"{answer['devices']} x " if answer["devices"] > 1 else ""
-    fits = "" if total <= answer["gpu_memory_gb"] else "; more than it has: use 16 bits, or more micro-batches"
+    there = answer["gpu_memory_gb"]
+    fits = "" if there is None or total <= there else "; more than it has: use 16 bits, or more micro-batches"
     days = f" ({answer['hours'] / 24:.1f} days)" if answer["hours"] > 48 else ""
     waits = ", ".join(f"{count} x {what}" for what, count in answer["visits"].items()) or "never"
     return {
@@ -121,11 +134,16 @@ def _lines(recipe: str, answer: dict) -> dict[str, str]:
         "parameters": parameters,
         "a step": f"{answer['flops'] / 1e12:,.2f} x 10^12 operations on each device, forward and backward",
         "memory": f"{total:.1f} GB in float32 (weights {weights:.1f}, gradients and moments {optimizer:.1f}, "
-        f"activations {activations:.1f}) of {answer['gpu_memory_gb']} GB{fits}",
+        f"activations {activations:.1f}){'' if there is None else f' of {there} GB'}{fits}",
         "waits": f"for numbers of the device in a step: {waits}",
-        "time": f"{_round(answer['hours'])} hours{days} on {many}{answer['gpu']} at {answer['utilisation']:.0%} of its "
-        f"peak, {_round(answer['gpu_hours'])} GPU hours",
+        "time": f"{_round(answer['hours'])} hours{days} on {many}{answer['gpu']}{_share_of(answer)}",
     }
+
+
+def _share_of(answer: dict) -> str:
+    if answer["utilisation"] is None:
+        return f", {1000 * answer['step_seconds']:,.0f} ms a step"
+    return f" at {answer['utilisation']:.0%} of its peak, {_round(answer['gpu_hours'])} GPU hours"
 
 
 def _round(hours: float) -> str:
