@@ -87,6 +87,11 @@ def _own(kind: str, name: str, importing: bool) -> Any:
     return getattr(module, attribute)
 
 
+def imported_files() -> list[Path]:
+    """The files of one's own that were imported, for a process that is to know the same classes."""
+    return [path for path, _ in _FILES]
+
+
 def import_file(path: Path) -> ModuleType:
     """Import a user's file, so that what it defines can be used and run folders can name its classes.
 

@@ -22,6 +22,8 @@ from slotworks.cli.console import (
     take_option,
     units,
 )
+from slotworks.cli.engines import engine_of, seen
+from slotworks.engines import OneByOne, Part
 from slotworks.errors import UserError
 from slotworks.tables import learn, metric, read, task_row
 
@@ -55,6 +57,9 @@ def evaluate(
     set_fields: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     module: Path | None = None,
+    workers: int | None = None,
+    engine: str = "processes",
+    address: str | None = None,
     json: bool = False,
 ) -> int:
     """Score runs on data sets; prints a table, or a matrix of runs and data sets, and writes RUN/eval/*.json.
@@ -92,6 +97,9 @@ def evaluate(
         out_folder: of a run folder: where eval/ is written instead, for example if the run lies where nothing can be
             written; of a recipe: its run folder, by default runs/NAME. With several runs, one folder for each below it.
         module: Python file that defines the run's own classes.
+        workers: runs scored at the same time, each in a process of its own; one after the other by default.
+        engine: processes on this machine, or ray for a Ray cluster (docs/guides/cluster.md).
+        address: HOST:PORT of a Ray cluster; by default one on this machine.
         json: print the records as JSON.
     """
     from slotworks import api
@@ -118,27 +126,38 @@ def evaluate(
     folders = [folder for folder, _ in found]
     if task == "discovery" and len(runs) > 1 and not _comparable({load_run(folder).protocol for folder in folders}):
         given.setdefault("protocols", (DEFAULT,))  # runs are compared under the same rules
-    records: list[dict[str, Any]] = []
+    calls = []
     for (folder, config), place in zip(found, places, strict=True):
         chosen: Any = sources or (with_root(load_run(folder).data, root) if root else None)
         if pictures:
             chosen = own_pictures(load_run(folder).data, pictures, score=True)
             err.print(f"{pictures}: {chosen.marked.describe()}", soft_wrap=True, markup=False, highlight=False)
-        with silent() if json else nullcontext():
-            records += api.evaluate(
-                folder,
-                data=chosen,
-                split=split or (chosen.scored_split if pictures else None),
-                task=task,
-                num_images=images,
-                batch_size=batch_size,
-                seed=seed,
-                device=device,
-                config=config,
-                out=place,
-                image_size=image_size,
-                **given,
-            )
+        how = {
+            "data": chosen,
+            "split": split or (chosen.scored_split if pictures else None),
+            "task": task,
+            "num_images": images,
+            "batch_size": batch_size,
+            "seed": seed,
+            "device": device,
+            "config": config,
+            "out": place,
+            "image_size": image_size,
+            **given,
+        }
+        calls.append(partial(api.evaluate, folder, **how))
+    runner = engine_of(engine, None if workers is None else str(workers), address)
+    with silent() if json else nullcontext():
+        if isinstance(runner, OneByOne):
+            answers = {number: call() for number, call in enumerate(calls)}
+        else:
+            parts = [Part(run, call) for run, call in zip(runs, calls, strict=True)]
+            with seen(runner, "runs", len(parts)) as advance:
+                answers = {number: answer for number, answer in runner.run(parts) if not advance(1)}
+    for answer in answers.values():
+        if isinstance(answer, Exception):
+            raise answer
+    records: list[dict[str, Any]] = [record for number in range(len(calls)) for record in answers[number]]
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
     for record in records:
         learn(record.get("about"))

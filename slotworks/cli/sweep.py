@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_all, take_option
+from slotworks.cli.engines import seen, take_engine
+from slotworks.engines import Engine, OneByOne, Part
 from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
 from slotworks.json_text import read_json
@@ -38,6 +40,7 @@ not fit together is left out with a sentence; one that fails is a row that says 
   --metric N      metrics of the plot, with commas between them; by default the first two
   --out DIR       default runs/sweeps/RECIPE; with table.csv, table.md, plot.png and a folder for each variant
   --device D      cpu, cuda, cuda:1 or mps; default: the first GPU, or the CPU
+  --workers N, --engine ray   trainings at the same time, in processes or on a cluster (docs/guides/cluster.md)
   --json          print the table as JSON
   --keep-memory   keep freed memory: faster on a CPU under Linux (docs/performance.md)
 
@@ -73,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
     rest, metrics = take_option(rest, "--metric")
     rest, folder = take_option(rest, "--out")
     rest, device = take_option(rest, "--device")
+    rest, engine = take_engine(rest)
     as_json, keep_memory = "--json" in rest, "--keep-memory" in rest
     rest = [word for word in rest if word not in ("--json", "--keep-memory")]
     if seeds is not None and not whole_number(seeds):
@@ -92,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
         out=Path(folder) if folder else Path("runs/sweeps") / name.replace(".py:", ".").replace("/", "_"),
         plotted=metrics.split(",") if metrics else None,
         device=device,
+        engine=engine,
     )
     if as_json:
         print_json(rows)
@@ -162,6 +167,7 @@ def sweep(
     out: Path,
     plotted: Sequence[str] | None = None,
     device: str | None = None,
+    engine: Engine | None = None,
 ) -> list[dict[str, Any]]:
     """Train every variant with every seed, then write `table.csv`, `table.md` and `plot.png` into `out`.
 
@@ -179,7 +185,6 @@ def sweep(
     from slotworks.cli.train import of_seed
     from slotworks.evaluation import validation
     from slotworks.files import check_writable
-    from slotworks.progress import following
     from slotworks.reports.sweep import FILES, write_sweep
 
     if device is not None:
@@ -196,24 +201,38 @@ def sweep(
     first = next(iter(runs.values()))
     if not list(out.glob(f"*/*/{RESULT}")):  # what no variant can be trained without is no failure of each
         first.data.open("train")
-    folders = ((_place(out, v) / f"seed{seed}", run) for v, run in runs.items() for seed in _seeds(run, seeds))
-    waiting = {folder: run.steps for folder, run in folders if not (folder / RESULT).is_file()}
+    engine = engine or OneByOne()
+    wanted = {v: [_place(out, v) / f"seed{seed}" for seed in _seeds(run, seeds)] for v, run in runs.items()}
+    jobs: dict[Path, tuple[Run, str]] = {}  # the recipe itself stands in every group, and is trained once
+    for variant, run in runs.items():
+        for folder, seed in zip(wanted[variant], _seeds(run, seeds), strict=True):
+            jobs.setdefault(folder, (of_seed(run, seed)[0], f"{variant.group or recipe}: {variant.label}"))
+    waiting = {folder: run.steps for folder, (run, _) in jobs.items() if not (folder / RESULT).is_file()}
+    parts = []
+    for folder, (run, title) in jobs.items():
+        waiting.pop(folder, None)
+        more = (len(waiting), sum(waiting.values())) if isinstance(engine, OneByOne) else (0, 0)
+        parts.append(Part(title, _one, (run, folder, device, title, more)))
+    order = list(jobs)
     try:
-        for variant, run in runs.items():
-            place = _place(out, variant)
-            err.print(f"{variant.group or recipe}: {variant.label}", style="bold", highlight=False, markup=False)
-            answers = []
-            for seed in _seeds(run, seeds):
-                folder = place / f"seed{seed}"
-                waiting.pop(folder, None)
-                following.set((len(waiting), sum(waiting.values())))
-                if folder not in tried:  # the recipe itself stands in every group, and may fail only once
-                    tried[folder] = _one(of_seed(run, seed)[0], folder, device)
-                answers.append(tried[folder])
-            rows.append(_row(variant, answers))
+        with seen(engine, "trainings", len(parts)) as advance:
+            for number, answer in engine.run(parts):
+                if isinstance(answer, UserError) and not isinstance(engine, OneByOne):  # lost, or refused by a machine
+                    answer = {"seed": jobs[order[number]][0].seed, "failed": str(answer)}
+                if isinstance(answer, Exception):
+                    raise answer
+                if "signal" in answer:
+                    raise Stopped(answer["signal"])
+                tried[order[number]] = answer
+                advance(1)
+                for variant, folders in list(wanted.items()):
+                    if all(folder in tried for folder in folders):
+                        rows.append(_row(variant, [tried[folder] for folder in folders]))
+                        del wanted[variant]
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         err.print("Stopped; the same command goes on from there. The table holds what is finished.")
+    rows.sort(key=lambda row: [(v.group, v.label) for v in runs].index((row["group"], row["variant"])))
     if rows:
         written = write_sweep(rows, out, title=recipe, plotted=plotted, notes=left_out)
         err.print("Wrote " + ", ".join(str(path) for path in written), soft_wrap=True, highlight=False, markup=False)
@@ -301,13 +320,17 @@ def _folder(variant: Variant) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", name)
 
 
-def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
+def _one(
+    run: "Run", folder: Path, device: str | None, title: str = "", more: tuple[int, int] = (0, 0)
+) -> dict[str, Any]:
     """Train and measure one run, or read what an earlier sweep left; a failure is said and not kept."""
     from slotworks.api import train
-    from slotworks.cli.train import check_stopped
+    from slotworks.progress import following
     from slotworks.training import Diverged, load_run
     from slotworks.training.numerics import unsettled
 
+    following.set(more)
+    err.print(title, style="bold", highlight=False, markup=False)
     done = folder / RESULT
     if done.is_file() and unsettled(load_run(folder), run) == run:
         try:
@@ -323,7 +346,8 @@ def _one(run: "Run", folder: Path, device: str | None) -> dict[str, Any]:
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         err.print(f"Failed: {words}", soft_wrap=True, markup=False, highlight=False)
         return {"seed": run.seed, "failed": words}
-    check_stopped(answer)
+    if "signal" in answer:
+        return answer
     kept = {key: answer[key] for key in ("metrics", "seconds", "verdict", "diverged") if key in answer}
     result = {"seed": run.seed, **kept}
     write_text(done, json.dumps(result, indent=1) + "\n")

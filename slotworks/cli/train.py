@@ -13,6 +13,8 @@ from rich.markup import escape
 
 from slotworks import tables
 from slotworks.cli.console import err, out, percent, print_json, take_all, take_option
+from slotworks.cli.engines import seen, take_engine
+from slotworks.engines import Engine, OneByOne, Part
 from slotworks.errors import Stopped, UserError
 from slotworks.outputs import Outputs, writing
 from slotworks.ranges import whole_number
@@ -44,6 +46,7 @@ OPTIONS = """\
                  builds on the first of its seed, if that was trained with --seeds, else all seeds on the one run
   --device D     cpu, cuda, cuda:1 or mps; default: the first GPU, or the CPU
   --pictures DIR a folder of your own pictures in place of the recipe's data, with or without masks (docs/data.md)
+  --workers N, --engine ray   seeds at the same time, in processes or on a cluster (docs/guides/cluster.md)
   --dry-run      build everything and make a few steps in memory: parameters, memory, time, and where each setting
                  comes from; writes nothing
   --module FILE  Python file that defines the classes that a run.yaml names
@@ -70,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     rest, device = take_option(rest, "--device")
     rest, module = take_option(rest, "--module")
     rest, callbacks = take_all(rest, "--callback")
+    rest, engine = take_engine(rest)
     flags, rest = {*FLAGS} & {*rest}, [word for word in rest if word not in FLAGS]
     if module:
         from slotworks.parts import import_file
@@ -90,11 +94,13 @@ def main(argv: Sequence[str]) -> int:
         if is_file(name):
             err.print(f"Training as {name} says, into {base}.", soft_wrap=True, markup=False)
         if seeds is None:
+            if not isinstance(engine, OneByOne):
+                raise UserError("--workers and --engine run several seeds at once; add --seeds N, or use torchrun.")
             answer = train_one(run, base, device=device, callbacks=callbacks)
         else:
             if not whole_number(seeds):
                 raise UserError(f"--seeds is {seeds}; expected a number of seeds, 1 or more.")
-            answer = train_seeds(run, base, int(seeds), device=device, callbacks=callbacks)
+            answer = train_seeds(run, base, int(seeds), device=device, callbacks=callbacks, engine=engine)
     if "--json" in flags:
         print_json(answer)
     check_stopped(answer)
@@ -264,32 +270,45 @@ def train_one(run: "Run", folder: Path, *, device: str | None = None, callbacks:
 
 
 def train_seeds(
-    run: "Run", base: Path, count: int, *, device: str | None = None, callbacks: Sequence[str] = ()
+    run: "Run",
+    base: Path,
+    count: int,
+    *,
+    device: str | None = None,
+    callbacks: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> dict:
-    """Train several seeds one after the other, each resuming by itself; report mean and spread, write summary.json.
+    """Train several seeds, by default one after the other, each resuming; report mean and spread, write summary.json.
 
     A seed that diverges is named and left out of the mean; the others go on.
     """
-    from slotworks.progress import following
     from slotworks.training import Diverged
 
+    engine = engine or OneByOne()
     Outputs(base).check_free(["summary.json"])
-    answers = []
+    found: dict[int, dict] = {}
     runs = {seed: of_seed(run, seed) for seed in range(run.seed, run.seed + count)}  # all, before the first is trained
     for note in dict.fromkeys(note for _, notes in runs.values() for note in notes):
         err.print(note, soft_wrap=True, markup=False)
+    how = {"device": device, "callbacks": callbacks}
+    parts = []
     for seed, (one, _) in runs.items():
         more = run.seed + count - seed - 1
-        following.set((more, more * run.steps))
-        err.print(f"[bold]seed {seed}[/bold]")
-        try:
-            how = {"device": device, "callbacks": callbacks}
-            answers.append({"seed": seed, **train_one(one, base / f"seed{seed}", **how)})
-        except Diverged as error:
-            err.print(str(error), soft_wrap=True, markup=False)
-            answers.append({"seed": seed, "diverged": str(error)})
-        if "signal" in answers[-1]:
-            break  # the remaining seeds are not wanted now
+        parts.append(
+            Part(f"Seed {seed}", _train_seed, (one, base / f"seed{seed}", how, more * isinstance(engine, OneByOne)))
+        )
+    with seen(engine, "seeds", len(parts)) as advance:
+        for number, answer in engine.run(parts):
+            if isinstance(answer, Diverged):
+                err.print(str(answer), soft_wrap=True, markup=False)
+                answer = {"diverged": str(answer)}
+            elif isinstance(answer, Exception):
+                raise answer
+            found[number] = {"seed": run.seed + number, **answer}
+            advance(1)
+            if "signal" in answer:
+                break  # the remaining seeds are not wanted now
+    answers = [found[number] for number in sorted(found)]
     finished = [answer for answer in answers if "metrics" in answer]
     summary = {}
     for name in finished[0]["metrics"] if finished else ():
@@ -301,10 +320,19 @@ def train_seeds(
             f"[bold]{name} {percent(summary[name]['mean'])} ± {percent(spread)}[/bold] over {len(values)} seeds: {each}"
         )
     answer = {"folder": str(base), "summary": summary, "runs": answers}
-    answer |= {"signal": answers[-1]["signal"]} if "signal" in answers[-1] else {}
+    signals = [one["signal"] for one in answers if "signal" in one]
+    answer |= {"signal": signals[0]} if signals else {}
     with writing(base, doing="writing a summary") as outputs:
         outputs.write_text("summary.json", json.dumps(answer, indent=1) + "\n")
     return answer
+
+
+def _train_seed(run: "Run", folder: Path, how: dict, more: int) -> dict:
+    from slotworks.progress import following
+
+    following.set((more, more * run.steps))
+    err.print(f"[bold]seed {run.seed}[/bold]")
+    return train_one(run, folder, **how)
 
 
 def of_seed(run: "Run", seed: int) -> "tuple[Run, list[str]]":
