@@ -48,6 +48,7 @@ from slotworks.types import DataConfig, Method, MethodConfig, UserError
 from slotworks.videos import check_videos
 
 if TYPE_CHECKING:
+    from slotworks.remote import Place
     from slotworks.synthesis import Synthesis
 
 
@@ -247,18 +248,17 @@ def segment(
         yield from segment_files(method, paths, outputs, image_size=size, protocol=run.protocol, **options)
 
 
-def synthesize(config: "Synthesis", folder: str | Path, *, device: str | None = None, **options: Any) -> dict:
-    """Generate images with pseudo-masks, shard after shard; goes on where it was stopped.
+def synthesize(config: "Synthesis", folder: "str | Place", *, device: str | None = None, **options: Any) -> dict:
+    """Generate images with pseudo-masks; goes on where it was stopped. The device is the first GPU, or the CPU.
 
-    For options and result see `slotworks.synthesis.engine.synthesize`. Without `device` it is the first GPU, under
-    `torchrun` the one of this process, or the CPU.
+    For options and result see `synthesis.workers.make`. Under `torchrun` the device is that of this process.
     """
-    from slotworks.synthesis import synthesize as make
+    from slotworks.synthesis.workers import make
 
-    place = find_device(device)
+    find_device(device)
     check_writable(folder)
     check_extra("synthesis", "pyarrow.parquet")
-    return make(config, folder, device=place, **options)
+    return make(config, folder, device=device, **options)
 
 
 def edit(

@@ -5,19 +5,22 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 from slotworks.errors import QUOTE, UserError, shorten
+from slotworks.remote import PARTIAL as PARTIAL
+from slotworks.remote import Place, RemotePath, as_place, check_writable_url, written_at
 
-PARTIAL = ".partial."
-"""How the names of files begin that are being written."""
+T = TypeVar("T")
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Place | str) -> Iterator[Path]:
     """Gives a path beside `path` to write to; on success it reaches the disk and takes the place of `path`.
 
     If writing fails, for example because the disk is full, the partial file is removed and `path` stays as it was. The
@@ -26,7 +29,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
     Raises:
         UserError: if the disk refuses.
     """
-    path = Path(path)
+    path = as_place(path)
+    if isinstance(path, RemotePath):
+        with written_at(path) as file:
+            yield file
+        return
     beside = path.with_name(f"{PARTIAL}{path.name}")  # the same name every time: a killed process leaves one at most
     try:
         try:
@@ -122,13 +129,15 @@ def write_text(path: Path | str, text: str) -> Path:
     return Path(path)
 
 
-def check_writable(folder: Path | str) -> None:
+def check_writable(folder: Place | str) -> None:
     """Refuse a folder in which nothing could be written, before the work whose results belong there; changes nothing.
 
     Raises:
         UserError: saying why.
     """
-    place = Path(folder)
+    place = as_place(folder)
+    if isinstance(place, RemotePath):
+        return check_writable_url(place)
     try:
         while True:
             try:
@@ -178,6 +187,101 @@ def locked(folder: Path | str, *, doing: str = "training", name: str = ".lock") 
                 (folder / name).unlink()  # while the lock is held
                 for parent in fresh:
                     parent.rmdir()  # refused if anything was written
+
+
+def _opened(lock: Path) -> IO[str]:
+    while True:
+        try:
+            return lock.open("w")
+        except FileNotFoundError:  # whoever was done with the folder took it away
+            lock.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def only_one(lock: Path, *, wait: bool = True) -> Iterator[bool]:
+    """One process at a time: with several GPUs, every process opens the data set. The lock ends with its process.
+
+    Gives whether this process holds the lock: always, unless it does not `wait`.
+    """
+    with _opened(lock) as file:
+        held = True
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        except (ImportError, OSError):  # Windows, and file systems without locks
+            pass
+        yield held
+
+
+class Claims(Generic[T]):
+    """Pieces of work that several processes share: each takes what is neither done nor in another's hands.
+
+    A claim is a lock, which ends with its process, so a dead process's piece is taken by one that lives. Where a file
+    system has no locks, a piece may be made twice, of which the last takes its place.
+
+    Args:
+        items: of all processes.
+        claim: of a piece, such as `only_one(file, wait=False)`; gives whether it was to be had.
+        done: whether a piece needs no work any more; asked for one that was claimed.
+        listed: pieces that are known to be done, such as a listing of their folder gives at once; some may be missing.
+        first: which piece this process looks at first, so that processes do not all begin with the same one.
+    """
+
+    PAUSES = (0.1, 30.0)  # seconds between looks at what others have in their hands, ever longer
+
+    def __init__(
+        self,
+        items: Sequence[T],
+        claim: Callable[[T], AbstractContextManager[bool]],
+        done: Callable[[T], bool],
+        listed: Callable[[], Container[T]] = tuple,
+        first: int = 0,
+    ):
+        self.waiting = deque([*items[first:], *items[:first]])  # what may be left to do, for all that is known
+        self.closed = False  # set it, and `take` of another thread ends
+        self._claim, self._done, self._listed = claim, done, listed
+        self._held: dict[T, AbstractContextManager[bool]] = {}
+
+    def look(self) -> T | None:
+        """Once around: a piece, which is this process's until `release`; None if the others have all that is left."""
+        finished = self._listed()
+        for _ in range(len(self.waiting)):
+            item = self.waiting.popleft()
+            if item in finished:
+                continue
+            claim = self._claim(item)
+            mine = claim.__enter__()
+            if mine and not self._done(item):
+                self._held[item] = claim
+                return item
+            claim.__exit__(None, None, None)
+            if not mine:
+                self.waiting.append(item)
+        return None
+
+    def take(self) -> T | None:
+        """A piece as `look` gives it, as soon as there is one; None once all are done, or at the end."""
+        pause, most = self.PAUSES
+        while not self.closed:
+            item = self.look()
+            if item is not None or not self.waiting:
+                return item
+            time.sleep(pause)
+            pause = min(most, 2 * pause)
+        return None
+
+    def release(self, item: T) -> None:
+        """Done with it, or not."""
+        self._held.pop(item).__exit__(None, None, None)
+
+    def close(self) -> None:
+        """Release all."""
+        self.closed = True
+        for item in list(self._held):
+            self.release(item)
 
 
 def remove_partial(folder: Path) -> None:

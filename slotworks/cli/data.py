@@ -9,6 +9,8 @@ from rich.markup import escape
 from slotworks import tables
 from slotworks.cli.console import out, parse, print_json, take_option
 from slotworks.errors import UserError
+from slotworks.files import check_writable
+from slotworks.remote import RemotePath, is_url
 
 HELP = """usage: slotworks data list | prepare NAME | check ROOT
 
@@ -29,6 +31,7 @@ Turn official files into memory-mapped stores. Killed and started again, it goes
 
   --root DIR     folder of the official files; default data/NAME
   --split SPLIT  train, val or test: only the store of this one, where each has its own
+  --send URL     also copy the stores there, s3://bucket/folder and the like (extra `remote`): a root for other machines
   --json         print the folders of the stores as JSON
 
 `slotworks data prepare NAME --help` lists the options of a data set. A recipe looks for a store that was made with its
@@ -105,6 +108,11 @@ def prepare(argv: Sequence[str]) -> int:
 
     row = catalog.find_row(name)
     rest, split = take_option(rest, "--split")
+    rest, url = take_option(rest, "--send")
+    if url is not None:
+        if not is_url(url):
+            raise UserError(f"--send is {url}; expected a URL such as s3://bucket/folder.")
+        check_writable(url)
     as_json = "--json" in rest
     rest = [word for word in rest if word != "--json"]
     default = row.config()
@@ -124,6 +132,11 @@ def prepare(argv: Sequence[str]) -> int:
     options = {field.name: getattr(config, field.name) for field in fields(config)}
     changed = {key: value for key, value in options.items() if value != getattr(default, key) and key != "root"}
     paths = catalog.prepare(row.name, root=config.root, **changed, **({"split": split} if split else {}))
+    if url is not None:
+        from slotworks.data.stores.store import send_store
+
+        for path in paths:
+            send_store(path, RemotePath(url) / "prepared" / path.name)
     if as_json:
         print_json({"prepared": [str(path) for path in paths]})
     else:

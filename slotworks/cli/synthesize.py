@@ -11,13 +11,18 @@ from rich.markup import escape
 
 from slotworks import tables
 from slotworks.cli.console import err, out, percent, print_json, take_option
+from slotworks.cli.engines import HELP as ENGINES
+from slotworks.cli.engines import take_engine
+from slotworks.engines import Engine, OneByOne
 from slotworks.errors import UserError
 from slotworks.ranges import whole_number
+from slotworks.remote import Place, as_place
 
 if TYPE_CHECKING:
     from slotworks.synthesis import Synthesis
 
-HELP = """usage: slotworks synthesize CONFIG [--out DIR] [--rank R --world-size N] [--device D] [--json] [--OPTION ...]
+HELP = """usage: slotworks synthesize CONFIG [--out DIR] [--workers N] [--engine ray] [--device D] [--OPTION ...]
+       slotworks synthesize CONFIG --pictures-of FOLDER --out DIR [--OPTION ...]
        slotworks synthesize CONFIG --measure FILE [--json] [--OPTION ...]
 
 Generate images with pseudo-masks, GLASS's training data. Stopped at any point, the same command goes on: finished
@@ -27,13 +32,20 @@ shards are kept, and nothing depends on how often it was stopped or how many pro
   slotworks synthesize glass.coco --source.data.root DIR         BLIP-2 captions, Stable Diffusion 2.1
   slotworks synthesize glass.coco --class-prompts per_class --low 0.5
   slotworks synthesize glass.voc --model FOLDER --masks sam2     another checkpoint; segments of SAM 2 as masks
-  torchrun --nproc-per-node 8 -m slotworks synthesize glass.coco every GPU makes its share
+  slotworks synthesize glass.coco --workers 8                    eight processes, each with a GPU
+  slotworks synthesize glass.coco --engine ray --address HOST:6379    every GPU of a Ray cluster
+  slotworks synthesize glass.coco --pictures-of data/generated/glass.coco --out data/low --low 0.3
+                                                                 other masks; generates nothing
   slotworks synthesize glass.coco --measure captions.jsonl       what its words for classes keep; generates nothing
-  slotworks synthesize glass.coco --rank 3 --world-size 16       machine 3 of 16 that share a folder
+  slotworks synthesize glass.coco --rank 3 --world-size 16       machine 3 of 16 that share a folder: begins there
 
-  --out DIR        default data/generated/CONFIG; holds shard-*.parquet, synthesis.yaml, sheet.png, captions/
-  --rank R, --world-size N   which share of the shards; by default what torchrun says, or all
+  --out DIR        default data/generated/CONFIG; holds shard-*.parquet, synthesis.yaml, sheet.png, captions/. Or a URL
+                   such as s3://bucket/folder (extra `remote`)
+  --rank R, --world-size N   with which share of the shards to begin; by default what torchrun says, or the first.
+                   Processes that are started one by one share all of them, and do what others leave
   --device D       default: the first GPU, with torchrun the process's own; or the CPU
+  --pictures-of DIR   the pictures of this folder, with masks by --masks, --low, --high, --power or SAM 2's settings
+{engines}
   --measure FILE   captions of pictures with known classes, a line {"caption": "...", "classes": ["person", ...]} for
                    each, or COCO's captions_val2017.json beside instances_val2017.json: print which share of pictures
                    and of classes COCO's names alone keep, and which with synonyms
@@ -47,7 +59,7 @@ option. What can be made:
 def main(argv: Sequence[str]) -> int:
     """Parse by hand what belongs to the verb; the rest are fields of the recipe."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(HELP.replace("{engines}", ENGINES), end="")
         for row in tables.read()["synthesis"]:
             print(f"  {row['name']}\n      {row['about']}")
         return 0
@@ -60,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     rest, rank = take_option(rest, "--rank")
     rest, world_size = take_option(rest, "--world-size")
     rest, measured = take_option(rest, "--measure")
+    rest, pictures = take_option(rest, "--pictures-of")
+    rest, engine = take_engine(rest)
     as_json = "--json" in rest
     config = build(name, [word for word in rest if word != "--json"])
     if measured is not None:
@@ -67,8 +81,12 @@ def main(argv: Sequence[str]) -> int:
             raise UserError("--measure generates nothing; leave --out, --rank, --world-size and --device out.")
         return _measure(config, measured, as_json=as_json)
     share = _share(rank, world_size)
-    place = Path(folder or Path("data") / "generated" / name.replace(".py:", ".").replace("/", "_"))
-    return _run(config, place, share, device, as_json=as_json)
+    if not isinstance(engine, OneByOne) and (rank or pictures):
+        raise UserError("--workers and --engine share the work themselves; leave --rank and --pictures-of out.")
+    if pictures is not None and folder is None:
+        raise UserError("--pictures-of needs --out, a folder for the new masks.")
+    place = as_place(folder or Path("data") / "generated" / name.replace(".py:", ".").replace("/", "_"))
+    return _run(config, place, share, device, engine, pictures, as_json=as_json)
 
 
 def build(name: str, overrides: Sequence[str]) -> "Synthesis":
@@ -91,12 +109,26 @@ def build(name: str, overrides: Sequence[str]) -> "Synthesis":
         raise UserError(str(error)) from None
 
 
-def _run(config: "Synthesis", folder: Path, share: tuple[int, int], device: str | None, *, as_json: bool) -> int:
-    from slotworks.api import synthesize
+def _run(
+    config: "Synthesis",
+    folder: Place,
+    share: tuple[int, int],
+    device: str | None,
+    engine: Engine,
+    pictures: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    from slotworks import api
 
     rank, world_size = share
     try:
-        answer = synthesize(config, folder, rank=rank, world_size=world_size, device=device)
+        if pictures is not None:
+            answer = api.synthesize(config, folder, device=device, pictures=pictures)
+        elif isinstance(engine, OneByOne):
+            answer = api.synthesize(config, folder, rank=rank, world_size=world_size, device=device)
+        else:
+            answer = api.synthesize(config, folder, device=device, engine=engine)
     except KeyboardInterrupt:
         err.print(
             f"Stopped. Finished shards are kept in {folder}; the same command goes on.", soft_wrap=True, markup=False
@@ -105,8 +137,8 @@ def _run(config: "Synthesis", folder: Path, share: tuple[int, int], device: str 
     if as_json:
         print_json(answer)
         return 0
-    rate = "" if answer["images_per_second"] is None else f", {answer['images_per_second']:.2f} images/s"
-    left_out = f" {answer['left_out']:,} prompts name no class and were left out." if answer["left_out"] else ""
+    rate = "" if answer.get("images_per_second") is None else f", {answer['images_per_second']:.2f} images/s"
+    left_out = f" {answer['left_out']:,} prompts name no class and were left out." if answer.get("left_out") else ""
     err.print(
         f"[bold]{answer['images']:,} images[/bold] in {answer['shards']} shards below {escape(str(folder))}; "
         f"{answer['made']:,} made now in {answer['seconds']:,.0f} s{rate}.{left_out}",

@@ -11,9 +11,12 @@ adaptive.py          maps to labels as DiffuMask has them: a threshold for each 
 refine.py            maps to labels: self-attention, thresholds
 shards.py            Parquet files and the contact sheet
 engine.py            synthesize: shard after shard, shared by processes, safe against being killed
+workers.py           the same by several workers at once: processes, or a Ray cluster
+remask.py            other masks for pictures that are there
 """
 
 from slotworks.synthesis.engine import Synthesis, synthesize
+from slotworks.synthesis.remask import remask
 from slotworks.synthesis.sources import (
     CaptionedImages,
     ClassPrompts,
@@ -22,6 +25,7 @@ from slotworks.synthesis.sources import (
     TemplatePrompts,
     WrittenCaptions,
 )
+from slotworks.synthesis.workers import synthesize_with
 
 __all__ = [
     "CaptionedImages",
@@ -31,5 +35,7 @@ __all__ = [
     "Synthesis",
     "TemplatePrompts",
     "WrittenCaptions",
+    "remask",
     "synthesize",
+    "synthesize_with",
 ]

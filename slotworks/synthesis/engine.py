@@ -8,10 +8,11 @@ never reach across shards. So it does not matter which process makes a shard, or
 
 import hashlib
 import json
-import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,18 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slotworks.data.stores.generated import find_shards, num_rows, shard_path
+from slotworks.data.stores.generated import find_shards, num_rows, number_of, shard_path
 from slotworks.encoders.clip import CLIPEncoder
 from slotworks.encoders.sam2 import Sam2, Sam2Config
-from slotworks.files import locked, write_text
+from slotworks.files import Claims, check_writable, only_one, replacing
 from slotworks.machine import Precision
 from slotworks.progress import Advice, cpu_advice, progress, say
+from slotworks.remote import Place, RemotePath, as_place, cache_folder
 from slotworks.synthesis.adaptive import Adaptive, adaptive_labels
 from slotworks.synthesis.capture import AttentionCapture
 from slotworks.synthesis.prompts import Prompt, TooManyClasses, caption_words, class_prompt, compose
-from slotworks.synthesis.refine import class_maps, refine, to_labels
-from slotworks.synthesis.shards import contact_sheet, is_finished, png, write_shard
-from slotworks.synthesis.sources import PromptConfig, SceneCaptions
+from slotworks.synthesis.refine import class_maps, refined_powers, to_labels
+from slotworks.synthesis.shards import contact_sheet, is_finished, npy, png, write_shard
+from slotworks.synthesis.sources import PromptConfig, PromptSource, SceneCaptions, captions_file
 from slotworks.synthesis.stable_diffusion import StableDiffusion, load_stable_diffusion
 from slotworks.training.numerics import TABLE, device_kind, settle, slow_warning
 from slotworks.training.seeds import seed_for
@@ -42,6 +44,9 @@ from slotworks.yaml_text import read_yaml
 
 MAY_CHANGE = ("num_images", "batch_size", "source.captioner.batch_size")
 """Fields that may differ when work goes on: how much is made, and what changes nothing but rounding."""
+
+CLAIMS = ".claims"  # folder of the locks of shards that are being made
+LOCK = ".synthesis.lock"  # for what only one process may write; empty
 
 NEGATIVE_PROMPT = (
     "low quality, blurry, ugly, badly drawn, distorted face, deformed hands, deformed feet, extra limbs, "
@@ -104,23 +109,25 @@ class Synthesis:
 
 def synthesize(
     config: Synthesis,
-    folder: str | Path,
+    folder: str | Place,
     *,
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
-    on_shard: Callable[[Path], None] | None = None,
+    on_shard: Callable[[Place], None] | None = None,
 ) -> dict[str, Any]:
-    """Make all shards of this process that are not there yet.
+    """Make all shards that are not there yet, with other processes that do the same if there are any.
 
     Writes `synthesis.yaml` first, then `captions/` if a model captions, `shard-00000.parquet` and so on, and at the end
-    `sheet.png` with the first images. Shard `k` is made by process `k % world_size`; processes need not know of each
-    other and may end and start again at any time, also in another number.
+    `sheet.png` with the first images. Processes share the shards by claims (`slotworks.files.Claims`): they may end and
+    start at any time, in any number, and what one leaves that dies is done by the others. While images of one shard
+    are generated, those of the shard before are compressed and written, and the captions of the next are made.
 
     Args:
         config: what to make.
-        folder: made if it is missing.
-        rank: number of this process, from 0.
+        folder: made if it is missing; or a URL (`s3://`, `gs://`; extra `remote`), where there are no locks, so that
+            processes may make the last shards twice.
+        rank: number of this process, from 0: with which share of the shards it begins.
         world_size: number of processes.
         device: where to compute.
         on_shard: called with each finished shard.
@@ -135,66 +142,175 @@ def synthesize(
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank} of {world_size}; processes are counted from 0 to {world_size - 1}.")
-    folder, own = Path(folder), Path(folder) / f".rank-{rank}"
-    with locked(own, doing="synthesizing"):
-        place = torch.device(device)
-        asked, config = config, _note_settings(config, folder, own, device_kind(place))
-        notes = [slow_warning(config.precision, place)]
-        if config != settle(asked, device_kind(place)):
-            notes.append(f"{folder} was begun with precision {config.precision}, which is kept: its images stay alike.")
-        for note in filter(None, notes):
-            say(note)
-        source = config.source.open(folder, place, rank)
-        ranges = _unfinished(config, folder, len(source), rank, world_size)
-        prompts = _read_prompts(source, ranges)
-        _check_any(prompts, folder)
-        class_names = source.class_names
-        del source  # a captioner takes as much memory as what comes now
-        if place.type == "cuda":
-            torch.cuda.empty_cache()
-        made, started = 0, time.monotonic()
-        if any(isinstance(prompt, Prompt) for found in prompts.values() for prompt in found):
-            generator: _Generator | None = _Generator(config, class_names, place)
-            started = time.monotonic()
-        else:
-            generator = None
-        total = sum(isinstance(prompt, Prompt) for found in prompts.values() for prompt in found)
-        advice = _advice(config, place) if place.type == "cpu" else None
-        with progress("generating", total, advice=advice) as advance:
-            for number, found in prompts.items():
-                wanted = [prompt for prompt in found if isinstance(prompt, Prompt)]
-                rows: list[dict[str, Any]] = []
-                for start in range(0, len(wanted), config.batch_size):
-                    assert generator is not None
-                    batch = wanted[start : start + config.batch_size]
-                    rows += generator(batch)
-                    advance(len(batch))
-                kept = {row["index"] for row in rows}
-                facts = {
-                    "start": ranges[number].start,
-                    "stop": ranges[number].stop,
-                    "masks": "segments" if config.masks == "sam2" else "classes",
-                    "class_names": class_names,
-                    "settings": settings_hash(config),
-                    "left_out": [index for index in ranges[number] if index not in kept],
-                }
-                write_shard(shard_path(folder, number), rows, facts)
-                made += len(rows)
-                if on_shard is not None:
-                    on_shard(shard_path(folder, number))
-        seconds = time.monotonic() - started
-        sheet = contact_sheet(folder) if rank == 0 else None
+    folder, place = as_place(folder), torch.device(device)
+    asked, config = config, note_settings(config, folder, device_kind(place))
+    notes = [slow_warning(config.precision, place)]
+    if config != settle(asked, device_kind(place)):
+        notes.append(f"{folder} was begun with precision {config.precision}, which is kept: its images stay alike.")
+    for note in filter(None, notes):
+        say(note)
+    captions = captions_of(folder)
+    source = config.source.open(captions, place)
+    ranges = _unfinished(config, folder, len(source))
+    numbers, begun = list(ranges), {n for n in ranges if shard_path(folder, n).is_file()}  # these are to grow
+    claims = Claims(
+        numbers,
+        lambda number: claimed(folder, f"{number:05d}"),
+        lambda number: is_finished(shard_path(folder, number), ranges[number].stop),
+        lambda: {number_of(shard) for shard in find_shards(folder)} - begun,
+        rank * len(numbers) // world_size,
+    )
+    started = time.monotonic()
+    with closing(claims), progress("generating", sum(map(len, ranges.values())), advice=_advice(config, place)) as done:
+        made = _make(config, folder, source, ranges, claims, place, done, on_shard, captions)
+    seconds = time.monotonic() - started
     shards = find_shards(folder)
+    images = sum(map(num_rows, shards))
+    if not images and made.reasons:
+        for number in numbers:
+            shard_path(folder, number).unlink(missing_ok=True)
+        raise UserError(f"None of {made.left_out} prompts can be used; the first: {made.reasons[0]}.")
+    with alone(folder):
+        sheet = contact_sheet(folder)
+    forget_claims(folder)
     return {
         "folder": str(folder),
-        "images": sum(map(num_rows, shards)),
+        "images": images,
         "shards": len(shards),
-        "made": made,
-        "left_out": sum(len(found) for found in prompts.values()) - made,
+        "made": made.images,
+        "left_out": made.left_out,
         "seconds": seconds,
-        "images_per_second": made / seconds if made else None,
+        "images_per_second": made.images / seconds if made.images else None,
         "sheet": None if sheet is None else str(sheet),
     }
+
+
+@dataclass
+class _Made:
+    images: int = 0
+    left_out: int = 0
+    reasons: list[str] = field(default_factory=list)  # why prompts cannot be used; the first
+
+
+def _make(
+    config: Synthesis,
+    folder: Place,
+    source: PromptSource,
+    ranges: dict[int, range],
+    claims: Claims[int],
+    device: torch.device,
+    done: Callable[[int], None],
+    on_shard: Callable[[Place], None] | None,
+    captions: Path,
+) -> _Made:
+    """Prompts of the next shard, images of this one, files of the one before: three things at a time."""
+    made, names = _Made(), source.class_names
+    generator: _Generator | None = None
+
+    def read() -> tuple[int, list[Prompt | str]] | None:
+        number = claims.take()
+        if number is None:
+            return None
+        found: list[Prompt | str] = []
+        for prompt in source.prompts(ranges[number]):
+            if claims.closed:
+                return None
+            found.append(prompt)
+        return number, found
+
+    def write(number: int, rows: list[list[dict[str, Any]]]) -> None:
+        whole = [_encoded(row) for batch in rows for row in batch]
+        kept = {row["index"] for row in whole}
+        left_out = [index for index in ranges[number] if index not in kept]
+        bounds = {"start": ranges[number].start, "stop": ranges[number].stop}
+        write_shard(shard_path(folder, number), whole, {**bounds, **facts_of(config, names), "left_out": left_out})
+        send_captions(captions, folder)
+        claims.release(number)
+        made.images += len(whole)
+        made.left_out += len(left_out)
+        if on_shard is not None:
+            on_shard(shard_path(folder, number))
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        try:
+            coming, going = reader.submit(read), None
+            while (found := coming.result()) is not None:
+                coming = reader.submit(read)
+                number, prompts = found
+                wanted = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+                made.reasons = made.reasons or [prompt for prompt in prompts if isinstance(prompt, str)][:1]
+                done(len(prompts) - len(wanted))
+                rows = []
+                for start in range(0, len(wanted), config.batch_size):
+                    generator = generator or _Generator(config, names, device)
+                    batch = wanted[start : start + config.batch_size]
+                    rows.append(generator(batch))
+                    done(len(batch))
+                if going is not None:
+                    going.result()
+                going = writer.submit(write, number, rows)
+            if going is not None:
+                going.result()
+        finally:
+            claims.closed = True  # the reader ends at its next prompt
+    return made
+
+
+def _encoded(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its pictures as files."""
+    maps = None if row["maps"] is None else npy(row["maps"])
+    return {**row, "image": png(row["image"]), "mask": png(row["mask"]), "maps": maps}
+
+
+@contextmanager
+def claimed(folder: Place, name: str) -> Iterator[bool]:
+    """The claim of a shard in this folder; at a URL nobody can claim, and all are to be had."""
+    if isinstance(folder, RemotePath):
+        yield True
+        return
+    with _refused(folder), only_one(folder / CLAIMS / name, wait=False) as mine:
+        yield mine
+
+
+@contextmanager
+def _refused(folder: Place) -> Iterator[None]:
+    """What the disk refuses as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written to ({reason}); finished shards are kept.") from None
+
+
+def forget_claims(folder: Place) -> None:
+    """When all shards are done."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder / CLAIMS, ignore_errors=True)
+
+
+def captions_of(folder: Place) -> Path:
+    """The folder itself, or one of this machine with the captions that are at the URL."""
+    if isinstance(folder, Path):
+        return folder
+    place = cache_folder().with_name("captions") / hashlib.sha256(str(folder).encode()).hexdigest()[:32]
+    (place / "captions").mkdir(parents=True, exist_ok=True)
+    for file in (folder / "captions").glob("*.jsonl"):
+        if not (place / "captions" / file.name).exists():
+            (place / "captions" / file.name).write_bytes(file.read_bytes())
+    return place
+
+
+def send_captions(captions: Path, folder: Place) -> None:
+    """To a URL: those that this machine wrote."""
+    if isinstance(folder, RemotePath):
+        for file in (captions / "captions").glob(f"{captions_file()}"):
+            (folder / "captions" / file.name).put(file)
+
+
+def facts_of(config: Synthesis, class_names: Sequence[str]) -> dict[str, Any]:
+    """What holds for the rows of all shards, see `slotworks.data.stores.generated.read_facts`."""
+    kind = "segments" if config.masks == "sam2" else "classes"
+    return {"masks": kind, "class_names": class_names, "settings": settings_hash(config)}
 
 
 class _Generator:
@@ -222,7 +338,7 @@ class _Generator:
             return []
         seeds = [seed_for("noise", self.config.seed, prompt.index) for prompt in prompts]
         try:
-            images, masks = self._images(prompts, list(texts.values()), seeds)
+            images, masks, maps = self._images(prompts, list(texts.values()), seeds)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"{len(prompts)} images of {self.config.image_size} pixels do not fit the memory of "
@@ -231,8 +347,8 @@ class _Generator:
             ) from None
         return [
             {
-                "image": png(image),
-                "mask": png(mask),
+                "image": image,
+                "mask": mask,
                 "caption": prompt.caption,
                 "prompt": texts[prompt.index],
                 "classes": list(prompt.classes),
@@ -240,9 +356,10 @@ class _Generator:
                 "index": prompt.index,
                 "seed": seed,
                 "settings": self.settings,
+                "maps": own,
             }
-            for prompt, seed, image, mask, kept in zip(
-                prompts, seeds, images, masks, self._recognised(images, prompts), strict=True
+            for prompt, seed, image, mask, own, kept in zip(
+                prompts, seeds, images, masks, maps, self._recognised(images, prompts), strict=True
             )
             if kept
         ]
@@ -265,15 +382,15 @@ class _Generator:
     @torch.no_grad()
     def _images(
         self, prompts: Sequence[Prompt], texts: Sequence[str], seeds: Sequence[int]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Images `b h w 3` and masks `h w`, uint8."""
+    ) -> tuple[np.ndarray, Sequence[np.ndarray], Sequence[np.ndarray | None]]:
+        """Images `b h w 3` and masks `h w`, uint8; and refined maps `n c y x` of each power and class, if there are."""
         config = self.config
         options: dict[str, Any] = {"image_size": config.image_size, "steps": config.steps, "seeds": seeds}
         options["cfg_scale"] = config.cfg_scale
-        context = self.diffusion.embed(texts)
+        context, nothing = self.diffusion.embed(texts), [None] * len(prompts)
         if self.sam2 is not None:
             images = self.diffusion.generate(context, self.negative, **options).numpy()
-            return images, [self._segments(image) for image in images]
+            return images, [segments(self.sam2, image, config.points_per_side) for image in images], nothing
         class_context, tokens = self._class_context(prompts, texts, context)
         maps = AttentionCapture(
             self.diffusion.unet, class_context, cross_sizes=config.cross_sizes, self_size=config.self_size
@@ -285,13 +402,13 @@ class _Generator:
         if config.masks == "adaptive":
             sizes = [class_maps(maps.cross_of(size), tokens) for size in config.cross_sizes]
             pixels = torch.from_numpy(images)
-            return images, list(
-                adaptive_labels(sizes, maps.self_, pixels, ids, config.adaptive, config.power).cpu().numpy()
-            )
-        refined = refine(class_maps(maps.cross, tokens), maps.self_, config.power)
+            labels = adaptive_labels(sizes, maps.self_, pixels, ids, config.adaptive, config.power)
+            return images, list(labels.cpu().numpy()), nothing
+        refined = refined_powers(class_maps(maps.cross, tokens), maps.self_, config.power)
         size = (config.image_size, config.image_size)
-        labels = to_labels(refined, ids.to(refined.device), size, config.low, config.high)
-        return images, list(labels.cpu().numpy())
+        labels = to_labels(refined[:, -1], ids.to(refined.device), size, config.low, config.high)
+        own = [maps[:, : len(prompt.classes)] for maps, prompt in zip(refined.cpu().numpy(), prompts, strict=True)]
+        return images, list(labels.cpu().numpy()), own
 
     def _class_context(
         self, prompts: Sequence[Prompt], texts: Sequence[str], context: torch.Tensor
@@ -310,18 +427,20 @@ class _Generator:
         groups_context = self.diffusion.embed(each).unflatten(0, (len(prompts), most))
         return groups_context, [[own for _, tokens in group for own in tokens] for group in groups]
 
-    def _segments(self, image: np.ndarray) -> np.ndarray:
-        """SAM 2's automatic masks in one: the larger below the smaller ones, numbered from 1; 0 is in none."""
-        assert self.sam2 is not None
-        masks = self.sam2.automatic_masks(image, points_per_side=self.config.points_per_side).masks.cpu().numpy()[:254]
-        painted = np.zeros(image.shape[:2], np.uint8)
-        for number, k in enumerate(np.argsort(-masks.sum((1, 2)), kind="stable"), 1):
-            painted[masks[k]] = number
-        return painted
+
+def segments(sam2: Sam2, image: np.ndarray, points_per_side: int) -> np.ndarray:
+    """SAM 2's automatic masks in one: the larger below the smaller ones, numbered from 1; 0 is in none."""
+    masks = sam2.automatic_masks(image, points_per_side=points_per_side).masks.cpu().numpy()[:254]
+    painted = np.zeros(image.shape[:2], np.uint8)
+    for number, k in enumerate(np.argsort(-masks.sum((1, 2)), kind="stable"), 1):
+        painted[masks[k]] = number
+    return painted
 
 
-def _advice(config: Synthesis, device: torch.device) -> Advice:
+def _advice(config: Synthesis, device: torch.device) -> Advice | None:
     """What would make the generation on a CPU shorter."""
+    if device.type != "cpu":
+        return None
 
     def advice() -> list[str]:
         numerics = TABLE[device_kind(device)]
@@ -338,71 +457,75 @@ def settings_hash(config: Synthesis) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _note_settings(config: Synthesis, folder: Path, own: Path, kind: str) -> Synthesis:
+def note_settings(config: Synthesis, folder: Place, kind: str) -> Synthesis:
     """Write `synthesis.yaml`, or compare with the one that is there; the settings with `auto` as it was settled.
 
     The first process settles `auto` by its kind of device, and all that come later keep it: all images are alike.
     """
-    path, mine = folder / "synthesis.yaml", own / "synthesis.yaml"
-    if not path.exists():
-        taken = [*folder.glob("shard-*.parquet"), *folder.glob("sheet.png"), *folder.glob("captions")]
-        if taken and not path.exists():  # another process of this work may have written it meanwhile
+    path = folder / "synthesis.yaml"
+    check_writable(folder)
+    with _tidied(folder), _refused(folder), alone(folder):
+        if path.exists():
+            try:
+                plain = read_yaml(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
+            kept = from_plain(Synthesis, plain, source=str(path))  # with the defaults of settings that are newer
+            if settle(config, kind) != config:  # something is auto
+                config = settle(config, kind, kept)
+            if changed := changes(to_plain(kept), to_plain(config), MAY_CHANGE):
+                raise UserError(
+                    f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this "
+                    "back to go on."
+                )
+        elif taken := [*folder.glob("shard-*.parquet"), *folder.glob("sheet.png"), *folder.glob("captions")]:
             raise UserError(
                 f"{folder} holds {taken[0].name}, but no synthesis.yaml; it was not made here, choose another."
             )
-        write_text(mine, to_yaml(settle(config, kind)))
-        with suppress(OSError):  # another process was first
-            os.link(mine, path)
-    if path.exists():
-        try:
-            plain = read_yaml(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({type(error).__name__}); choose another folder.") from None
-        kept = from_plain(Synthesis, plain, source=str(path))  # with the defaults of settings that are newer
-        if settle(config, kind) != config:  # something is auto
-            config = settle(config, kind, kept)
-        if changed := changes(to_plain(kept), to_plain(config), MAY_CHANGE):
-            raise UserError(
-                f"{folder} was made with other settings: {'; '.join(changed)}. Choose another folder, or set this back "
-                "to go on."
-            )
-    config = settle(config, kind)
-    # Several processes may write it at once: each its own file, which then takes the place at once.
-    write_text(mine, to_yaml(config)).replace(path)
+        config = settle(config, kind)
+        with replacing(path) as beside:
+            beside.write_text(to_yaml(config), encoding="utf-8")
     return config
 
 
-def _unfinished(config: Synthesis, folder: Path, available: int, rank: int, world_size: int) -> dict[int, range]:
-    """The shards of this process that are still to be made, with their numbers in the source."""
+@contextmanager
+def alone(folder: Place) -> Iterator[None]:
+    """One process at a time, where there are locks."""
+    if isinstance(folder, RemotePath):
+        yield
+        return
+    with only_one(folder / LOCK):
+        yield
+
+
+@contextmanager
+def _tidied(folder: Place) -> Iterator[None]:
+    """After an error nothing is left of a folder in which nothing was made."""
+    try:
+        yield
+    except UserError:
+        if isinstance(folder, Path):
+            with suppress(OSError):
+                if [file.name for file in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+        raise
+
+
+def _unfinished(config: Synthesis, folder: Place, available: int) -> dict[int, range]:
+    """The shards that are still to be made, with their numbers in the source."""
     total = available if config.num_images is None else config.num_images
     if total > available:
         raise UserError(f"num_images is {total}, but the source has {available} prompts; ask for at most as many.")
     if not total:
         raise UserError("The source has no prompts; nothing can be generated.")
     found = {}
-    for number in range(rank, -(-total // config.shard_size), world_size):
+    for number in range(-(-total // config.shard_size)):
         start = number * config.shard_size
         stop = min(start + config.shard_size, total)
         if not is_finished(shard_path(folder, number), stop):
             found[number] = range(start, stop)
     return found
-
-
-def _read_prompts(source: Any, ranges: dict[int, range]) -> dict[int, list[Prompt | str]]:
-    prompts: dict[int, list[Prompt | str]] = {}
-    with progress("captions", sum(map(len, ranges.values())), unit="captions") as advance:
-        for number, indices in ranges.items():
-            prompts[number] = []
-            for prompt in source.prompts(indices):
-                prompts[number].append(prompt)
-                advance(1)
-    return prompts
-
-
-def _check_any(prompts: dict[int, list[Prompt | str]], folder: Path) -> None:
-    reasons = [prompt for found in prompts.values() for prompt in found if isinstance(prompt, str)]
-    if reasons and len(reasons) == sum(map(len, prompts.values())) and not find_shards(folder):
-        raise UserError(f"None of {len(reasons)} prompts can be used; the first: {reasons[0]}.")
 
 
 def _check(ok: bool, message: str) -> None:

@@ -28,11 +28,18 @@ def refine(
         self_attention: rows sum to one; `p = h * w`, a square.
         power: 0 leaves the enlarged maps as they are.
     """
+    return refined_powers(cross, self_attention, power)[:, -1]
+
+
+def refined_powers(
+    cross: Float[Tensor, "b c y x"], self_attention: Float[Tensor, "b p p"], power: int = 4
+) -> Float[Tensor, "b n c h w"]:
+    """What `refine` gives with each power from 0 to this one: `n = power + 1`."""
     side = round(self_attention.shape[-1] ** 0.5)
-    maps = resize(cross, (side, side)).flatten(2)
+    maps = [resize(cross, (side, side)).flatten(2)]
     for _ in range(power):
-        maps = maps @ self_attention.mT  # rows of classes: on a CPU four times as fast as columns
-    return maps.unflatten(2, (side, side))
+        maps.append(maps[-1] @ self_attention.mT)  # rows of classes: on a CPU four times as fast as columns
+    return torch.stack(maps, 1).unflatten(3, (side, side))
 
 
 def class_maps(

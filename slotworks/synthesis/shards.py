@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from slotworks.data.stores.generated import UNCERTAIN, VERSION, find_shards, rea
 from slotworks.errors import needs_extra
 from slotworks.files import replacing
 from slotworks.images import open_picture
+from slotworks.remote import Place
 
 TILE = 160  # pixels of one picture on the contact sheet
 
@@ -27,7 +27,14 @@ def png(pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def write_shard(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+def npy(values: np.ndarray) -> bytes:
+    """Numbers as a file of NumPy's format."""
+    buffer = BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def write_shard(path: Place, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Write a shard, whole or not at all; equal rows give equal bytes. It may have no row.
 
     Args:
@@ -43,7 +50,7 @@ def write_shard(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any
 
 
 @contextmanager
-def writing_shard(path: Path, facts: dict[str, Any]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+def writing_shard(path: Place, facts: dict[str, Any]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
     """A shard whose rows come piece by piece, each a row group: gives the function that writes some.
 
     The file takes its place at the end, whole or not at all.
@@ -68,6 +75,7 @@ def writing_shard(path: Path, facts: dict[str, Any]) -> Iterator[Callable[[Seque
         "index": pa.int64(),  # in the source of prompts
         "seed": pa.int64(),
         "settings": pa.string(),
+        "maps": pa.binary(),  # refined maps of the classes, see `slotworks.synthesis.remask`
     }
     metadata = {"slotworks": json.dumps({"version": VERSION, **facts}, ensure_ascii=False)}
     schema = pa.schema(list(columns.items()), metadata=metadata)
@@ -79,12 +87,12 @@ def writing_shard(path: Path, facts: dict[str, Any]) -> Iterator[Callable[[Seque
         yield lambda rows: writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
 
 
-def is_finished(path: Path, stop: int) -> bool:
+def is_finished(path: Place, stop: int) -> bool:
     """Whether a shard is there and reaches at least up to image `stop`."""
     return path.is_file() and read_facts(path)["stop"] >= stop
 
 
-def contact_sheet(folder: Path, count: int = 16, columns: int = 4) -> Path | None:
+def contact_sheet(folder: Place, count: int = 16, columns: int = 4) -> Place | None:
     """Draw `sheet.png`: the first images, each with its mask beside it and the prompt below. None without images.
 
     Classes have VOC's colours by their id, uncertain pixels are white.

@@ -5,6 +5,9 @@ prompt 7 says does not depend on which process asks, or on what was asked before
 """
 
 import json
+import os
+import platform
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -56,13 +59,12 @@ class PromptSource(Protocol):
 class PromptConfig:
     """Settings of a source of prompts. Nothing is opened until `open`."""
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Open it.
 
         Args:
             folder: where captions that took long to make are kept.
             device: where a captioner computes.
-            rank: of this process; each writes a file of its own.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how to open it")
 
@@ -82,9 +84,9 @@ class CaptionedImages(PromptConfig):
     synonyms: bool = True  # also take man for person, and so on; False: COCO's class names alone
     split: str = "train"
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Finds the images; the captioner is loaded when a caption is missing."""
-        return _Captioned(self, folder, device, rank)
+        return _Captioned(self, folder, device)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class LabelPrompts(PromptConfig):
     caption: str = "a photo of {classes}"  # {classes} become the names
     split: str = "train"
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Reads the labels."""
         return _Labels(_class_names(self.data), _labels(self.data, self.split), self.caption)
 
@@ -122,7 +124,7 @@ class TemplatePrompts(PromptConfig):
         if self.num_prompts < 1:
             raise ValueError(f"source.num_prompts is {self.num_prompts}; it must be 1 or more.")
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Counts the labels."""
         return _Templates(self, _class_names(self.data), _labels(self.data, self.split))
 
@@ -144,7 +146,7 @@ class ClassPrompts(PromptConfig):
         if not self.captions or any("{class}" not in caption for caption in self.captions):
             raise ValueError("source.captions needs a sentence, and each of them {class} where the name goes.")
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Reads nothing."""
         return _Classes(self)
 
@@ -157,7 +159,7 @@ class SceneCaptions(PromptConfig):
     split: str = "train"
     places: bool = False  # say where objects are; painted scenes can
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Draws nothing: a caption follows from the layout alone.
 
         Raises:
@@ -186,7 +188,7 @@ class WrittenCaptions(PromptConfig):
     tagger: Tagger = "dictionary"
     synonyms: bool = True
 
-    def open(self, folder: Path, device: torch.device, rank: int = 0) -> PromptSource:
+    def open(self, folder: Path, device: torch.device) -> PromptSource:
         """Reads the file."""
         matcher = NounMatcher(self.class_names, synonyms=SYNONYMS if self.synonyms else None, tagger=self.tagger)
         lines = read_texts(Path(self.file), self.images)
@@ -305,19 +307,19 @@ class _Templates:
 
 
 class _Captioned:
-    """Captions by a model, kept in `captions/rank-0.jsonl` and so on: one line for each image, with its number.
+    """Captions by a model, kept in `captions/`, a file of each process: one line for each image, with its number.
 
     A line that a killed process left unfinished is not read; its image is captioned again, in the same batch as before.
     """
 
-    def __init__(self, config: CaptionedImages, folder: Path, device: torch.device, rank: int):
+    def __init__(self, config: CaptionedImages, folder: Path, device: torch.device):
         self.config, self.device = config, device
         self.class_names = _checked(config.class_names)
         self._matcher = NounMatcher(
             config.class_names, synonyms=SYNONYMS if config.synonyms else None, tagger=config.tagger
         )
         self._length, self._picture = _pictures(config.data, config.split)
-        self._folder, self._own = folder / "captions", folder / "captions" / f"rank-{rank}.jsonl"
+        self._folder, self._own = folder / "captions", folder / "captions" / captions_file()
         self._known: dict[int, dict[str, Any]] = {}
         self._captioner: Captioner | None = None
 
@@ -364,10 +366,15 @@ class _Captioned:
         self._known |= {line["index"]: line for line in new}
 
 
+def captions_file() -> str:
+    """The name of the file of this process."""
+    return f"{re.sub(r'[^A-Za-z0-9.-]', '_', platform.node())}-{os.getpid()}.jsonl"
+
+
 def read_captions(folder: Path, own: Path | None = None) -> dict[int, dict[str, Any]]:
     """All captions below a folder by the number of their image; an unfinished last line of `own` is taken away."""
     known: dict[int, dict[str, Any]] = {}
-    for file in sorted(folder.glob("rank-*.jsonl")):
+    for file in sorted(folder.glob("*.jsonl")):
         text = file.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
         if file == own and whole != text:

@@ -62,8 +62,23 @@ def test_the_verb_makes_a_folder(model, tmp_path, capsys, monkeypatch):
     assert "power was 0 and is now 1" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([*command, "--num-images", "130"]) == 0  # torchrun's second process has the shard from 128 on
-    assert (tmp_path / "shard-00001.parquet").exists()
+    given = {}
+    monkeypatch.setattr("slotworks.api.synthesize", lambda config, folder, **how: given.update(how) or STOPPED)
+    assert main([*command, "--json"]) == 0
+    assert (given["rank"], given["world_size"]) == (1, 2)  # torchrun's second process begins with the second half
+
+
+STOPPED = {"images": 0, "shards": 0, "made": 0}
+
+
+def test_pictures_get_other_masks(tmp_path, capsys):
+    words = ["synthesize", "glass.scenes", "--num-images", "2", "--steps", "2", "--batch-size", "1", "--json"]
+    assert main([*words, "--out", str(tmp_path / "pictures")]) == 0
+    assert (
+        main([*words, "--out", str(tmp_path / "low"), "--pictures-of", str(tmp_path / "pictures"), "--low", "0"]) == 0
+    )
+    assert '"made": 2' in capsys.readouterr().out
+    assert (tmp_path / "low" / "shard-00000.parquet").exists()
 
 
 def test_stopping_says_that_nothing_is_lost(tmp_path, capsys, monkeypatch):
@@ -82,6 +97,12 @@ def test_stopping_says_that_nothing_is_lost(tmp_path, capsys, monkeypatch):
         (["--out", "x"], "expected one of glass.coco"),
         (["glass.scenes", "--rank", "1"], "--rank and --world-size belong together"),
         (["glass.scenes", "--rank", "2", "--world-size", "2"], "counted from 0"),
+        (["glass.scenes", "--workers", "0"], "--workers is 0; expected a number of processes"),
+        (["glass.scenes", "--workers", "2", "--rank", "0", "--world-size", "2"], "leave --rank and --pictures-of out"),
+        (["glass.scenes", "--pictures-of", "x"], "--pictures-of needs --out"),
+        (["glass.scenes", "--gpus", "1"], "--gpus is 1, which Ray places parts by; add --engine ray"),
+        (["glass.scenes", "--engine", "ray", "--cpus", "many"], "--cpus is many; expected how many a part needs"),
+        (["glass.scenes", "--engine", "ray", "--address", "head"], "--address is head; expected HOST:PORT"),
     ],
 )
 def test_mistakes_get_a_sentence(words, message, capsys):

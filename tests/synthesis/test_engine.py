@@ -2,6 +2,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +18,8 @@ from tiny_sam2 import save_tiny_sam2
 
 from slotworks.data.scenes import ShapeScenes
 from slotworks.data.stores.generated import find_shards, read_facts, read_rows
-from slotworks.encoders.sam2 import Sam2Config
+from slotworks.encoders.sam2 import Sam2, Sam2Config
+from slotworks.files import only_one
 from slotworks.synthesis import SceneCaptions, WrittenCaptions, engine, synthesize
 from slotworks.types import UserError
 
@@ -79,13 +84,86 @@ def test_the_caption_alone_draws_the_image(whole, config, tmp_path):
     assert engine.settings_hash(engine.Synthesis()) == "a9d23efc93ec34c3"
 
 
-def test_two_processes_make_the_same_as_one(whole, config, tmp_path):
-    second = synthesize(config, tmp_path, rank=1, world_size=2)
-    assert [read_facts(file)["start"] for file in find_shards(tmp_path)] == [3]
-    first = synthesize(config, tmp_path, rank=0, world_size=2)
-    assert (first["made"], second["made"]) == (5, 3)
+def test_one_rank_does_what_the_others_leave(whole, config, tmp_path):
+    made = []
+    answer = synthesize(config, tmp_path, rank=1, world_size=2, on_shard=lambda path: made.append(path.name))
+    assert made == ["shard-00001.parquet", "shard-00002.parquet", "shard-00000.parquet"]
+    assert (answer["made"], answer["shards"]) == (8, 3)
     assert shards(tmp_path) == shards(Path(whole["folder"]))
     assert (tmp_path / "sheet.png").read_bytes() == Path(whole["sheet"]).read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == [engine.LOCK]
+
+
+def test_processes_that_end_at_once_do_not_spoil_the_sheet(whole, config, tmp_path, monkeypatch):
+    """Each draws it at its end, beside its place and under the same name, so one after the other."""
+    drawing, most = [], []
+    real = engine.contact_sheet
+
+    def draw(folder):
+        drawing.append(1)
+        most.append(len(drawing))
+        time.sleep(0.2)
+        sheet = real(folder)
+        drawing.pop()
+        return sheet
+
+    monkeypatch.setattr(engine, "contact_sheet", draw)
+    synthesize(config, tmp_path)
+    with ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(synthesize, config, tmp_path) for _ in range(3)]
+        assert [answer.result()["images"] for answer in answers] == [8, 8, 8]
+    assert most == [1, 1, 1, 1]
+    assert (tmp_path / "sheet.png").read_bytes() == Path(whole["sheet"]).read_bytes()
+
+
+def test_what_another_process_has_in_hand_is_waited_for(whole, config, tmp_path):
+    """Another process holds shard 1; when it is done, or dies, this one goes on."""
+    synthesize(config, tmp_path)
+    (tmp_path / "shard-00001.parquet").rename(tmp_path / "away")
+    claimed, made = tmp_path / engine.CLAIMS, []
+    claimed.mkdir()
+    with ThreadPoolExecutor(1) as thread, ExitStack() as held:
+        held.enter_context(only_one(claimed / "00001"))
+        answer = thread.submit(synthesize, config, tmp_path, on_shard=made.append)
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=1)
+        held.close()
+        assert answer.result()["made"] == 3
+    assert [path.name for path in made] == ["shard-00001.parquet"]
+    assert (tmp_path / "shard-00001.parquet").read_bytes() == (tmp_path / "away").read_bytes()
+
+
+def test_captions_images_and_files_go_on_at_the_same_time(config, tmp_path, monkeypatch):
+    """The captions of a shard are read before the images of the one before are there; files of that come later."""
+    told, started = [], threading.Event()
+    real, write = engine._Generator.__call__, engine.write_shard
+
+    class Source(SceneCaptions):
+        def open(self, folder, device):
+            source = super().open(folder, device)
+            prompts = source.prompts
+
+            def reading(indices):
+                if indices[0] == 3:
+                    started.set()
+                return prompts(indices)
+
+            monkeypatch.setattr(source, "prompts", reading)
+            return source
+
+    def generate(self, prompts):
+        assert started.wait(20)  # would wait in vain if captions came one after the other with images
+        told.append(("images", prompts[0].index))
+        return real(self, prompts)
+
+    def writing(path, rows, facts):
+        told.append(("file", facts["start"]))
+        write(path, rows, facts)
+
+    monkeypatch.setattr(engine._Generator, "__call__", generate)
+    monkeypatch.setattr(engine, "write_shard", writing)
+    synthesize(replace(config, source=Source(ShapeScenes(num_train=8))), tmp_path)
+    assert {("file", 0), ("file", 3), ("file", 6)} < set(told)
 
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, config, model, tmp_path):
@@ -182,22 +260,12 @@ def test_sam2_gives_segments_instead_of_classes(config, whole, tmp_path):
         assert ids.max() <= 27
 
 
-def test_segments_are_painted_from_large_to_small(config):
+def test_segments_are_painted_from_large_to_small(monkeypatch):
     masks = torch.zeros(3, 4, 4, dtype=torch.bool)
     masks[0, :2, :2], masks[1], masks[2, 0, 0] = True, True, True
-    generator = object.__new__(engine._Generator)
-    generator.config = config
-    generator.sam2 = type("Fake", (), {"automatic_masks": lambda *a, **k: type("M", (), {"masks": masks})})()
-    painted = generator._segments(np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(Sam2, "automatic_masks", lambda *a, **k: type("M", (), {"masks": masks}))
+    painted = engine.segments(object.__new__(Sam2), np.zeros((4, 4, 3), np.uint8), 32)
     assert painted.tolist() == [[3, 2, 1, 1], [2, 2, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
-
-
-def test_two_writers_of_one_share_are_refused(config, tmp_path):
-    from slotworks.files import locked
-
-    (tmp_path / ".rank-0").mkdir()
-    with locked(tmp_path / ".rank-0"), pytest.raises(UserError, match="Another process is synthesizing in"):
-        synthesize(config, tmp_path)
 
 
 def test_a_full_disk_keeps_what_is_finished(config, tmp_path, monkeypatch):
@@ -211,6 +279,18 @@ def test_a_full_disk_keeps_what_is_finished(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         synthesize(config, tmp_path)
     assert list(shards(tmp_path)) == ["shard-00000.parquet"]
+
+
+def test_a_disk_that_takes_no_claim_is_named(config, tmp_path, monkeypatch):
+    def full(lock, *, wait=True):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine, "only_one", full)
+    with pytest.raises(
+        UserError, match=r"out cannot be written to \(No space left on device\); finished shards are kept"
+    ):
+        synthesize(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_says_what_to_set(config, tmp_path, monkeypatch):

@@ -169,10 +169,10 @@ def test_captions_are_made_once_and_in_whole_batches(tmp_path, captioner):
     first = list(config.open(tmp_path, CPU).prompts(range(5)))
     assert captioner == ["loaded", 2, 2, 1]
     assert first[0] == Prompt(0, "a cat, 2 at once", ("cat",))
-    assert list(config.open(tmp_path, CPU, rank=1).prompts(range(5))) == first
+    assert list(config.open(tmp_path, CPU).prompts(range(5))) == first
     assert captioner == ["loaded", 2, 2, 1]
 
-    file = tmp_path / "captions" / "rank-0.jsonl"
+    (file,) = (tmp_path / "captions").iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-70])  # killed while it wrote: line 3 is torn, line 4 missing
     assert list(config.open(tmp_path, CPU).prompts(range(5))) == first
@@ -204,7 +204,8 @@ def test_a_damaged_picture_is_left_out_and_remembered(tmp_path, captioner, monke
     assert [prompt if isinstance(prompt, str) else prompt.index for prompt in prompts] == [
         *(0, "b.jpg cannot be read as a picture.", 2),
     ]
-    lines = [json.loads(line) for line in (tmp_path / "captions" / "rank-0.jsonl").read_text().splitlines()]
+    (file,) = (tmp_path / "captions").iterdir()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["index"] for line in lines] == [0, 1, 2]
     assert list(config.open(tmp_path, CPU).prompts(range(3))) == prompts
     assert captioner == ["loaded", 2]

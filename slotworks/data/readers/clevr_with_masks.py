@@ -110,7 +110,7 @@ class CLEVR(MultiObjectFile):
 
     def split_rows(self, store: Store, split: str) -> np.ndarray:
         """Records by number, filtered by the number of objects."""
-        kept = np.flatnonzero(store.arrays["scene_objects"] <= self.max_objects)
+        kept = np.flatnonzero(np.asarray(store.arrays["scene_objects"]) <= self.max_objects)
         if split == "train":
             take(np.arange(len(store)), 0, self.train_size, store=store, split=split)  # are that many records there?
             train = kept[kept < self.train_size]

@@ -29,10 +29,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from slotworks.data.stores.prepared import WORKERS, fingerprint, in_order
-from slotworks.data.stores.store import only_one
 from slotworks.encoders.sam2 import Sam2, Sam2Config
 from slotworks.errors import quote
-from slotworks.files import replacing, write_text
+from slotworks.files import Claims, only_one, replacing, write_text
 from slotworks.images import read_image
 from slotworks.json_text import read_json
 from slotworks.progress import cpu_advice, progress
@@ -83,12 +82,12 @@ def make_masks(
     device: torch.device | str | None = None,
     images_per_shard: int = 128,
     images_per_batch: int = 4,
-) -> Path | None:
+) -> Path:
     """Prompt SAM 2 with the boxes of a split and write a COCO file with the masks, unless it is there.
 
-    Can be killed and repeated: finished shards stay, and on the same machine the result has the same bytes. With
-    several processes each takes every `world_size`-th shard; whoever finishes the last one writes the file. If one of
-    them dies, any later call does what is missing.
+    Can be killed and repeated: finished shards stay, and on the same machine the result has the same bytes. Several
+    processes share the shards by claims (`slotworks.files.Claims`): what one leaves that dies is done by the others, or
+    by any later call.
 
     Args:
         root: holds `annotations/zhiyuan_objv2_<split>.json` and `<split>/patch<n>/*.jpg` (see `image_file`).
@@ -96,14 +95,14 @@ def make_masks(
         sam2: which weights.
         num_images: only the first so many images by id; all if None.
         skip_damaged: leave out images that are missing or cannot be read; the file names them.
-        rank: number of this process, from 0.
+        rank: number of this process, from 0: with which share of the shards it begins.
         world_size: how many processes there are.
         device: where SAM 2 runs; the GPU number `rank` if there are any (counted round), else the CPU, if None.
         images_per_shard: how much work a kill can cost.
         images_per_batch: images that go through the encoder at once.
 
     Returns:
-        The file; None if other processes are not done yet.
+        The file, once all processes are done.
 
     Raises:
         UserError: official files are missing or damaged, SAM 2 cannot be loaded, the disk refuses, or what is there was
@@ -143,40 +142,40 @@ def make_masks(
     settings = {"source": fingerprint(boxes_file(root, split)), **asked, "weights_sha256": network.file_hashes()}
     starts = range(0, len(images), images_per_shard)
     shards = {work / f"{k:06d}.jsonl": images[start : start + images_per_shard] for k, start in enumerate(starts)}
-    mine = dict(list(shards.items())[rank::world_size])
     if not skip_damaged:
         _all_there(
-            [image_file(root, split, e["file_name"]) for f, part in mine.items() if not f.exists() for e in part]
+            [image_file(root, split, e["file_name"]) for f, part in shards.items() if not f.exists() for e in part]
         )
 
+    claims = Claims(
+        list(shards),
+        lambda file: only_one(work / f".{file.name}.lock", wait=False),
+        lambda file: final.exists() or file.exists(),
+        first=rank * len(shards) // world_size,
+    )
+    left = [file for file in shards if not file.exists()]
     try:
         with only_one(lock):
             if not final.exists():
                 _begin(work, settings)
         on_cpu = torch.device(device).type == "cpu"
         advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
-        with progress(final.name, sum(map(len, mine.values())), advice=advice) as advance:
-            for file, part in mine.items():
-                if final.exists():
-                    return final
-                work.mkdir(exist_ok=True)  # another process may have tidied up meanwhile
-                with only_one(work / f".{file.name}.lock", wait=False) as free:
-                    if free and not file.exists():
-                        lines = []
-                        for line in _annotate(part, annotations, network, root, split, skip_damaged, images_per_batch):
-                            lines.append(json.dumps(line, separators=(",", ":")) + "\n")
-                            advance(1)
-                        write_text(file, "".join(lines))
-                    else:
-                        advance(len(part))
+        with progress(final.name, sum(len(shards[file]) for file in left), advice=advice) as advance:
+            while (file := claims.take()) is not None:
+                lines = []
+                for line in _annotate(shards[file], annotations, network, root, split, skip_damaged, images_per_batch):
+                    lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+                    advance(1)
+                write_text(file, "".join(lines))
+                claims.release(file)
         with only_one(lock):
             if not final.exists():
-                if not all(file.exists() for file in shards):
-                    return None
                 _merge(final, list(shards), settings, labels)
             shutil.rmtree(work, ignore_errors=True)  # a process that comes late tidies up at the same time
     except OSError as error:
         raise UserError(f"{error.filename or final} cannot be written: {error.strerror or error}.") from error
+    finally:
+        claims.close()
     return final
 
 

@@ -22,6 +22,7 @@ from slotworks.data.stores.store import Row, Store
 from slotworks.errors import needs_extra, quote
 from slotworks.images import open_picture, reading
 from slotworks.json_text import read_json
+from slotworks.remote import Place, RemotePath, as_place, is_url
 from slotworks.types import DataConfig, Dataset, MethodConfig, RawBatch, UserError
 
 VERSION = 1
@@ -40,7 +41,7 @@ class Generated(PreparedData):
     The store is made for the shards that are there: when more are finished, the next `open` makes a new one.
 
     Args:
-        root: folder of the shards.
+        root: folder of the shards, on this machine or at a URL (`s3://`, `hf://`; extra `remote`).
         image_size: pixels; made smaller by Pillow, bicubic.
         mask_size: pixels; made smaller to the nearest pixel.
         real: where validation and test images come from; then all generated ones are for training.
@@ -68,6 +69,13 @@ class Generated(PreparedData):
         """Depends on the sizes and on which shards are there."""
         known = json.dumps([[file.name, file.stat().st_size] for file in self._shards()])
         return f"generated-{self.image_size}-{self.mask_size}-{google_crc32c.value(known.encode()):08x}"
+
+    @property
+    def store_path(self) -> Path:
+        """Beside the shards; of those at a URL below `data/generated`."""
+        if not is_url(self.root):
+            return super().store_path
+        return Path("data/generated/prepared") / f"{as_place(self.root).name}-{self.store_name}"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -150,7 +158,7 @@ class Generated(PreparedData):
         for file in self._shards():
             yield from read_rows(file, columns)
 
-    def _decode(self, row: dict[str, Any], file: Path) -> Row:
+    def _decode(self, row: dict[str, Any], file: Place) -> Row:
         with reading(f"A row of {file}", otherwise="delete the file and synthesize again"):
             picture = open_picture(row["image"], name=file, formats=["PNG"]).convert("RGB")
             mask = np.asarray(open_picture(row["mask"], name=file, formats=["PNG"]))
@@ -163,8 +171,8 @@ class Generated(PreparedData):
             "void": small == UNCERTAIN,
         }
 
-    def _shards(self) -> list[Path]:
-        found = find_shards(Path(self.root))
+    def _shards(self) -> list[Place]:
+        found = find_shards(as_place(self.root))
         if not found:
             raise UserError(f"{self.root} holds no shard-*.parquet; make some with `slotworks synthesize`.")
         return found
@@ -184,22 +192,27 @@ class ClassStore(Store):
         return {**rows, "class_mask": rows["mask"]}
 
 
-def shard_path(folder: Path, number: int) -> Path:
+def shard_path(folder: Place, number: int) -> Place:
     """`shard-00012.parquet`."""
     return folder / f"shard-{number:05d}.parquet"
 
 
-def find_shards(folder: Path) -> list[Path]:
+def number_of(shard: Place) -> int:
+    """12 of `shard-00012.parquet`."""
+    return int(shard.name[6:11])
+
+
+def find_shards(folder: Place) -> list[Place]:
     """Finished shards in order."""
     return sorted(folder.glob("shard-[0-9][0-9][0-9][0-9][0-9].parquet"))
 
 
-def num_rows(path: Path) -> int:
+def num_rows(path: Place) -> int:
     """How many images a shard holds; reads its end only."""
     return _opened(path).metadata.num_rows
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_facts(path: Place) -> dict[str, Any]:
     """What holds for all rows of a shard.
 
     `class_names`; `masks`: `classes` or `segments`; `settings`: a hash; `start` and `stop`: numbers of the prompts it
@@ -232,27 +245,29 @@ def _check_facts(facts: dict[str, Any]) -> None:
         raise ValueError("start or stop is no number")
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(path: Place, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Some columns of a shard, row by row.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        return _opened(path).read(columns=list(columns)).to_pylist()
+        return _opened(path.local() if isinstance(path, RemotePath) else path).read(columns=list(columns)).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         raise _damaged(path, error) from None
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Place) -> Any:
     with needs_extra("synthesis"):
         import pyarrow.parquet as parquet
     try:
+        if isinstance(path, RemotePath):
+            return parquet.ParquetFile(path.open_bytes())  # its end alone travels
         return parquet.ParquetFile(path, memory_map=True)
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _damaged(path: Place, error: Exception) -> UserError:
     reason = next(iter(str(error).splitlines()), "")[:100].rstrip(" .")
     return UserError(f"{path} is damaged ({reason}); delete it and run the same `slotworks synthesize` again.")

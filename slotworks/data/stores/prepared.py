@@ -15,6 +15,7 @@ import numpy as np
 
 from slotworks import progress
 from slotworks.data.stores.store import Row, Store, read_index, write_store
+from slotworks.remote import RemotePath, as_place
 from slotworks.types import DataConfig, Dataset, UserError
 
 SPLITS = ("train", "val", "test")
@@ -106,9 +107,9 @@ class PreparedData(OfficialData):
         raise NotImplementedError
 
     @property
-    def store_path(self) -> Path:
-        """Folder of the prepared store."""
-        return Path(self.root) / "prepared" / self.store_name
+    def store_path(self) -> Any:
+        """Folder of the prepared store, a `Path`; or a `RemotePath`, where the root is a URL."""
+        return as_place(self.root) / "prepared" / self.store_name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -141,13 +142,19 @@ class PreparedData(OfficialData):
         """The row numbers of a split; raises UserError if the store holds too few."""
         raise NotImplementedError
 
-    def prepare(self) -> Path:
+    def prepare(self) -> Any:
         """Make the store from the official files if it is not there, and return its folder. Can be killed and repeated.
 
         Raises:
             UserError: official files are missing or damaged, or the disk is full.
         """
-        if self.store_path.exists():
+        if isinstance(self.store_path, RemotePath):
+            if not (self.store_path / "index.json").is_file():
+                raise UserError(
+                    f"{self.store_path} is no prepared store; prepare it in a folder of this machine, and send it with "
+                    "`slotworks data prepare NAME --root FOLDER --send URL`."
+                )
+        elif self.store_path.exists():
             self.check_current()
         else:
             write_store(self.store_path, self.rows, source=self.source(), settings=self.settings, total=self.num_images)

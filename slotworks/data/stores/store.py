@@ -17,8 +17,9 @@ import json
 import math
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
@@ -28,9 +29,10 @@ import google_crc32c
 import numpy as np
 
 from slotworks.errors import quote
-from slotworks.files import flush
+from slotworks.files import flush, only_one
 from slotworks.json_text import read_json
 from slotworks.progress import Advice, progress
+from slotworks.remote import Place, RemotePath, as_place
 from slotworks.types import RawBatch, UserError
 
 FORMAT = "slotworks-store"
@@ -51,7 +53,7 @@ class Store:
     """A prepared store, or a selection of its rows, as a `Dataset`.
 
     Args:
-        path: the store's folder.
+        path: the store's folder; at a URL, pieces that are asked for travel and some of them are kept in memory.
         rows: row numbers this selection consists of, in order; all rows if None.
 
     Raises:
@@ -60,8 +62,8 @@ class Store:
     Values stay on the disk until a batch asks for them. Worker processes open the files anew.
     """
 
-    def __init__(self, path: str | Path, rows: np.ndarray | None = None):
-        self.path = Path(path)
+    def __init__(self, path: str | Place, rows: np.ndarray | None = None):
+        self.path = as_place(path)
         self.index = read_index(self.path)
         if not self.index["complete"]:
             raise UserError(f"{self.path} is not complete; run `slotworks data prepare` again to finish it.")
@@ -84,7 +86,7 @@ class Store:
         rows = self.rows[np.asarray(indices, np.int64)]  # sorting them first was measured: no gain, warm or cold
         return {name: array[rows] for name, array in self.arrays.items()}
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[Path, np.ndarray]]:
+    def __reduce__(self) -> tuple[type["Store"], tuple[Place, np.ndarray]]:
         return type(self), (self.path, self.rows)  # pickling a memory map would copy the whole file
 
     def select(self, rows: np.ndarray) -> "Store":
@@ -107,6 +109,76 @@ class Store:
                     f"{self.path / f'{name}.npy'} is damaged: its checksum is {crc:08x}, expected "
                     f"{self.index['fields'][name]['crc32c']:08x}; delete {self.path} and prepare it again."
                 )
+
+
+class RemoteArray:
+    """A `.npy` file at a URL, of which rows are read: pieces of `BLOCK` bytes, the last used ones kept in memory."""
+
+    BLOCK, KEPT = 256 << 10, 256  # bytes of a piece, and how many are kept
+
+    def __init__(self, file: RemotePath, dtype: np.dtype, shape: tuple[int, ...]):
+        self.file, self.dtype, self.shape = file, dtype, shape
+        head = BytesIO(file.read_ranges([0], [min(file.stat().st_size, 4096)])[0])
+        version = np.lib.format.read_magic(head)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        found = read(head)
+        if found != (shape, False, dtype):
+            raise ValueError(f"it holds {found[2]} {found[0]}")
+        self._first = head.tell()
+        self._row = dtype.itemsize * math.prod(shape[1:])
+        self._rows = max(1, self.BLOCK // max(1, self._row))  # of a piece
+        self._pieces: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """One row, a slice of them, or those of an array of numbers."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        wanted = np.atleast_1d(np.asarray(rows, np.int64))
+        if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"row {wanted.min()} or {wanted.max()} of {len(self)}")
+        wanted = wanted % max(1, len(self))
+        found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        numbers = wanted // self._rows
+        needed = np.unique(numbers)
+        for start in range(0, len(needed), self.KEPT):  # a batch may need more pieces than are kept
+            pieces = self._read(needed[start : start + self.KEPT].tolist())
+            for number, piece in pieces.items():
+                here = numbers == number
+                found[here] = piece[wanted[here] - number * self._rows]
+        return found if np.ndim(rows) else found[0]
+
+    def _read(self, numbers: list[int]) -> dict[int, np.ndarray]:
+        missing = [number for number in numbers if number not in self._pieces]
+        bounds = [(number * self._rows, min(len(self), (number + 1) * self._rows)) for number in missing]
+        starts, stops = ([self._first + self._row * pair[k] for pair in bounds] for k in (0, 1))
+        for number, pair, data in zip(missing, bounds, self.file.read_ranges(starts, stops), strict=True):
+            self._pieces[number] = np.frombuffer(data, self.dtype).reshape(pair[1] - pair[0], *self.shape[1:])
+        for number in numbers:
+            self._pieces.move_to_end(number)
+        found = {number: self._pieces[number] for number in numbers}
+        while len(self._pieces) > self.KEPT:
+            self._pieces.popitem(last=False)
+        return found
+
+
+def send_store(path: Path, url: RemotePath) -> None:
+    """Copy a store to a URL, its index last: it is a store there when all of it is.
+
+    Raises:
+        UserError: it is not complete, or the storage refuses. The same call goes on.
+    """
+    if not read_index(path)["complete"]:
+        raise UserError(f"{path} is not complete; run `slotworks data prepare` again to finish it.")
+    for file in sorted(path.iterdir(), key=lambda file: file.name == "index.json"):
+        there = url / file.name
+        if file.name == "index.json" or not there.is_file() or there.stat().st_size != file.stat().st_size:
+            there.put(file)
 
 
 def write_store(
@@ -283,7 +355,7 @@ def _extend_crc(crc: int, values: np.ndarray) -> int:
     return google_crc32c.extend(crc, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
 
 
-def read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Place) -> dict[str, Any]:
     """Read and check `index.json`: what it says about rows and fields can be relied on afterwards."""
     file = path / "index.json"
     if not path.is_dir():
@@ -318,7 +390,7 @@ def _check_count(value: object, least: int) -> None:
         raise ValueError(f"{value!r} is not a count")
 
 
-def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.ndarray:
+def _open_field(path: Place, name: str, field: dict[str, Any], rows: int) -> Any:
     """Map one field into memory after checking that the file is as long and of the kind the index says."""
     file = path / f"{name}.npy"
     again = f"delete {path} and prepare it again."
@@ -326,6 +398,8 @@ def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.n
         size = file.stat().st_size
         if size != _file_bytes(field, rows):
             raise UserError(f"{file} has {size:,} bytes, expected {_file_bytes(field, rows):,}; {again}")
+        if isinstance(file, RemotePath):
+            return RemoteArray(file, np.dtype(field["dtype"]), (rows, *field["shape"]))
         array = np.lib.format.open_memmap(file, mode="r")  # takes no more memory than the file is long
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; {again}") from error
@@ -334,22 +408,3 @@ def _open_field(path: Path, name: str, field: dict[str, Any], rows: int) -> np.n
     if array.dtype != np.dtype(field["dtype"]) or array.shape != (rows, *field["shape"]):
         raise UserError(f"{file} is damaged: it holds {array.dtype} {array.shape}, not what index.json says; {again}")
     return np.asarray(array)
-
-
-@contextmanager
-def only_one(lock: Path, *, wait: bool = True) -> Iterator[bool]:
-    """One process at a time: with several GPUs, every process opens the data set. The lock ends with its process.
-
-    Gives whether this process holds the lock: always, unless it does not `wait`.
-    """
-    with lock.open("w") as file:
-        held = True
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            held = False
-        except (ImportError, OSError):  # Windows, and file systems without locks
-            pass
-        yield held

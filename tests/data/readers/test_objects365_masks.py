@@ -295,12 +295,10 @@ def test_a_kill_at_any_moment_repeats_no_finished_shard(root, rectangles, tmp_pa
     assert moments > 15
 
 
-def test_two_ranks_are_one(root, tiny):
+def test_any_rank_does_what_the_others_leave(root, tiny):
     expected = make(root, tiny).read_bytes()
     masks_file(root, "val").unlink()
-    assert make(root, tiny, rank=1, world_size=2) is None
-    assert make(root, tiny, rank=1, world_size=2) is None
-    assert make(root, tiny, rank=0, world_size=2).read_bytes() == expected
+    assert make(root, tiny, rank=1, world_size=2).read_bytes() == expected
     assert leftovers(root) == ["zhiyuan_objv2_val.json", "zhiyuan_objv2_val_sam2.json"]
     assert make(root, tiny, rank=1, world_size=2).read_bytes() == expected
 
@@ -332,10 +330,23 @@ def test_a_late_process_may_tidy_up_first(root, rectangles, monkeypatch):
     assert leftovers(root) == ["zhiyuan_objv2_val.json", "zhiyuan_objv2_val_sam2.json"]
 
 
-def test_a_call_without_ranks_finishes_what_a_dead_rank_left(root, rectangles):
+def stop_before_the_second_shard(monkeypatch):
+    def stopping(path, text):
+        if path.name == "000001.jsonl":
+            raise KeyboardInterrupt
+        return write(path, text)
+
+    write = objects365_masks.write_text
+    monkeypatch.setattr(objects365_masks, "write_text", stopping)
+
+
+def test_another_call_finishes_what_a_stopped_one_left(root, rectangles, monkeypatch):
     expected = make(root).read_bytes()
     masks_file(root, "val").unlink()
-    assert make(root, rank=2, world_size=3) is None
+    with monkeypatch.context() as patched:
+        stop_before_the_second_shard(patched)
+        with pytest.raises(KeyboardInterrupt):
+            make(root, rank=2, world_size=3)
     assert make(root).read_bytes() == expected
 
 
@@ -352,8 +363,11 @@ def test_a_finished_file_needs_nothing_else(root, tiny):
     assert read_info(path) == {}
 
 
-def test_shards_of_other_settings_are_not_mixed(root, rectangles):
-    assert make(root, rank=0, world_size=2) is None
+def test_shards_of_other_settings_are_not_mixed(root, rectangles, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_before_the_second_shard(patched)
+        with pytest.raises(KeyboardInterrupt):
+            make(root)
     with pytest.raises(UserError, match="shards was made with images_per_batch 2, asked for is 1"):
         make(root, images_per_batch=1)
 
