@@ -193,7 +193,10 @@ def test_hours_follow_from_operations_and_peak(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("dinosaur.coco_mlp --gpu h10", "--gpu is h10; known are t4, v100, a40, a100, l40s, h100, h200. Nearest: h1"),
+        (
+            "dinosaur.coco_mlp --gpu h10",
+            "--gpu is h10; known are t4, v100, a40, a100, l40s, h100, h200, here. Nearest: h1",
+        ),
         ("dinosaur.coco_mlp --devices 0", "--devices is 0; expected a number of GPUs, 1 or more."),
         ("dinosaur.coco_mlp --devices 3", "batch_size is 64 in 1 micro-batches, which 3 GPUs cannot share evenly"),
         ("dinosaur.coco_mlp --utilisation 1.5", "--utilisation is 1.5; expected a share of the peak rate, above 0"),

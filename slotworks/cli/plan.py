@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     rest, share = take_option(rest, "--utilisation")
     gpu, devices, share = gpu or "a100", devices or "1", share or "0.3"
     if gpu not in GPUS and gpu != HERE:
-        raise UserError(f"--gpu is {gpu}; known are {', '.join(GPUS)} and {HERE}. Nearest: {nearest(gpu, GPUS)}.")
+        raise UserError(f"--gpu is {gpu}; known are {', '.join([*GPUS, HERE])}. Nearest: {nearest(gpu, GPUS)}.")
     if gpu == HERE and (devices != "1" or share != "0.3"):
         raise UserError("--gpu here is one CPU whose rates are measured; leave --devices and --utilisation out.")
     if not whole_number(devices):
