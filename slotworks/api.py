@@ -139,10 +139,9 @@ def evaluate(
 ) -> Records:
     """Score a run on one or several data sets; writes `eval/DATA-SPLIT-PROTOCOL.json` for each score.
 
-    A record measured in another way is not replaced: the new one gets a longer name, see `records.write_eval`.
-
-    Images are brought to the method's size (`slotworks.evaluation.resized`), masks keep theirs; a method of images sees
-    single frames of videos.
+    A record measured in another way is not replaced: the new one gets a longer name, see `records.write_eval`. Images
+    are brought to the method's size (`slotworks.evaluation.resized`), masks keep theirs; a method of images sees single
+    frames of videos.
 
     Args:
         run_folder: a run with a checkpoint, or one that `untrained` made.
@@ -199,6 +198,7 @@ def evaluate(
 def examine(
     run_folder: str | Path,
     *,
+    data: DataConfig | None = None,
     split: str | None = None,
     num_images: int = 320,
     out: str | Path | None = None,
@@ -206,20 +206,20 @@ def examine(
 ) -> list[doctor.Finding]:
     """Look for collapsed or badly shared slots; writes `eval/doctor.json` and returns the findings, worst first.
 
-    A file of another split, number of images or step stays; see `slotworks.evaluation.doctor.write`. A run without a
-    checkpoint is judged by its curves alone. `split` is the run's `eval_split` where it is None; for `out` see
-    `evaluate`, for `how` see `load`.
+    A file of something else stays (`doctor.write`). For `data`, `split`, `out` see `evaluate`, for `how` `load`.
     """
     folder = local_run(run_folder)
     check_options(num_images=num_images)
     place = place_for_records(folder, out)
     run, method, images = load_run(folder / "run.yaml"), None, None
-    split = split or run.eval_split
-    if run.steps == 0 or (folder / LAST).is_file():
-        method, images = load(folder, **how)[1], run.data.open(split)
+    split = split or (run.eval_split if data is None else "test")
+    if run.steps == 0 or (folder / LAST).is_file():  # otherwise it is judged by its curves alone
+        source = run.data if data is None else images_for(run.data, data, split)
+        method, images = load(folder, **how)[1], at_size_of(run.data, source, split)[0]
     known = {"curves": read_metrics(folder), "settings": asdict(run), "config": run.method}
     known |= {"split": split, "num_images": num_images, "step": trained_steps(folder), "replace": False}
-    return doctor.examine(place, method=method, dataset=images, **known)[0]
+    other = ([data.name] if data else []) + changed_settings(folder, how.get("config"))
+    return doctor.examine(place, method=method, dataset=images, other=other, **known)[0]
 
 
 def segment(

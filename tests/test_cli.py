@@ -425,6 +425,39 @@ def test_looking_at_fewer_images_replaces_nothing(run_folder, tmp_path):
     assert "doctor-test-2" not in (folder / "report.html").read_text()  # neither scores nor damaged
 
 
+def test_the_doctor_counts_seeds(run_folder, tmp_path, capsys, monkeypatch):
+    """Figure 14 of Slot Attention's supplement: of five seeds one gave the background a slot; on other data, T = 5."""
+    split, well = Finding("background_split", "note", "Four.", "Fewer."), Finding("healthy", "ok", "Fine.", "")
+    for seed in range(3):
+        shutil.copytree(run_folder, tmp_path / "runs" / f"seed{seed}")
+    asked = []
+
+    def examine(folder, **options):
+        asked.append(options)
+        return [well if folder.name == "seed1" else split]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("slotworks.api.examine", examine)
+        words = ["--data", "sprite_scenes", "--set", "method.test-iterations=5"]
+        assert main(["doctor", str(tmp_path / "runs"), *words]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == "seed0"
+        assert said[-1] == "Of 3 seeds: background split 2 (seed0, seed2), healthy 1 (seed1)."
+        assert [one["data"].name.split("_")[0] for one in asked] == ["sprite"] * 3
+        assert [one["config"].test_iterations for one in asked] == [5, 5, 5]
+    one = tmp_path / "runs" / "seed0"
+    before = (one / "eval/doctor.json").read_bytes()
+    assert main(["doctor", str(one), "--images", "4", *words]) in (0, 1)
+    (name,) = [path.name for path in (one / "eval").glob("doctor-*.json")]
+    assert name == "doctor-test-4-images-step-4-sprite_scenes_colored_on_grayscale-test_iterations-5.json"
+    assert (one / "eval/doctor.json").read_bytes() == before
+    assert main(["report", str(one)]) == 0
+    assert "doctor-test-4" not in (one / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["doctor", str(tmp_path / "runs"), "--images", "2", "--json"]) in (0, 1)
+    assert list(json.loads(capsys.readouterr().out)) == ["seed0", "seed1", "seed2"]
+
+
 def test_segment_touches_no_file_of_somebody_else(run_folder, tmp_path, capsys):
     for name in ("cat.png", "dog.png"):
         Image.new("RGB", (10, 10), "red").save(tmp_path / name)

@@ -47,7 +47,9 @@ def voc() -> Run:
     """VOC 2012, DeepLabV3 with ResNet-101, the first training, on `slotworks synthesize dataset_diffusion.voc`."""
     return Run(
         method=DatasetDiffusionConfig(),
-        data=_generated("dataset_diffusion.voc", VOC(image_size=512, mask_size=320, crop="whole")),
+        data=_generated(
+            "dataset_diffusion.voc", VOC(image_size=512, mask_size=320, crop="whole", interpolation="bilinear")
+        ),
         optimizer=ADAM,
         steps=20_000,
         batch_size=8,  # four on each of two GPUs
@@ -61,7 +63,9 @@ coco = voc.but(
     "COCO 2017, DeepLabV3 with ResNet-101, the first training, on `slotworks synthesize dataset_diffusion.coco`.",
     Published("released configs/coco/deeplabv3_r101_gencoco_40k_adamw.py", note=FIRST),
     method={"class_names": COCO_CLASSES},
-    data=_generated("dataset_diffusion.coco", COCO(image_size=512, mask_size=320, crop="whole")),
+    data=_generated(
+        "dataset_diffusion.coco", COCO(image_size=512, mask_size=320, crop="whole", interpolation="bilinear")
+    ),
     steps=40_000,
 )
 
@@ -81,7 +85,9 @@ coco_dinov2_100k = coco.but(
     "COCO 2017 on GLASS's 100K images (`slotworks synthesize glass.coco`) with a frozen DINOv2 ViT-B/14.",
     glass_table("appendix F", {"mIoU over classes": "42.8"}, "by --task semantic; backbone and images are all it says"),
     method={"backbone": "vit", "loss_weights": {}, "image_size": 448, "vit": DINOV2_B14_NORMED_448},
-    data=_generated("glass.coco", COCO(image_size=448, mask_size=320, crop="whole"), size=448),
+    data=_generated(
+        "glass.coco", COCO(image_size=448, mask_size=320, crop="whole", interpolation="bilinear"), size=448
+    ),
 )
 
 

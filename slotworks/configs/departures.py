@@ -9,7 +9,7 @@ Attention, set prediction), google-research/slot-attention-video, singhgautam/sl
 (`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), gkakogeorgiou/spot,
 JindongJiang/latent-slot-diffusion, visinf/glass, VinAIResearch/Dataset-Diffusion, chongzhou96/MaskCLIP,
 lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn, weijiawu/DiffuMask, zadaianchuk/comus,
-karazijal/ovdiff (its README alone).
+karazijal/ovdiff (its README alone). Of EmerDiff no code is published.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from typing import Any
 
 from slotworks.configs.recipe import Recipe
 from slotworks.methods.mask_clip import TEMPLATES
+from slotworks.vocabulary import COCO_CLASSES, VOC_CLASSES, as_words
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ KERAS = "Slot Attention's own code is the source of this part, and of all method
 FLOAT16 = "float16 with a scale of the loss"
 BY_LOSS = "the checkpoint of the lowest validation loss (an author in issue 8 of its repository)"
 TENSORS = "as tensors, which torchvision did not antialias then"
+TABLE_9 = "as all rows of table 9 here"
+OPENCV = "bilinear by OpenCV, which does not antialias"
 AT_320 = "320, as SPOT and the authors' page of DINOSAUR score what they compare"
 
 _WHOLE_COCO = "without pictures that have no annotation (img_based/datasets/coco.py), 117,266"
@@ -57,7 +60,7 @@ _WHOLE_COCO = "without pictures that have no annotation (img_based/datasets/coco
 DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
     "slot_attention": (
         Departure(
-            "tetrominoes multi_dsprites clevr6",
+            "tetrominoes multi_dsprites clevr6 clevr6_11",
             "method.norm_eps",
             "the paper does not say",
             1e-3,
@@ -100,6 +103,13 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
     "set_prediction": (
         Departure(
             "*",
+            "method.norm_eps",
+            "the paper does not say",
+            1e-3,
+            "the released model.py uses Keras' LayerNorm as it is",
+        ),
+        Departure(
+            "*",
             "eval_images",
             "500 of the validation split unless told otherwise (set_prediction/eval.py)",
             15_000,
@@ -121,8 +131,36 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             25.0,
             "800 / 32 for the gradient of each image: the same, and it does not depend on the batch",
         ),
+        Departure(
+            "*",
+            "data.val_size",
+            "none: trained on all 70,000 images (dspn/train.py)",
+            512,
+            "of the training images for validation, as Slot Attention's data.py keeps them",
+        ),
+        Departure(
+            "*",
+            "data.image_size",
+            "128, squeezed by Pillow, which averages (dspn/preprocess-images.py)",
+            128,
+            "squeezed without antialiasing as in Slot Attention's data.py: one store for all of the table",
+        ),
+        Departure(
+            "*",
+            "eval_images",
+            "14,976 of the validation split, whole batches alone (dspn/data.py); a distance may equal the threshold",
+            15_000,
+            "the whole split; distances below the threshold, as in Slot Attention's set_prediction/utils.py",
+        ),
     ),
     "savi": (
+        Departure(
+            "*_small *_medium *_large *_depth",
+            "seed",
+            "42 (configs/movi/*.py); the table is of 5 seeds, which are not stated",
+            0,
+            "all recipes have 0; `--seeds 5`",
+        ),
         Departure(
             "*_small",
             "method.encoder_channels",
@@ -467,6 +505,20 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             256,
             "resized from the 448 pixels that the encoder sees, so that one picture is stored",
         ),
+        Departure(
+            "*",
+            "data.interpolation",
+            f"{OPENCV}, in GLASS's tests (src/eval/eval_datasets/coco_eval_transforms.py)",
+            "bilinear",
+            PILLOW,
+        ),
+        Departure(
+            "coco voc voc_dynamic",
+            "method.initializer",
+            "gaussian; Slot Attention's linear layers and GRU start as torch's do (src/models/slot_attn.py)",
+            "gaussian",
+            f"both by Glorot, in Keras' range: {KERAS}",
+        ),
         Departure("voc*", "steps", "GLASS's run, 250,000 (its supplement)", 250_000, "no script of LSD has VOC"),
         Departure(
             "voc_bbox",
@@ -485,7 +537,7 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
     ),
     "glass": (
         Departure("*", "precision", "fp16 (table 10)", "bf16", HALF),
-        Departure("*", "seed", f"{NOT_STATED}; 42 in the evaluation (src/eval/parser.py)", 0, "all recipes have 0"),
+        Departure("*", "seed", f"{NOT_STATED}; 42 in the evaluation (src/eval/scripts/coco)", 0, "all recipes have 0"),
         Departure("*", "optimizer.max_grad_norm", NOT_STATED, 1.0, "LSD's train_lsd.py, on which GLASS builds"),
         Departure("*", "optimizer.weight_decay", "Adam, constant (table 10)", 0.0, "LSD has 1e-2, which is AdamW"),
         Departure(
@@ -495,7 +547,28 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             512,
             "Dataset Diffusion's, whose pictures have 512 pixels",
         ),
-        Departure("*", "data.flips", NOT_STATED, False, "the paper does not speak of any"),
+        Departure("*", "data.flips", NOT_STATED, False, "neither the paper nor the release's datasets flip"),
+        Departure(
+            "*",
+            "data.images.real.interpolation",
+            f"{OPENCV} (src/eval/eval_datasets/coco_eval_transforms.py)",
+            "bilinear",
+            PILLOW,
+        ),
+        Departure(
+            "*",
+            "method.decoder_dims",
+            "1,536 in table 10, 2,048 unless told otherwise in src/models/mlp_decoder.py",
+            (1536, 1536, 1536),
+            "the table's",
+        ),
+        Departure(
+            "*_mae *_dino",
+            "method.encoder.image_size",
+            NOT_STATED,
+            448,
+            "as DINOv2's: 28 x 28 patches of 16 pixels",
+        ),
         Departure("*", "method.match_masks", NOT_STATED, "hard", "unused helpers of eval_composition.py"),
         Departure("*", "method.match_background", NOT_STATED, True, "label 0 is a channel in these helpers"),
         Departure("*", "method.semantic_mean", NOT_STATED, "images", "pixels, then pairs, then images"),
@@ -503,12 +576,33 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "*",
             "method.initializer",
-            "gaussian (configs/coco/slot_attn/config.json)",
+            "gaussian (configs/coco/slot_attn/config.json); linear layers and GRU start as torch's do (slot_attn.py)",
             "gaussian",
-            f"in Keras' range: {KERAS}",
+            f"both by Glorot, in Keras' range: {KERAS}",
         ),
     ),
     "dataset_diffusion": (
+        Departure(
+            "voc voc_stage2",
+            "data.root",
+            "a caption and the names of its classes for each image (data/prompts/voc_prompts.json), seed 1111",
+            "data/generated/dataset_diffusion.voc",
+            '"a photo of cat dog", as some of its own are, and a seed for each image: its files are not ours',
+        ),
+        Departure(
+            "coco coco_stage2",
+            "data.root",
+            "a caption and the names of its classes for each image (data/prompts/coco_prompts.json), seed 1111",
+            "data/generated/dataset_diffusion.coco",
+            "as for VOC",
+        ),
+        Departure(
+            "*",
+            "data.real.interpolation",
+            f"{OPENCV} (mmsegmentation/configs/_base_/datasets)",
+            "bilinear",
+            PILLOW,
+        ),
         Departure(
             "voc voc_stage2 coco coco_stage2",
             "method.resnet",
@@ -519,11 +613,11 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "*",
             "data.real.crop",
-            "test images of their own size (configs/_base_)",
+            "whole, 512 on the shorter side (mmsegmentation/configs/_base_/datasets)",
             "whole",
-            "squeezed into a square, as all rows of table 9 here",
+            f"squeezed into a square, {TABLE_9}",
         ),
-        Departure("*", "data.real.mask_size", "scored at the size of each image", 320, "as all rows of table 9 here"),
+        Departure("*", "data.real.mask_size", "scored at the size of each image", 320, TABLE_9),
         Departure(
             "*",
             "method.test_scales",
@@ -580,7 +674,7 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             (1, 2, 3),
             "drawn anew in each step, each kind equally likely",
         ),
-        Departure("voc", "data.real.crop", NOT_STATED, "whole", "squeezed into a square, as all rows of table 9 here"),
+        Departure("voc", "data.real.crop", NOT_STATED, "whole", f"squeezed into a square, {TABLE_9}"),
     ),
     "ov_diff": (
         Departure(
@@ -603,11 +697,19 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
     "deep_spectral": (
         Departure(
             "voc voc_crf",
+            "data.root",
+            "clusters of all 17,125 pictures (extract/data/VOC2012/lists/images.txt), cluster 0 with the background",
+            "data/VOCdevkit",
+            "of the images that are scored or labelled; the background is a cluster of its own",
+        ),
+        Departure(
+            "voc voc_crf",
             "data.crop",
             "pictures of their own size (extract/extract.py)",
             "whole",
             "squares, so that pictures make batches",
         ),
+        Departure("voc voc_crf", "data.mask_size", "scored at the size of each image", 320, TABLE_9),
         Departure(
             "voc voc_crf",
             "method.num_eigenvectors",
@@ -617,10 +719,33 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         ),
         Departure(
             "voc voc_crf",
-            "method.num_slots",
-            "15, and k-means over the data set in mini-batches",
-            15,
-            "plain k-means, best of eight",
+            "method.restarts",
+            "as many as scikit-learn has (10 then); over the data set one, in mini-batches of 4,096",
+            8,
+            "plain k-means, best of eight, for both",
+        ),
+        Departure("voc_stage2", "data.real.mask_size", "scored at the size of each image", 320, TABLE_9),
+        Departure("voc_stage2", "seed", "1 (semantic-segmentation/config/base.yaml)", 0, "all recipes have 0"),
+        Departure(
+            "voc_stage2",
+            "keep_every",
+            "the checkpoint of the best mIoU on the validation images (semantic-segmentation/train.py)",
+            None,
+            LAST,
+        ),
+        Departure(
+            "voc_stage2",
+            "data.real.root",
+            "trained on all pictures that are not for validation, 15,676 (semantic-segmentation/dataset/voc.py)",
+            "data/VOCdevkit",
+            "trainaug, as all recipes of VOC here",
+        ),
+        Departure(
+            "voc_stage2",
+            "data.real.crop",
+            "pictures of their own size (semantic-segmentation/dataset)",
+            "whole",
+            f"squeezed into a square, {TABLE_9}",
         ),
         Departure(
             "voc_stage2", "optimizer.lr", "2e-4 in the README's command, 5e-3 in train.yaml", 2e-4, "the README's"
@@ -647,9 +772,30 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "*",
             "data.image_size",
-            "pictures enlarged to 1,024 as they are",
+            "the middle square enlarged to 1,024 at once (dataloader/iterator.py)",
             512,
-            "stored at about their size and enlarged by the method",
+            "stored at about its size and enlarged by the method",
+        ),
+        Departure(
+            "*",
+            "data.mask_size",
+            "128, where void pixels count as background (datasets/prepare_pascal_voc_sem_seg.py, eval_diffcut.py)",
+            128,
+            "void counts nowhere, as in all scores here",
+        ),
+        Departure(
+            "coco",
+            "eval_split",
+            "2,175 images of val2017 (dataloader/coco/val2017/Coco164kFull_Stuff_Coarse_7.txt)",
+            "test",
+            f"all 5,000, {TABLE_9}",
+        ),
+        Departure(
+            "voc coco",
+            "method.refinement",
+            "10, after regions without a class were merged, known from the truth (eval_diffcut.py)",
+            10,
+            "of all regions: a method that is told the truth cannot be used",
         ),
     ),
     "emer_diff": (
@@ -689,7 +835,37 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "data.crop",
             "pictures keep the ratio of their sides",
             "whole",
-            "squeezed into a square, as all rows of table 9 here",
+            f"squeezed into a square, {TABLE_9}",
+        ),
+        Departure("*", "data.interpolation", f"{OPENCV} (configs/_base_/datasets)", "bilinear", PILLOW),
+        Departure("*", "data.mask_size", "scored at the size of each image", 320, TABLE_9),
+        Departure(
+            "*",
+            "method.model",
+            "ViT-B/16, shown images in ImageNet's mean and deviation (configs/_base_/datasets)",
+            "openai/clip-vit-base-patch16",
+            "in CLIP's own, with which it was trained",
+        ),
+        Departure(
+            "*",
+            "method.temperature",
+            "cosines are enlarged to the size of the picture",
+            100.0,
+            "probabilities are, which masks of slots have to be",
+        ),
+        Departure(
+            "voc voc_foreground",
+            "method.class_names",
+            "airplane and tv monitor, the rest as here (tools/maskclip_utils/prompt_engineering.py)",
+            as_words(VOC_CLASSES),
+            "VOC's own names, as words",
+        ),
+        Departure(
+            "coco",
+            "method.class_names",
+            "tv, mouse, remote, the rest as here (tools/maskclip_utils/prompt_engineering.py)",
+            as_words(COCO_CLASSES),
+            "television, computer mouse, remote control: what is meant",
         ),
     ),
 }

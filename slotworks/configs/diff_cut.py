@@ -16,7 +16,7 @@ HOW = "of its own paper; with PAMR, compared at 128 pixels"
 @recipe(glass_table("table 9", {"mIoU over classes": "65.2"}, HOW), takes=NOTHING, options="--task semantic")
 def voc() -> Run:
     """VOC 2012, SSD-1B. Pictures are stored at 512 pixels, which is about their size, and enlarged to 1024."""
-    return untrained(DiffCutConfig(refinement=10), VOC(image_size=512, mask_size=128, crop="whole"))
+    return untrained(DiffCutConfig(refinement=10), VOC(image_size=512, mask_size=128, interpolation="bilinear"))
 
 
 voc_unrefined = voc.but(
@@ -34,5 +34,5 @@ voc_sd14 = voc.but(
 coco = voc.but(
     "COCO 2017, 80 classes and the background.",
     glass_table("table 9", {"mIoU over classes": "34.1"}, HOW),
-    data=COCO(image_size=512, mask_size=128, crop="whole"),
+    data=COCO(image_size=512, mask_size=128, interpolation="bilinear"),
 )

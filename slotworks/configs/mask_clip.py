@@ -16,7 +16,7 @@ from slotworks.vocabulary import COCO_CLASSES, as_words
 )
 def voc() -> Run:
     """VOC 2012 with the background as a class, won by names of surroundings."""
-    return untrained(MaskCLIPConfig(), VOC(image_size=512, mask_size=320, crop="whole"))
+    return untrained(MaskCLIPConfig(), VOC(image_size=512, mask_size=320, crop="whole", interpolation="bilinear"))
 
 
 voc_foreground = voc.but(
@@ -32,5 +32,5 @@ coco = voc.but(
     "COCO 2017 with 80 classes and the background.",
     glass_table("table 9", {"mIoU over classes": "20.6"}),
     method=MaskCLIPConfig(class_names=as_words(COCO_CLASSES)),
-    data=COCO(image_size=512, mask_size=320, crop="whole"),
+    data=COCO(image_size=512, mask_size=320, crop="whole", interpolation="bilinear"),
 )

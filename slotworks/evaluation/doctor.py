@@ -14,6 +14,7 @@ Spare slots cut the background or the objects in pieces. Each threshold below is
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,18 +203,20 @@ def examine(
     split: str,
     config: MethodConfig | None = None,
     step: int | None = None,
+    other: Sequence[str] = (),
     replace: bool = True,
 ) -> tuple[list[Finding], str]:
     """Judge masks together with the curves and settings of a run: findings, and the verdict in a line.
 
     Leaves `eval/doctor.json`, see `write`. Without a method, or of one image, which no other can be compared with, the
-    findings are of the curves alone.
+    findings are of the curves alone. `other` names what is not as in training: the data set, settings of the
+    method.
     """
     stats: Stats = {}
     if method is not None and dataset is not None and min(num_images, len(dataset)) > 1:
         stats = stats_of(method, dataset, num_images=num_images)
     findings = diagnose(stats, curves, settings, config, step=step)
-    of = {"split": split, "num_images": num_images, "step": step or 0}
+    of = {"split": split, "num_images": num_images, "step": step or 0} | ({"other": ", ".join(other)} if other else {})
     try:
         write(run_folder, stats, findings, step=step, looked_at=of, replace=replace)
     except UserError as error:
@@ -460,7 +463,8 @@ def write(
 
 
 def _words(name: str, value: str | int) -> str:
-    return {"num_images": f"{value}-images", "step": f"step-{value}"}.get(name, str(value))
+    known = {"num_images": f"{value}-images", "step": f"step-{value}"}
+    return re.sub(r"[^\w.]+", "-", known.get(name, str(value)))
 
 
 def read(run_folder: str | os.PathLike[str]) -> tuple[dict[str, float | None], list[Finding]]:

@@ -4,18 +4,20 @@ images  --method-->  slots  --method.predict_set-->  objects  --ranked over all 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad, smooth_l1_loss
 
 from slotworks.evaluation.masks import check_finite, inspecting
 from slotworks.evaluation.task import Job, Needs, Result, Summary, Task, batches, count_images, option
+from slotworks.matching import best_pairs
 from slotworks.metrics.metric import Metric
 from slotworks.metrics.sets import EXTENT, THRESHOLDS, average_precisions, recall
-from slotworks.types import DataConfig, Dataset, Method, PredictsSets, UserError
+from slotworks.types import Batch, DataConfig, Dataset, Method, PredictsSets, SlotOutput, UserError
 
 NEEDS = Needs(
     method=PredictsSets,
@@ -128,16 +130,90 @@ def _predictions(
             assert isinstance(method, PredictsSets)
             output = method.encode_batch(batch)
             check_finite(output.slots, "slots")
-            if by_iterations and not output.slot_steps:
-                raise UserError(
-                    f"{type(method).__name__} keeps no slots of its iterations; leave --by-iterations out, or give a "
-                    "run of set_prediction."
-                )
-            steps = output.slot_steps if by_iterations else (output.slots,)
+            steps = _steps(method, output) if by_iterations else (output.slots,)
             pred.append([method.predict_set(slots).float().cpu() for slots in steps])
             check_finite(torch.stack(pred[-1]), "predicted sets")
             true.append(batch["objects"].float().cpu())
     return [torch.cat(step) for step in zip(*pred, strict=True)], torch.cat(true)
+
+
+def _steps(method: Method, output: SlotOutput) -> tuple[Tensor, ...]:
+    if not output.slot_steps:
+        raise UserError(
+            f"{type(method).__name__} keeps no slots of its iterations; leave --by-iterations out, or give a run of "
+            "set_prediction."
+        )
+    return output.slot_steps
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object as it is, or as it was predicted for a true one."""
+
+    place: tuple[float, ...]  # x, y and z, each in -3 to 3 as the published table has them
+    classes: tuple[str, ...]  # of each property
+    distance: float = 0.0  # from the true one
+    wrong: tuple[str, ...] = ()  # those of `classes` that the true one does not have
+
+    def __str__(self) -> str:
+        """In Markdown, wrong classes in bold."""
+        words = " ".join(f"**{name}**" if name in self.wrong else name for name in self.classes)
+        return f"({', '.join(f'{value:.2f}' for value in self.place)}) {words}"
+
+
+def follow(
+    method: Method, batch: Batch, categories: Mapping[str, Sequence[str]]
+) -> tuple[SlotOutput, list[list[tuple[Seen, list[Seen]]]]]:
+    """What slots say of each true object after each iteration of Slot Attention (the supplement's table 1).
+
+    After each iteration predictions are matched anew, as the loss matches them: for the smallest sum of Huber losses,
+    padding included.
+
+    Args:
+        method: as for `evaluate_sets`, inside of `inspecting`.
+        batch: with `objects`, on the method's device.
+        categories: names of the classes of each property, in the order of the vectors.
+
+    Returns:
+        The slots and their attention, and for each image its true objects, each with its prediction after iteration 1,
+        2, ...
+
+    Raises:
+        UserError: if the method predicts no sets, or keeps no slots of its iterations.
+    """
+    NEEDS.check_method(method, "sets")
+    assert isinstance(method, PredictsSets)
+    output = method.encode_batch(batch)
+    sets = [method.predict_set(slots).float().cpu() for slots in _steps(method, output)]
+    found = []
+    for i, true in enumerate(batch["objects"].float().cpu()):
+        true = pad(true, (0, 0, 0, max(sets[0].shape[1] - len(true), 0)))
+        rows = []
+        for step in sets:
+            pred = step[i]
+            both = torch.broadcast_tensors(pred[:, None], true[None])
+            partners, owners = best_pairs(-smooth_l1_loss(*both, reduction="none").mean(-1).numpy())
+            rows.append(dict(zip(owners.tolist(), pred[partners.tolist()], strict=True)))
+        found.append(
+            [
+                (_seen(one, one, categories), [_seen(row[k], one, categories) for row in rows])
+                for k, one in enumerate(true)
+                if one[-1] > 0.5
+            ]
+        )
+    return output, found
+
+
+def _seen(one: Float[Tensor, " c"], true: Float[Tensor, " c"], categories: Mapping[str, Sequence[str]]) -> Seen:
+    classes, wrong, start = [], [], 3
+    for names in categories.values():
+        own, wanted = (int(x[start : start + len(names)].argmax()) for x in (one, true))
+        classes.append(names[own])
+        wrong += [names[own]] if own != wanted else []
+        start += len(names)
+    place = (EXTENT * (one[:3] - 0.5)).tolist()
+    distance = float(EXTENT * (one[:3] - true[:3]).square().sum().sqrt())
+    return Seen(tuple(place), tuple(classes), distance, tuple(wrong))
 
 
 def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:

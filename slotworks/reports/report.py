@@ -35,7 +35,7 @@ MAX_PICTURE = 4_000_000  # bytes; a larger picture is left out, since mail progr
 MAX_PICTURES = 1_700_000  # bytes of all pictures, a third more in the page; with charts it stays below 3 MB
 MAX_SHEETS = 6  # earlier samples shown
 SHOWN = 6  # samples that are not folded, from the worst to the best: input and slots of each
-OF_THE_DOCTOR = re.compile(r"doctor(-\w+-\d+-images-step-\d+)?\.json")  # no scores; `doctor.json` is shown
+OF_THE_DOCTOR = re.compile(r"doctor(-\w+-\d+-images-step-\d+[\w.-]*)?\.json")  # no scores; `doctor.json` is shown
 WORST = 8  # images named as the worst of an evaluation
 
 

@@ -13,9 +13,10 @@ from slotworks import api
 from slotworks.cli import main
 from slotworks.configs import dspn, set_prediction, slot_mlp
 from slotworks.data.scenes import SetScenes
-from slotworks.evaluation.sets import evaluate_sets
+from slotworks.evaluation.masks import inspecting
+from slotworks.evaluation.sets import evaluate_sets, follow
 from slotworks.metrics.sets import average_precisions
-from slotworks.types import Method, MethodConfig, SlotOutput, UserError
+from slotworks.types import Method, MethodConfig, SlotOutput, UserError, to_batch
 
 SCENES = SetScenes(num_train=8, num_val=4, num_test=6)
 CATEGORIES = (2, 3, 8)
@@ -118,6 +119,38 @@ def test_by_iterations_in_one_pass():
     assert parts[1].rules.endswith("slots after iteration 2 of 3")
     with pytest.raises(UserError, match="Oracle keeps no slots of its iterations; leave --by-iterations out"):
         evaluate_sets(Oracle(), Truth(), by_iterations=True)
+
+
+def test_objects_are_followed_through_the_iterations():
+    """Table 1 of the supplement: after the first every x is 0.1 of the width off and colours are one class further."""
+
+    class Nearing(Oracle):
+        def encode(self, image):
+            out = super().encode(image)
+            far = out.slots.clone()
+            far[..., 0] += 0.1
+            far[..., 8:16] = far[..., 8:16].roll(1, dims=-1)
+            return replace(out, slot_steps=(far, out.slots))
+
+    scenes = SetScenes()
+    batch = to_batch(Truth().__getitems__([3, 4]))
+    method = Nearing()
+    with inspecting(method, seed=0):
+        output, found = follow(method, batch, scenes.categories)
+    assert len(output.slot_steps) == 2
+    for objects, true in zip(found, batch["objects"], strict=True):
+        assert len(objects) == int(true[:, -1].sum())
+        for (seen, (first, last)), row in zip(objects, true, strict=False):
+            assert seen.place == pytest.approx((6 * row[:3] - 3).tolist(), abs=1e-5)
+            size, shape, color = (int(row[a:b].argmax()) for a, b in ((3, 5), (5, 8), (8, 16)))
+            names = [scenes.categories[name] for name in ("size", "shape", "color")]
+            assert seen.classes == (names[0][size], names[1][shape], names[2][color])
+            assert (last.distance, last.wrong, last.classes) == (0, (), seen.classes)
+            assert first.distance == pytest.approx(0.6, abs=1e-5)
+            assert first.wrong == (names[2][(color + 1) % 8],)
+            assert str(first).endswith(f") {seen.classes[0]} {seen.classes[1]} **{first.wrong[0]}**")
+    with inspecting(method, seed=0), pytest.raises(UserError, match="Oracle keeps no slots of its iterations"):
+        follow(Oracle(), batch, scenes.categories)
 
 
 def test_wrong_methods_and_data():
