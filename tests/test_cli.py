@@ -448,7 +448,7 @@ def test_the_doctor_counts_seeds(run_folder, tmp_path, capsys, monkeypatch):
     one = tmp_path / "runs" / "seed0"
     before = (one / "eval/doctor.json").read_bytes()
     assert main(["doctor", str(one), "--images", "4", *words]) in (0, 1)
-    (name,) = [path.name for path in (one / "eval").glob("doctor-*.json")]
+    (name,) = [path.name for path in (one / "eval").glob("doctor-*sprite*.json")]
     assert name == "doctor-test-4-images-step-4-sprite_scenes_colored_on_grayscale-test_iterations-5.json"
     assert (one / "eval/doctor.json").read_bytes() == before
     assert main(["report", str(one)]) == 0

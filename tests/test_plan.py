@@ -1,7 +1,6 @@
 """A step counted on the meta device: closed forms, sizes of published networks, every published recipe, the command."""
 
 import json
-import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import networks
 from torch import nn
 
 from slotworks.cli import main
@@ -135,25 +135,6 @@ VISITS = {
     "VideoSlotDiffusionConfig": {"one number": 1},
 }
 """How often a step waits for the device at most, by the class of the settings; never where nothing is said."""
-
-
-def networks():
-    """A recipe for each network that a published row trains. Of the large ones all but the first of a kind are slow."""
-    seen, kinds = set(), set()
-    for name, function in recipes().items():
-        run = function()
-        if name.endswith("_mini") or not run.steps or name.startswith("painted_diffusion."):
-            continue
-        method = run.method
-        network = (re.sub(r"'(runs/|stabilityai)[^']*'", "", repr(method)), run.batch_size, run.data.size)
-        if network in seen:
-            continue
-        kind = (type(method), bool(getattr(method, "phase_1", "")))
-        large = hasattr(method, "diffusion") or hasattr(method, "autoencoder")
-        slow = large and kind in kinds
-        seen.add(network)
-        kinds.add(kind)
-        yield pytest.param(name, marks=pytest.mark.slow if slow else ())
 
 
 @pytest.mark.parametrize("name", list(networks()))

@@ -349,6 +349,13 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             1_000,
             "whole timesteps, as `diffusers` has them: 949 for 949.05",
         ),
+        Departure(
+            "movi_d_t100 movi_e_t100",
+            "method.denoiser.num_timesteps",
+            "fewer than 1,000: the axis of figure 9 is not in its text; a solver at times between whole ones",
+            100,
+            "a tenth, as one point of the figure; `slotworks sweep` takes any",
+        ),
         Departure("voc coco", "data.mask_size", "224 in img_based/datasets", 320, AT_320),
         Departure(
             "voc coco",

@@ -15,7 +15,7 @@ HOW = "of its own paper; with PAMR, compared at 128 pixels"
 
 @recipe(glass_table("table 9", {"mIoU over classes": "65.2"}, HOW), takes=NOTHING, options="--task semantic")
 def voc() -> Run:
-    """VOC 2012, SSD-1B. Pictures are stored at 512 pixels, which is about their size, and enlarged to 1024."""
+    """VOC 2012, SSD-1B. The middle square of pictures, stored at 512 pixels and enlarged to 1024."""
     return untrained(DiffCutConfig(refinement=10), VOC(image_size=512, mask_size=128, interpolation="bilinear"))
 
 

@@ -51,8 +51,9 @@ clevr6 = tetrominoes.but(
 clevr6_11 = clevr6.but(
     "CLEVR scenes with at most six objects and eleven slots, to test with up to ten objects and five iterations.",
     Published("Locatello et al. 2020, supplement, figure 14", note="of five seeds one gave the background a slot"),
-    notes="`slotworks evaluate RUN --data clevr10 --set method.test-iterations=5` for each of `--seeds 5`; those whose "
-    "background\nhas a slot of its own are told by ARI, which counts the background, or by `slotworks doctor`.",
+    notes="Of `--seeds 5`, `slotworks doctor runs/slot_attention.clevr6_11 --data clevr10 --set "
+    "method.test-iterations=5`\ncounts those whose background has a slot of its own; `slotworks evaluate` with the "
+    "same options scores them.",
     method={"num_slots": 11},
 )
 

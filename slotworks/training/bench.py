@@ -55,7 +55,7 @@ def measure(
     run = settle_run(run, fabric)
     method, model, optimizer = set_up(run, fabric, load)
     size = run.batch_size // run.accumulate
-    raw = _noise(run, size, video=isinstance(method, VideoMethod)) if raw is None else raw
+    raw = noise(run, size, video=isinstance(method, VideoMethod)) if raw is None else raw
     frames = raw["video"].shape[1] if "video" in raw else 1
 
     def step() -> None:
@@ -144,7 +144,7 @@ def batch_shapes(run: Run, size: int, *, video: bool) -> Shapes:
     return shapes
 
 
-def _noise(run: Run, size: int, *, video: bool) -> RawBatch:
+def noise(run: Run, size: int, *, video: bool) -> RawBatch:
     """A batch of noise as a data set would store it."""
     raw: RawBatch = {}
     for name, (shape, dtype) in batch_shapes(run, size, video=video).items():
