@@ -1,9 +1,9 @@
 """One training step of every published network at its full size on the CPU, each in a process of its own: `-m slow`.
 
-Random weights in the place of published ones, noise in the place of data, one image; two where a
-batch norm would see a single number. What passed stands in build/full_size.jsonl and is not done again unless the recipe
-changes or the file is deleted: stopped and started once more, the test goes on where it was. A step may take 20 GB;
-SLOTWORKS_FULL_SIZE_GB lowers that on a smaller machine, where larger ones are skipped.
+Random weights in the place of published ones, noise in the place of data, one image; two where a batch norm would see a
+single number. What passed stands in build/full_size.jsonl and is not done again unless the recipe changes or the file
+is deleted: stopped and started once more, the test goes on where it was. A step may take 20 GB; SLOTWORKS_FULL_SIZE_GB
+lowers that on a smaller machine, where larger ones are skipped.
 """
 
 import hashlib
