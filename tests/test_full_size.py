@@ -79,7 +79,7 @@ def _done() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [param.values[0] for param in networks()])
+@pytest.mark.parametrize("name", list(networks()))
 def test_a_step_at_full_size(name):
     """Every term of the loss is a number, every weight that is trained has a gradient, and weights move."""
     if _done().get(name) == _key(name):

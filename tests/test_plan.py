@@ -132,6 +132,7 @@ VISITS = {
     "DatasetDiffusionConfig": {"one number": 1},  # whether a class has no name
     "SAViConfig": {"one number": 3},  # whether boxes are some and lie in the image
     "SlotDiffusionConfig": {"one number": 1},  # whether the autoencoder is trained, at the first step
+    "StableLSDConfig": {"one number": 1},  # of starts from boxes and of as many slots as objects: the most of an image
     "VideoSlotDiffusionConfig": {"one number": 1},
 }
 """How often a step waits for the device at most, by the class of the settings; never where nothing is said."""
