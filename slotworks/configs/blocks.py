@@ -2,7 +2,7 @@
 
 from slotworks.configs import savi
 from slotworks.configs.recipe import recipe
-from slotworks.configs.shared import SCENES, VIDEO_SCENES, untrained
+from slotworks.configs.shared import PAINTED, SCENES, VIDEO_SCENES, untrained
 from slotworks.data import COCO, VOC
 from slotworks.methods import BlocksConfig
 from slotworks.training import Run
@@ -14,6 +14,12 @@ NOTHING = "nothing is trained; how long scoring takes is not measured"
 def scenes_mini() -> Run:
     """Quadrants on the drawn scenes of slate.scenes_mini and slot_diffusion.scenes_mini."""
     return untrained(BlocksConfig(), SCENES)
+
+
+@recipe(takes=NOTHING)
+def painted_mini() -> Run:
+    """Two rows of three on painted scenes, as many regions as slots in slot_diffusion.painted_mini."""
+    return untrained(BlocksConfig(rows=2, columns=3, image_size=64), PAINTED.images)
 
 
 @recipe(takes=NOTHING)

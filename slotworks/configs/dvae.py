@@ -8,6 +8,7 @@ from slotworks.configs import slate, steve
 from slotworks.configs.recipe import Published, changed, recipe
 from slotworks.configs.shared import MOVI_FRAMES, slot_diffusion_run
 from slotworks.data import CelebA, CLEVRTex, MOVi
+from slotworks.data.scenes import PaintedScenes
 from slotworks.methods import DVAEConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig
@@ -67,6 +68,18 @@ def videos_mini() -> Run:
     """
     run = steve.scenes_mini()
     return changed(scenes_mini(), method=_of(run), data=run.data, batch_size=8)
+
+
+@recipe(takes="not measured yet")
+def painted_mini() -> Run:
+    """Painted scenes of 64 pixels, the discrete VAE of `slate.painted_mini` alone: its first stage."""
+    return changed(
+        scenes_mini(),
+        method=_of(slate.painted_mini()),
+        data=PaintedScenes(num_train=100_000),
+        steps=2_500,
+        eval_every=2_500,
+    )
 
 
 def _of(run: Run) -> DVAEConfig:

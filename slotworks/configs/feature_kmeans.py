@@ -3,7 +3,7 @@
 from slotworks.configs.blocks import NOTHING
 from slotworks.configs.dinosaur import SCENES
 from slotworks.configs.recipe import recipe
-from slotworks.configs.shared import SCENES_VIT, untrained
+from slotworks.configs.shared import PAINTED, SCENES_VIT, untrained
 from slotworks.data import COCO, VOC
 from slotworks.data.readers.pictures import Pictures
 from slotworks.encoders.vit import DINO_B16, DINOV2_S14_NORMED
@@ -30,6 +30,12 @@ def scenes_mini() -> Run:
     `normalize` and `position_weight` were chosen on validation images by mBO_i.
     """
     return untrained(FeatureKMeansConfig(encoder=SCENES_VIT, num_slots=3, normalize=False), SCENES)
+
+
+@recipe(takes=NOTHING)
+def painted_mini() -> Run:
+    """Painted scenes and the small ViT of this package, six clusters: what slot_diffusion.painted_mini has to beat."""
+    return untrained(FeatureKMeansConfig(encoder=SCENES_VIT, num_slots=6, normalize=False), PAINTED.images)
 
 
 @recipe(takes=NOTHING)

@@ -6,7 +6,8 @@ SlotDiffusion's tables compare it with Slot Attention, SLATE, SAVi and STEVE as 
 from collections.abc import Mapping
 
 from slotworks.configs.recipe import Published
-from slotworks.data.scenes import ShapeScenes, VideoScenes
+from slotworks.data.scenes import PaintedScenes, ShapeScenes, VideoScenes
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.encoders.vit import ViTConfig
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig, MethodConfig
@@ -26,6 +27,9 @@ VIDEO_SCENES = VideoScenes(
 )
 
 SCENES_VIT = ViTConfig("package:scenes_vit", image_size=64, patch_size=4, feature_dim=128)  # of mae.scenes_mini
+
+# What Slot Attention, SLATE and SlotDiffusion are compared on: features once, the images beside them to draw.
+PAINTED = CachedFeatures(PaintedScenes(num_train=6_000), SCENES_VIT, resize=True, keep_images=True)
 
 FROM_SPOT = "quoted from SPOT"
 

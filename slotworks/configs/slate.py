@@ -5,7 +5,7 @@ Chang et al. 2022, SlotDiffusion); they were not checked against the paper itsel
 """
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import FROM_SPOT, SCENES, glass_table, slot_diffusion_run
+from slotworks.configs.shared import FROM_SPOT, PAINTED, SCENES, SCENES_VIT, glass_table, slot_diffusion_run
 from slotworks.data import COCO, VOC, Bitmoji, CelebA, CLEVRMirror, CLEVRTex, Shapes3D, ShapeStacks
 from slotworks.methods import SlateConfig
 from slotworks.training import Adam, Run
@@ -186,4 +186,44 @@ def scenes_mini() -> Run:
         ema_decay=0.998,
         eval_every=1_000,
         save_every=1_000,
+    )
+
+
+@recipe(takes="not measured yet")
+def painted_mini() -> Run:
+    """Painted scenes of 64 pixels, at a reduced cost: the second of three that draw from slots; after dvae.painted_mini.
+
+    Not a row of a table. As in slot_diffusion.painted_mini, slots look at the small frozen ViT of this package.
+    """
+    return Run(
+        method=SlateConfig(
+            image_size=64,
+            encoder=SCENES_VIT,
+            vocab_size=256,
+            dvae_channels=32,
+            dvae_block="bias",
+            dvae_run="runs/dvae.painted_mini",
+            target_tokens="probable",
+            num_slots=6,
+            slot_dim=64,
+            mlp_dim=128,
+            initializer="learned",
+            gradient="bilevel",
+            model_dim=64,
+            decoder_blocks=2,
+            dropout=0.0,
+            word_dropout=0.5,
+        ),
+        data=PAINTED,
+        optimizer=Adam(
+            lr=1e-3, warmup_steps=200, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0
+        ),
+        steps=4_000,
+        batch_size=16,
+        precision="32",
+        channels_last="auto",
+        ema_decay=0.998,
+        eval_every=1_000,
+        save_every=500,
+        protocol="slot-diffusion",
     )

@@ -14,13 +14,14 @@ from slotworks.configs.recipe import Published, changed, recipe
 from slotworks.configs.shared import (
     FROM_SPOT,
     MOVI_WINDOWS,
+    PAINTED,
     SCENES,
     SCENES_VIT,
     VIDEO_SCENES,
     glass_table,
     slot_diffusion_run,
 )
-from slotworks.configs.vqvae import MINI
+from slotworks.configs.vqvae import MINI, PAINTED_CODES
 from slotworks.data import COCO, VOC, CelebA, CLEVRTex, MOVi
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.decoders import DenoiserConfig
@@ -216,3 +217,18 @@ def video_scenes_mini() -> Run:
         eval_every=500,
         eval_images=100,
     )
+
+
+painted_mini = scenes_mini.but(
+    "Painted scenes of 64 pixels, at a reduced cost: the last of three that draw from slots; after vqvae.painted_mini.",
+    takes="not measured yet",
+    method={
+        "image_size": 64,
+        "num_slots": 6,
+        "autoencoder": PAINTED_CODES,
+        "autoencoder_run": "runs/vqvae.painted_mini",
+    },
+    data=PAINTED,
+    steps=2_500,
+    eval_every=1_250,
+)

@@ -52,9 +52,14 @@ class DenoiserConfig:
     solver: Solver = "singlestep"  # DPM-Solver++ of order 3, as in the code
     quantize_steps: bool = True  # quantise each estimate of the latents while sampling
     latent_scale: float = 1.0  # factor on latents, of about 1 over their standard deviation (not in the paper)
+    time_power: float = 1.0  # of training: t = 1 - (1 - u) ** power, above 1 more of it is spent on noise (likewise)
 
     def __post_init__(self) -> None:
         check_numbers(self, "denoiser")
+        if self.time_power < 1:
+            raise ValueError(
+                f"denoiser.time_power is {self.time_power:g}; give 1, which is uniform over all timesteps, or more."
+            )
         for dim in self.dims:
             if dim % self.norm_groups or dim % self.head_dim:
                 raise ValueError(
@@ -165,8 +170,11 @@ class LatentDiffusionDecoder(nn.Module):
         return self.unet(latents, timestep, encoder_hidden_states=context).sample
 
     def loss(self, latents: Float[Tensor, "b l y x"], context: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:
-        """Mean squared error of the prediction at a random timestep, uniform for each image (equation 5)."""
-        return denoising_loss(latents, len(self.alphas), self.noisy, lambda z, t: self.predict(z, t, context))
+        """Mean squared error of the prediction at a random timestep for each image (equation 5), see `time_power`."""
+        power = self.config.time_power
+        return denoising_loss(
+            latents, len(self.alphas), self.noisy, lambda z, t: self.predict(z, t, context), time_power=power
+        )
 
     @torch.no_grad()
     def sample(

@@ -11,9 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.encoders.resnet import ResNetEncoder
+from slotworks.encoders.vit import ViTConfig, ViTEncoder
 from slotworks.nn.conv import StridedMap, same_conv
 from slotworks.nn.init import lecun_
 from slotworks.nn.position import PositionEmbedding
+from slotworks.nn.resize import resize
+from slotworks.types import Batch
 
 
 @runtime_checkable
@@ -47,6 +50,27 @@ class ConvBackbone(StridedMap):
         for conv in self.convs:
             image = same_conv(conv, image).relu()  # pyright: ignore[reportArgumentType]
         return image.flatten(2).transpose(1, 2)
+
+
+class ViTBackbone(nn.Module):
+    """A vision transformer that looks at images of any size at its own."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.vit, self.feature_dim = ViTEncoder(config), config.feature_dim
+
+    @property
+    def frozen(self) -> bool:
+        """Whether none of it is trained, so that its features may be cached."""
+        return not self.vit.config.trained_blocks
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches, whatever the size of the image."""
+        return self.vit.config.grid
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
+        """One feature for every patch, row by row."""
+        return self.vit(resize(image, self.vit.config.image_size))
 
 
 class PositionedEncoder(nn.Module):
@@ -103,6 +127,11 @@ class PositionedEncoder(nn.Module):
         )
 
     @classmethod
+    def of_vit(cls, config: ViTConfig, dim: int) -> "PositionedEncoder":
+        """The same around a vision transformer, as SlotDiffusion's later code has it for VOC and COCO."""
+        return cls(ViTBackbone(config), dim, out_dim=dim, norm_eps=1e-5, signed_position=False, init="torch")
+
+    @classmethod
     def oclf(cls, dim: int) -> "PositionedEncoder":
         """What Slot Attention has in OCLF's comparisons: SAVi's ResNet-34 as read there, features of `dim`.
 
@@ -121,6 +150,14 @@ class PositionedEncoder(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""
-        position = self.position(*self.grid(image.shape[-2], image.shape[-1]))
         features = self.backbone(2 * image - 1 if self.signed_image else image)
-        return self.mlp(self.norm(features + position.flatten(2).transpose(1, 2)))
+        return self._placed(features, self.grid(image.shape[-2], image.shape[-1]))
+
+    def of_batch(self, batch: Batch) -> Float[Tensor, "b p c"]:
+        """Of the images of a batch; from its cached `features` if it has them and they are a frozen transformer's."""
+        if "features" in batch and isinstance(self.backbone, ViTBackbone) and self.backbone.frozen:
+            return self._placed(batch["features"].float(), self.backbone.grid(0, 0))
+        return self(batch["image"])
+
+    def _placed(self, features: Float[Tensor, "b p c"], grid: tuple[int, int]) -> Float[Tensor, "b p d"]:
+        return self.mlp(self.norm(features + self.position(*grid).flatten(2).transpose(1, 2)))

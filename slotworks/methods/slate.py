@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from slotworks.decoders.tokens import TokenOptions, groups_of, words_of, write
 from slotworks.encoders.savi import PositionedEncoder
+from slotworks.encoders.vit import ViTConfig
 from slotworks.nn.dvae import copy_trained
 from slotworks.nn.init import he_glorot_, torch_
 from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttention
@@ -37,6 +38,7 @@ class SlateConfig(TokenOptions):
     """Hyperparameters of SLATE; those of the words and the Transformer are `TokenOptions`."""
 
     parts: Literal["slate", "slot_diffusion"] = "slate"  # whose; slot_diffusion: see above
+    encoder: ViTConfig | None = None  # a vision transformer that slots look at the image through (not in the papers)
     num_slots: int = 3  # K
     slot_dim: int = 192  # D of slots, queries, keys and values
     num_iterations: int = 3  # T of Slot Attention in training
@@ -62,11 +64,11 @@ class Slate(Method):
         self.dvae = config.discrete_vae()
         self.decoder = config.token_decoder(config.slot_dim, begin="word", make=config.parts)
         other = config.parts == "slot_diffusion"
-        self.encoder = PositionedEncoder.slot_diffusion(config.slot_dim) if other else None
-        self.token_mlp = None if other else _token_mlp(config.model_dim)
+        self.encoder = _encoder(config)
+        self.token_mlp = _token_mlp(config.model_dim) if self.encoder is None else None
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = SlotAttention(
-            config.slot_dim if other else config.model_dim,
+            config.model_dim if self.encoder is None else config.slot_dim,
             config.slot_dim,
             config.num_iterations,
             mlp_dim=config.mlp_dim,
@@ -89,7 +91,7 @@ class Slate(Method):
     def encode(
         self, image: Float[Tensor, "b 3 h w"], *, num_slots: int | None = None, num_iterations: int | None = None
     ) -> SlotOutput:
-        """Images in [0, 1] to slots, through their most probable tokens or through the ResNet.
+        """Images in [0, 1] to slots, through their most probable tokens, the ResNet or the vision transformer.
 
         `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
         """
@@ -100,10 +102,16 @@ class Slate(Method):
         return self._group(features, num_slots, num_iterations)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Squared error of the discrete VAE and cross-entropy of the tokens, both summed over an image."""
+        """Squared error of the discrete VAE and cross-entropy of the tokens, both summed over an image.
+
+        Cached `features` of a frozen vision transformer spare running it.
+        """
         terms, tokens = words_of(batch["image"], self.dvae, self.config, step)
         embedded = self.decoder.embed(tokens)
-        features = self._token_features(embedded) if self.encoder is None else self.encoder(batch["image"])
+        if self.encoder is None:
+            features = self._token_features(embedded)
+        else:
+            features = self.encoder.of_batch(batch)
         terms["cross_entropy"] = self.decoder.loss(self._group(features).slots, embedded, tokens)
         return terms
 
@@ -143,6 +151,13 @@ class Slate(Method):
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
         size = self.config.image_size
         return replace(out, grid=self.config.grid if self.encoder is None else self.encoder.grid(size, size))
+
+
+def _encoder(config: SlateConfig) -> PositionedEncoder | None:
+    """What slots see the image through; None: its tokens."""
+    if config.encoder is not None:
+        return PositionedEncoder.of_vit(config.encoder, config.slot_dim)
+    return PositionedEncoder.slot_diffusion(config.slot_dim) if config.parts == "slot_diffusion" else None
 
 
 def _token_mlp(width: int) -> nn.Module:

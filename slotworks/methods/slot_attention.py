@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.decoders.spatial_broadcast import posterior_masks
-from slotworks.encoders import CNNEncoder
+from slotworks.encoders import CNNEncoder, ViTConfig
 from slotworks.encoders.savi import PositionedEncoder
 from slotworks.nn.init import torch_
 from slotworks.slots import INITIALIZERS, LearnedInit, SlotAttentionOptions
@@ -43,6 +43,7 @@ class SlotAttentionConfig(SlotAttentionOptions):
     test_iterations: int | None = None  # T outside of training; None: as in training
     mlp_dim: int | None = 128  # hidden width of the residual MLP inside Slot Attention; None: no MLP
     parts: Literal["slot_attention", "slot_diffusion", "oclf"] = "slot_attention"  # whose; the others: see above
+    encoder: ViTConfig | None = None  # a vision transformer in the place of the CNN or ResNet (not in the papers)
     channels: int = 32  # of encoder and decoder; with others' parts of the decoder, the ResNet has its own
     encoder_strides: tuple[int, ...] = (1, 1, 1, 1)  # one convolution each; not of the ResNet
     encoder_kernel_size: int | tuple[int, ...] = 5  # of all of them, or of each; not of the ResNet
@@ -72,9 +73,10 @@ class SlotAttentionAutoencoder(Method):
         super().__init__()
         self.config = config
         other = config.parts != "slot_attention"
-        if other:
+        if other or config.encoder is not None:
             ignored = ("encoder_strides", "encoder_kernel_size", "position_embedding")
-            refuse_ignored(config, f"parts={config.parts!r}", ignored)
+            because = f"parts={config.parts!r}" if other else f"encoder={config.encoder!r}"
+            refuse_ignored(config, because, ignored)
         self.encoder = _encoder(config)
         self.initializer = INITIALIZERS[config.initializer](config.num_slots, config.slot_dim)
         self.slot_attention = config.slot_attention(
@@ -114,9 +116,18 @@ class SlotAttentionAutoencoder(Method):
 
         `num_slots` may differ from training where the initialiser is shared; `num_iterations` may always.
         """
+        features = self.encoder(2 * image - 1 if isinstance(self.encoder, CNNEncoder) else image)
+        return self._group(image, features, num_slots, num_iterations)
+
+    def _group(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        features: Float[Tensor, "b p c"],
+        num_slots: int | None = None,
+        num_iterations: int | None = None,
+    ) -> SlotOutput:
         if num_iterations is None and not self.training:
             num_iterations = self.config.test_iterations
-        features = self.encoder(2 * image - 1 if self.config.parts == "slot_attention" else image)
         slots = self.initializer(image.shape[0], num_slots)  # `len` would fix the batch of an exported program
         out = self.slot_attention(features, slots, num_iterations=num_iterations)
         asked = None if self.config.mask_posterior is None else image
@@ -139,12 +150,17 @@ class SlotAttentionAutoencoder(Method):
         return DecoderOutput((recon + 1) / 2, masks, parts)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Mean squared error over all values in [-1, 1], four times the error in [0, 1]."""
+        """Mean squared error over all values in [-1, 1], four times the error in [0, 1].
+
+        Cached `features` of a frozen vision transformer spare running it.
+        """
         if isinstance(self.initializer, LearnedInit) and self.config.init_noise_steps:
             progress = min(step / self.config.init_noise_steps, 1)
             self.initializer.noise_scale = (1 + math.cos(math.pi * progress)) / 2
-        recon = self.decode(self.encode(batch["image"]).slots).recon
-        return {"recon": 4 * F.mse_loss(recon, batch["image"])}
+        image, encoder = batch["image"], self.encoder
+        features = encoder.of_batch(batch) if isinstance(encoder, PositionedEncoder) else encoder(2 * image - 1)
+        recon = self.decode(self._group(image, features).slots).recon
+        return {"recon": 4 * F.mse_loss(recon, image)}
 
 
 def _as_oclf(slot_attention: nn.Module, decoder: SpatialBroadcastDecoder) -> None:
@@ -159,6 +175,8 @@ def _as_oclf(slot_attention: nn.Module, decoder: SpatialBroadcastDecoder) -> Non
 
 
 def _encoder(config: SlotAttentionConfig) -> CNNEncoder | PositionedEncoder:
+    if config.encoder is not None:
+        return PositionedEncoder.of_vit(config.encoder, config.slot_dim)
     if config.parts != "slot_attention":
         return getattr(PositionedEncoder, config.parts)(config.slot_dim)
     return CNNEncoder(

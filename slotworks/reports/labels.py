@@ -72,6 +72,7 @@ DATA = {
     "MOVi": "MOVi",
     "MultiDSprites": "Multi-dSprites",
     "PaintedScenes": "painted scenes",
+    "PaintedVideos": "painted videos",
     "Pictures": "own pictures",
     "SetScenes": "drawn scenes",
     "ShapeScenes": "drawn scenes",

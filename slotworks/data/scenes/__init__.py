@@ -4,6 +4,7 @@ from slotworks.data.scenes.captioned import CaptionedScenes
 from slotworks.data.scenes.collages import CollageScenes
 from slotworks.data.scenes.multi_dsprites import SpriteScenes
 from slotworks.data.scenes.painted import PaintedScenes
+from slotworks.data.scenes.painted_videos import PaintedVideos
 from slotworks.data.scenes.sets import SetScenes
 from slotworks.data.scenes.shapes import ShapeScenes
 from slotworks.data.scenes.tetrominoes import TetrominoScenes
@@ -13,6 +14,7 @@ __all__ = [
     "CaptionedScenes",
     "CollageScenes",
     "PaintedScenes",
+    "PaintedVideos",
     "SetScenes",
     "ShapeScenes",
     "SpriteScenes",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt64
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 from slotworks.data.random import uniform
 from slotworks.data.scenes.outlines import bitmap
@@ -34,11 +34,11 @@ _FINE = 8  # points of a pixel each way
 _LIGHT = np.array((-0.45, -0.55, 0.70)) / np.linalg.norm((-0.45, -0.55, 0.70))  # across, down, towards the eye
 _BEVEL = 0.22  # width of the bevelled edge, of the radius
 _SHADOW = 0.45  # how much of the light a shadow takes
-_GROUND = np.array(((41, 41, 46), (133, 133, 138), (230, 230, 230), (41, 56, 117), (204, 184, 148)), np.float32)
+GROUND = np.array(((41, 41, 46), (133, 133, 138), (230, 230, 230), (41, 56, 117), (204, 184, 148)), np.float32)
 
 
 @dataclass(frozen=True)
-class _Brushes:
+class Brushes:
     """What each silhouette does to the pixels of a window around it: `s y x` floats; `silhouettes` are their masks."""
 
     silhouettes: Stamps
@@ -55,7 +55,8 @@ class _Brushes:
 
 
 @cache
-def _brushes(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...]) -> _Brushes:
+def brushes_of(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...]) -> Brushes:
+    """Those of a picture's side, shapes in the order of their names, then sizes."""
     reach = image_size / 8  # of a shadow beyond the object
     window = 2 * int(np.ceil(max(sizes) * image_size / 2 + reach))
     found = [_brush(image_size, shape, size, window) for shape in shapes for size in sizes]
@@ -63,7 +64,7 @@ def _brushes(image_size: int, shapes: tuple[str, ...], sizes: tuple[float, ...])
     masks = cover >= 0.5
     corner = np.stack([masks.any(axis=2).argmax(axis=1), masks.any(axis=1).argmax(axis=1)], axis=1)
     cropped = [mask[mask.any(axis=1)][:, mask.any(axis=0)] for mask in masks]
-    return _Brushes(Stamps.cut(cropped, canvas_width=image_size), corner, cover, shade, gloss, shadow)
+    return Brushes(Stamps.cut(cropped, canvas_width=image_size), corner, cover, shade, gloss, shadow)
 
 
 def _brush(image_size: int, shape: str, size: float, window: int) -> tuple[np.ndarray, ...]:
@@ -92,6 +93,54 @@ def _brush(image_size: int, shape: str, size: float, window: int) -> tuple[np.nd
 def _averaged(fine: np.ndarray) -> np.ndarray:
     side = len(fine) // _FINE
     return fine.reshape(side, _FINE, side, _FINE).mean(axis=(1, 3))
+
+
+def light(
+    key: UInt64[np.ndarray, " b"], image_size: int, moved: Int[np.ndarray, "b 2"] | None = None
+) -> Float[np.ndarray, "b h w"]:
+    """Brightness of the ground: 1 at about the brightest place, less with the square of the distance.
+
+    `moved` are the rows and columns by which the camera has left its place.
+    """
+    across, down, bright = uniform(key, "light", 3).astype(np.float32).T[:, :, None, None]
+    rows = columns = (np.arange(image_size, dtype=np.float32) + 0.5) / image_size
+    if moved is not None:
+        rows, columns = (rows + (moved[:, axis, None] / image_size).astype(np.float32) for axis in (0, 1))
+        columns = columns[:, None]
+    distance = (columns - across) ** 2 + (rows[..., None] - 0.5 * down) ** 2
+    return (1.0 + 0.14 * bright) - 0.34 * distance
+
+
+def composed(
+    ground: Float[np.ndarray, "b h w 3"],
+    brushes: Brushes,
+    present: Bool[np.ndarray, "b m"],
+    stamp: Int[np.ndarray, "b m"],
+    color: Int[np.ndarray, "b m"],
+    top: Int[np.ndarray, "b m"],
+    left: Int[np.ndarray, "b m"],
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """Objects painted on a lit ground, from far to near; what lies outside of the picture leaves a shadow at most.
+
+    `top` and `left` are the corners of the silhouettes in the picture, `color` counts the colours of the palette from
+    0.
+    """
+    side, margin = ground.shape[1], brushes.margin
+    canvas = np.pad(ground, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    steps = np.arange(margin)
+    for k in range(present.shape[1]):
+        some = np.flatnonzero(present[:, k])
+        own = stamp[some, k]
+        first = np.stack([top[some, k], left[some, k]], axis=1) - brushes.corner[own] + margin
+        rows, columns = np.clip(first, 0, side + margin).T[:, :, None, None]
+        where = (some[:, None, None], rows + steps[:, None], columns + steps)
+        cover, shade, gloss = (one[own][..., None] for one in (brushes.cover, brushes.shade, brushes.gloss))
+        paint = np.minimum(COLOR_TABLE[color[some, k]][:, None, None] * shade, 255)
+        paint += gloss * (255 - paint)
+        below = canvas[where] * (1 - brushes.shadow[own])[..., None]
+        canvas[where] = below + cover * (paint - below)
+    shown = canvas[:, margin:-margin, margin:-margin]
+    return (np.clip(shown, 0, 255) + 0.5).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -127,10 +176,10 @@ class PaintedScenes(ShapeScenes):
         return 0.5  # a ball behind a ball is still seen to be one
 
     def _background_colors(self) -> Float[np.ndarray, "n 3"]:
-        return _GROUND
+        return GROUND
 
     def _stamps(self) -> Stamps:
-        return _brushes(self.image_size, self.shapes, self.sizes).silhouettes
+        return brushes_of(self.image_size, self.shapes, self.sizes).silhouettes
 
     def _paint(
         self,
@@ -141,32 +190,10 @@ class PaintedScenes(ShapeScenes):
         left: Int[np.ndarray, "b m"],
     ) -> UInt8[np.ndarray, "b h w 3"]:
         b, side = len(key), self.image_size
-        brushes = _brushes(side, self.shapes, self.sizes)
-        ground = self._backgrounds(key, layout.background).reshape(b, side, side, 3) * self._light(key)[..., None]
-        margin = brushes.margin
-        canvas = np.pad(ground, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
-        steps = np.arange(margin)
+        brushes = brushes_of(side, self.shapes, self.sizes)
+        ground = self._backgrounds(key, layout.background).reshape(b, side, side, 3) * light(key, side)[..., None]
         stamp = layout.shape * len(self.sizes) + layout.size
-        for k in range(self.max_objects):  # far to near
-            some = np.flatnonzero(layout.present[:, k])
-            own = stamp[some, k]
-            rows = (top[some, k] - brushes.corner[own, 0] + margin)[:, None, None] + steps[:, None]
-            columns = (left[some, k] - brushes.corner[own, 1] + margin)[:, None, None] + steps
-            where = (some[:, None, None], rows, columns)
-            cover, shade, gloss = (one[own][..., None] for one in (brushes.cover, brushes.shade, brushes.gloss))
-            paint = np.minimum(COLOR_TABLE[color[some, k]][:, None, None] * shade, 255)
-            paint += gloss * (255 - paint)
-            below = canvas[where] * (1 - brushes.shadow[own])[..., None]
-            canvas[where] = below + cover * (paint - below)
-        shown = canvas[:, margin:-margin, margin:-margin]
-        return (np.clip(shown, 0, 255) + 0.5).astype(np.uint8)
-
-    def _light(self, key: UInt64[np.ndarray, " b"]) -> Float[np.ndarray, "b h w"]:
-        """Brightness of the ground: 1 at about the brightest place, less with the square of the distance."""
-        across, down, bright = uniform(key, "light", 3).astype(np.float32).T[:, :, None, None]
-        middle = (np.arange(self.image_size, dtype=np.float32) + 0.5) / self.image_size
-        distance = (middle - across) ** 2 + (middle[:, None] - 0.5 * down) ** 2
-        return (1.0 + 0.14 * bright) - 0.34 * distance
+        return composed(ground, brushes, layout.present, stamp, color, top, left)
 
 
 class PaintedDataset(ShapeDataset):

@@ -1,8 +1,8 @@
 """Videos of coloured shapes that move, cover each other and come into the picture, with exact masks, boxes and flow.
 
 Each object glides along a straight line and bounces off the walls of a world as large as one picture; some come in from
-outside later. The camera may glide along a straight line, too: then the world's walls move through the picture, and
-objects can leave it. Where anything is at frame `t` is a formula in `t`, so a clip is drawn without the frames before
+outside later, and some may leave. The camera may glide along a straight line, too: then the world's walls move through
+the picture. Where anything is at frame `t` is a formula in `t`, so a clip is drawn without the frames before
 it and equals those frames of the whole video.
 
 Positions are rounded to pixels before anything is painted, and flow is what the pixels really do: a whole number of
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt64
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 from slotworks.data.random import integers, scene_keys, uniform
 from slotworks.data.scenes.base import SceneConfig, SceneDataset, boxes_of_mask
@@ -66,6 +66,7 @@ class VideoScenes(SceneConfig):
     max_speed: float = 0.03  # of objects along each axis, in shares of the picture per frame
     camera_speed: float = 0.0  # largest one along each axis, in shares of the picture per frame; 0: the camera rests
     appearing: float = 0.25  # share of objects that come in from outside, during the first half of the video
+    leaving: float = 0.0  # share of objects that no wall holds, so that they may leave for good
     frames: Literal["video", "single"] = "video"  # whole videos, or each frame as an image of its own
     clip_length: int | None = None  # frames of a training sample; None: the whole video
     clip_stride: int | None = None  # frames from the start of a window to that of the next; None: clip_length
@@ -94,8 +95,9 @@ class VideoScenes(SceneConfig):
         for field in ("max_speed", "camera_speed"):
             if not 0 <= getattr(self, field) <= 0.5:
                 raise ValueError(f"{field} is {getattr(self, field)}; give a share of the picture per frame, 0 to 0.5.")
-        if not 0 <= self.appearing <= 1:
-            raise ValueError(f"appearing is {self.appearing}; it is a share of the objects, 0 to 1.")
+        for field in ("appearing", "leaving"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it is a share of the objects, 0 to 1.")
         if self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}; a video has at least one frame.")
         for field in ("clip_length", "clip_stride"):
@@ -129,7 +131,7 @@ class VideoScenes(SceneConfig):
     def draw_frames(self, key: UInt64[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> RawBatch:
         """Draw these frames of one video per key."""
         (b, t), m, side = frames.shape, self.max_objects, self.image_size
-        stamps = cut_shapes(side, self.shapes, self.sizes)
+        stamps = self._stamps()
         shape, color = integers(key, "shape", m, len(self.shapes)), integers(key, "color", m, len(self.colors))
         size = integers(key, "size", m, len(self.sizes))
         count = self.min_objects + integers(key, "count", 1, m - self.min_objects + 1)
@@ -138,10 +140,9 @@ class VideoScenes(SceneConfig):
         corner = self._corners(key, frames, stamp, stamps)  # b t m 2, row and column
         color_ids = np.array([_COLOR_NAMES.index(name) for name in self.colors])[color]
 
-        mask = self._paint(corner, stamp, present, stamps)
+        mask = self._masks(corner, stamp, present, stamps)
         image, background = self._background(key, frames)
-        palette = np.concatenate([np.zeros((b, 1, 3), np.uint8), _COLOR_TABLE[color_ids]], axis=1)  # by mask id
-        image = np.where(mask[..., None] > 0, palette[np.arange(b)[:, None, None, None], mask], image)
+        image = self._painted(key, frames, image, mask, present, stamp, color_ids, corner)
         visibility = np.stack([(mask == k + 1).sum(axis=(2, 3)) for k in range(m)], axis=2)
         seen = visibility > 0
         boxes = boxes_of_mask(mask.reshape(b * t, side, side), m).reshape(b, t, m, 4)
@@ -170,6 +171,27 @@ class VideoScenes(SceneConfig):
             batch[name] = np.moveaxis(flow, -1, 2).reshape(b, t, 2, side, side)
         return batch
 
+    def _stamps(self) -> Stamps:
+        return cut_shapes(self.image_size, self.shapes, self.sizes)
+
+    def _background_colors(self) -> Float[np.ndarray, "n 3"]:
+        return _BACKGROUND_TABLE
+
+    def _painted(
+        self,
+        key: UInt64[np.ndarray, " b"],
+        frames: Int[np.ndarray, "b t"],
+        image: UInt8[np.ndarray, "b t h w 3"],
+        mask: UInt8[np.ndarray, "b t h w"],
+        present: Bool[np.ndarray, "b m"],
+        stamp: Int[np.ndarray, "b m"],
+        color: Int[np.ndarray, "b m"],
+        corner: Int[np.ndarray, "b t m 2"],
+    ) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Empty pictures with the objects in them; `color` counts the colours of the palette from 0."""
+        palette = np.concatenate([np.zeros((len(key), 1, 3), np.uint8), _COLOR_TABLE[color]], axis=1)  # by mask id
+        return np.where(mask[..., None] > 0, palette[np.arange(len(key))[:, None, None, None], mask], image)
+
     def _camera(self, key: UInt64[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Int[np.ndarray, "b t 2"]:
         """How many rows and columns the camera has moved."""
         velocity = (2 * uniform(key, "camera", 2) - 1) * self.camera_speed * self.image_size  # b 2
@@ -189,20 +211,22 @@ class VideoScenes(SceneConfig):
         enters = uniform(key, "enters", m) < self.appearing
         gate = integers(key, "gate", m, 4)  # which of the four sides
         begin = 1 + uniform(key, "begin", m) * max(self.num_frames / 2 - 1, 0)  # the frame at which it touches the side
+        leaves = (uniform(key, "leaves", m) < self.leaving)[:, None]
         inward = (0.5 + uniform(key, "inward", m) / 2) * speed
         corners = []
         for axis, extent in enumerate((stamps.height[stamp], stamps.width[stamp])):
             room = side - extent  # b m: the last corner inside
-            bounced = _bounce(share[:, axis, None] * room[:, None] + velocity[:, axis, None] * time, room[:, None])
+            way = share[:, axis, None] * room[:, None] + velocity[:, axis, None] * time
+            bounced = np.where(leaves, way, _bounce(way, room[:, None]))
             coming = inward[:, None] * (time - begin[:, None]) - extent[:, None]
-            coming = np.where(coming < 0, coming, _bounce(coming, room[:, None]))
+            coming = np.where((coming < 0) | leaves, coming, _bounce(coming, room[:, None]))
             coming = np.where((gate % 2)[:, None] == 1, room[:, None] - coming, coming)
             through = (enters & (gate // 2 == axis))[:, None]
             corners.append(np.where(through, coming, bounced))
         world = np.rint(np.stack(corners, axis=-1)).astype(np.int64)
         return world - self._camera(key, frames)[:, :, None]
 
-    def _paint(
+    def _masks(
         self,
         corner: Int[np.ndarray, "b t m 2"],
         stamp: Int[np.ndarray, "b m"],
@@ -232,7 +256,7 @@ class VideoScenes(SceneConfig):
         (b, t), side = frames.shape, self.image_size
         first = integers(key, "background", 1, len(BACKGROUNDS))
         second = (first + 1 + integers(key, "second background", 1, len(BACKGROUNDS) - 1)) % len(BACKGROUNDS)
-        low, high = _BACKGROUND_TABLE[first[:, 0]], _BACKGROUND_TABLE[second[:, 0]]  # b 3
+        low, high = self._background_colors()[first[:, 0]], self._background_colors()[second[:, 0]]  # b 3
         if self.background == "plain":
             still = low.astype(np.uint8)[:, None, None, None]
             return np.broadcast_to(still, (b, t, side, side, 3)), first[:, 0]
