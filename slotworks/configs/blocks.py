@@ -2,7 +2,7 @@
 
 from slotworks.configs import savi
 from slotworks.configs.recipe import recipe
-from slotworks.configs.shared import PAINTED, SCENES, VIDEO_SCENES, untrained
+from slotworks.configs.shared import PAINTED, PAINTED_VIDEOS, SCENES, VIDEO_SCENES, untrained
 from slotworks.data import COCO, VOC
 from slotworks.methods import BlocksConfig
 from slotworks.training import Run
@@ -26,6 +26,12 @@ def painted_mini() -> Run:
 def videos_mini() -> Run:
     """Quadrants on the drawn videos of steve.scenes_mini and slot_diffusion.video_scenes_mini."""
     return untrained(BlocksConfig(), VIDEO_SCENES)
+
+
+@recipe(takes=NOTHING)
+def painted_videos_mini() -> Run:
+    """Quadrants on painted videos, beside savi.painted_mini, steve.painted_mini, slot_diffusion.video_painted_mini."""
+    return untrained(BlocksConfig(), PAINTED_VIDEOS, savi.painted_mini().protocol)
 
 
 @recipe(takes=NOTHING)

@@ -6,7 +6,7 @@ SlotDiffusion's tables compare it with Slot Attention, SLATE, SAVi and STEVE as 
 from collections.abc import Mapping
 
 from slotworks.configs.recipe import Published
-from slotworks.data.scenes import PaintedScenes, ShapeScenes, VideoScenes
+from slotworks.data.scenes import PaintedScenes, PaintedVideos, ShapeScenes, VideoScenes
 from slotworks.data.stores.features import CachedFeatures
 from slotworks.encoders.vit import ViTConfig
 from slotworks.training import Adam, Run
@@ -30,6 +30,8 @@ SCENES_VIT = ViTConfig("package:scenes_vit", image_size=64, patch_size=4, featur
 
 # What Slot Attention, SLATE and SlotDiffusion are compared on: features once, the images beside them to draw.
 PAINTED = CachedFeatures(PaintedScenes(num_train=6_000), SCENES_VIT, resize=True, keep_images=True)
+# Three objects that SAVi is told in the first frame; some leave, and what comes in later would have no box there.
+PAINTED_VIDEOS = PaintedVideos(min_objects=3, max_objects=3, appearing=0.0, clip_length=3)
 
 FROM_SPOT = "quoted from SPOT"
 

@@ -191,7 +191,7 @@ def scenes_mini() -> Run:
 
 @recipe(takes="not measured yet")
 def painted_mini() -> Run:
-    """Painted scenes of 64 pixels, at a reduced cost: the second of three that draw from slots; after dvae.painted_mini.
+    """Painted scenes of 64 pixels, at a reduced cost: two of three that draw from slots; after dvae.painted_mini.
 
     Not a row of a table. As in slot_diffusion.painted_mini, slots look at the small frozen ViT of this package.
     """

@@ -227,10 +227,10 @@ clevrtex_mini = clevr6_mini.but(
 
 @recipe(takes="not measured yet")
 def painted_mini() -> Run:
-    """Painted scenes of 64 pixels, at a reduced cost: the first of three that draw from slots, beside slate.painted_mini.
+    """Painted scenes of 64 pixels, at a reduced cost: one of three that draw from slots, see slate.painted_mini.
 
-    Not a row of a table. As in slot_diffusion.painted_mini, slots look at the small frozen ViT of this package and there
-    is one more than objects, for the ground; the broadcast decoder works at a quarter of the side.
+    Not a row of a table. As in slot_diffusion.painted_mini, slots look at the small frozen ViT of this package and
+    there is one more than objects, for the ground; the broadcast decoder works at a quarter of the side.
     """
     return Run(
         method=SlotAttentionConfig(

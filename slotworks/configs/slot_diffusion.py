@@ -15,6 +15,7 @@ from slotworks.configs.shared import (
     FROM_SPOT,
     MOVI_WINDOWS,
     PAINTED,
+    PAINTED_VIDEOS,
     SCENES,
     SCENES_VIT,
     VIDEO_SCENES,
@@ -220,7 +221,7 @@ def video_scenes_mini() -> Run:
 
 
 painted_mini = scenes_mini.but(
-    "Painted scenes of 64 pixels, at a reduced cost: the last of three that draw from slots; after vqvae.painted_mini.",
+    "Painted scenes of 64 pixels, at a reduced cost: three of three that draw from slots; after vqvae.painted_mini.",
     takes="not measured yet",
     method={
         "image_size": 64,
@@ -232,3 +233,24 @@ painted_mini = scenes_mini.but(
     steps=2_500,
     eval_every=1_250,
 )
+
+
+@recipe(takes="not measured yet")
+def video_painted_mini() -> Run:
+    """Painted videos in clips of three frames, at a reduced cost; after painted_mini, whose weights it takes.
+
+    Not a row of a table. Only the predictor is new, see `video_scenes_mini`.
+    """
+    mini = painted_mini()
+    same = {field.name: getattr(mini.method, field.name) for field in fields(mini.method)}
+    start = "runs/slot_diffusion.painted_mini"
+    return changed(
+        mini,
+        method=VideoSlotDiffusionConfig(**same, predictor_dim=128, predictor_blocks=1, start_from=start),
+        data=PAINTED_VIDEOS,
+        optimizer={"lr": 5e-4, "warmup_steps": 100},
+        steps=800,
+        batch_size=8,
+        eval_every=400,
+        eval_images=50,
+    )

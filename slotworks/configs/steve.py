@@ -1,7 +1,7 @@
 """STEVE on MOVi-D and MOVi-E as in the released code, on fixed tokens, and a `_mini` on drawn videos."""
 
 from slotworks.configs.recipe import Published, changed, recipe
-from slotworks.configs.shared import MOVI_WINDOWS, VIDEO_SCENES, slot_diffusion_run
+from slotworks.configs.shared import MOVI_WINDOWS, PAINTED_VIDEOS, VIDEO_SCENES, slot_diffusion_run
 from slotworks.data import MOVi
 from slotworks.methods import SteveConfig
 from slotworks.training import Adam, Run
@@ -126,3 +126,22 @@ def scenes_mini() -> Run:
         save_every=1_000,
         eval_images=100,
     )
+
+
+painted_mini = scenes_mini.but(
+    "Painted videos of 64 pixels, at a reduced cost; after dvae.painted_mini.",
+    takes="not measured yet",
+    notes="Not a row of a table; see `scenes_mini`. The words are those of slate.painted_mini.",
+    method={
+        "image_size": 64,
+        "vocab_size": 256,
+        "dvae_run": "runs/dvae.painted_mini",
+        "cnn_stride": 2,
+        "num_slots": 5,
+        "short_clips": ((2_000, 1),),
+    },
+    data=PAINTED_VIDEOS,
+    steps=3_000,
+    eval_every=1_500,
+    eval_images=50,
+)

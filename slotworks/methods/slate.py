@@ -108,10 +108,7 @@ class Slate(Method):
         """
         terms, tokens = words_of(batch["image"], self.dvae, self.config, step)
         embedded = self.decoder.embed(tokens)
-        if self.encoder is None:
-            features = self._token_features(embedded)
-        else:
-            features = self.encoder.of_batch(batch)
+        features = self._token_features(embedded) if self.encoder is None else self.encoder.of_batch(batch)
         terms["cross_entropy"] = self.decoder.loss(self._group(features).slots, embedded, tokens)
         return terms
 

@@ -181,3 +181,16 @@ def test_sizes_that_do_not_fit_are_refused():
         LatentDiffusionDecoder(6, 18, UNET, VQ)
     with pytest.raises(ValueError, match="must be a multiple of norm_groups 32 and of head_dim 32"):
         DenoiserConfig(dims=(48,))
+
+
+def test_more_of_training_may_be_spent_on_noise(monkeypatch):
+    """t / T = 1 - (1 - u) ** 4: half of the timesteps lie above 1 - 1 / 16, a quarter of them below 0.68."""
+    asked = []
+    made = told(decoder(time_power=4.0))
+    monkeypatch.setattr(made, "predict", lambda z, t, context: asked.append(t) or torch.zeros_like(z))
+    made.loss(torch.zeros(4_000, *made.shape), torch.zeros(4_000, 1, 8))
+    share = torch.cat(asked).double() / len(made.alphas)
+    assert share.median().item() == pytest.approx(1 - 1 / 16, abs=0.02)
+    assert share.quantile(0.25).item() == pytest.approx(1 - 0.75**4, abs=0.03)
+    with pytest.raises(ValueError, match="denoiser.time_power is 0.5; give 1"):
+        decoder(time_power=0.5)

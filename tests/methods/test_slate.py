@@ -254,3 +254,21 @@ def test_constant_groups_must_exist():
     run = replace(slate.shapes3d(), optimizer=replace(slate.shapes3d().optimizer, constant_groups=("vae",)))
     with pytest.raises(UserError, match="constant_groups names vae, but the parameter groups"):
         build_optimizer(build(), run)
+
+
+def test_slots_may_look_through_a_frozen_vit(tiny_vit):
+    """At its grid and its cached features; the words are those of the image all the same."""
+    method = build(encoder=tiny_vit, target_tokens="probable")
+    rows, columns = tiny_vit.grid
+    image = images()
+    out = method.eval().encode(image)
+    assert out.attn_maps.shape == (2, 3, rows, columns)
+    features = method.encoder.backbone(image)
+    found = []
+    for batch in ({"image": image}, {"image": image, "features": features}, {"image": image, "features": -features}):
+        torch.manual_seed(2)
+        found.append(float(method.loss(batch, 0)["cross_entropy"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] != pytest.approx(found[2], rel=1e-4)
+    assert not any("vit" in name or "token_mlp" in name for name, _ in method.named_parameters())
+    assert method.sample(out.slots).shape == image.shape

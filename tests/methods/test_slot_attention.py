@@ -219,3 +219,25 @@ def test_masks_that_ask_the_frames_of_a_video():
         alone = [decode(method, method.encode(video[:, t])) for t in range(3)]
     found = torch.cat([found.masks for found in frames if found is not None], dim=1)
     torch.testing.assert_close(found[0], torch.cat([one.masks for one in alone if one is not None]))
+
+
+def test_a_frozen_vit_in_the_place_of_the_cnn_takes_cached_features(tiny_vit):
+    """Without its weights among the trained ones; another size of the image changes the decoder alone."""
+    method = build(encoder=tiny_vit)
+    rows, columns = tiny_vit.grid
+    image = torch.rand(2, 3, *SMALL.image_size)
+    out = method.encode(image)
+    assert out.slots.shape == (2, 3, 8)
+    assert out.attn_maps.shape == (2, 3, rows, columns)
+    assert method.decode(out.slots).recon.shape == image.shape
+    features = method.encoder.backbone(image)
+    assert features.shape == (2, rows * columns, tiny_vit.feature_dim)
+    torch.manual_seed(1)
+    found = method.loss({"image": image}, 0)
+    torch.manual_seed(1)
+    torch.testing.assert_close(method.loss({"image": image, "features": features}, 0), found)
+    torch.manual_seed(1)
+    assert method.loss({"image": image, "features": features + 1}, 0) != found
+    assert not [name for name, _ in method.named_parameters() if "vit" in name]
+    with pytest.raises(ValueError, match="encoder_strides .* means nothing with method.encoder="):
+        build(encoder=tiny_vit, encoder_strides=(2, 1))

@@ -6,7 +6,17 @@ import pytest
 from slotworks.data.scenes import PaintedScenes, PaintedVideos, VideoScenes
 
 FLOWS = ("forward_flow", "backward_flow")
-SAME = ("mask", "boxes", "visibility", "image_positions", "num_objects", "scene_objects", "shape", "color", "background")
+SAME = (
+    "mask",
+    "boxes",
+    "visibility",
+    "image_positions",
+    "num_objects",
+    "scene_objects",
+    "shape",
+    "color",
+    "background",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,9 @@ def test_a_video_that_rests_shows_a_painted_scene():
     for kind, pictures, masks in (("scene", batch["image"], batch["mask"]), ("video", *first(still))):
         for image, mask, color in zip(pictures, masks, (batch if kind == "scene" else still)["color"], strict=True):
             y, x = np.nonzero(mask)
-            crops[kind].setdefault(int(color[0]), image[y.min() + 3 : y.max() - 2, x.min() + 3 : x.max() - 2][4:-4, 4:-4])
+            crops[kind].setdefault(
+                int(color[0]), image[y.min() + 3 : y.max() - 2, x.min() + 3 : x.max() - 2][4:-4, 4:-4]
+            )
     assert len(crops["scene"].keys() & crops["video"].keys()) == 8
     for color, crop in crops["scene"].items():
         np.testing.assert_array_equal(crop, crops["video"][color])
