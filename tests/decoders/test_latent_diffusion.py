@@ -192,5 +192,5 @@ def test_more_of_training_may_be_spent_on_noise(monkeypatch):
     share = torch.cat(asked).double() / len(made.alphas)
     assert share.median().item() == pytest.approx(1 - 1 / 16, abs=0.02)
     assert share.quantile(0.25).item() == pytest.approx(1 - 0.75**4, abs=0.03)
-    with pytest.raises(ValueError, match="denoiser.time_power is 0.5; give 1"):
+    with pytest.raises(ValueError, match=r"denoiser\.time_power is 0\.5; give 1"):
         decoder(time_power=0.5)
