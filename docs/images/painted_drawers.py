@@ -1,6 +1,6 @@
-"""Three ways to draw from slots, on painted scenes: `painted_drawers.py SLOT_ATTENTION_RUN SLATE_RUN SLOT_DIFFUSION_RUN`.
+"""Three ways to draw from slots, on painted scenes: `painted_drawers.py SLOT_ATTENTION SLATE SLOT_DIFFUSION`, runs.
 
-Runs of the three recipes `painted_mini`. The first eight test scenes of two objects or more, not chosen.
+The runs are of the three recipes `painted_mini`. The first eight test scenes of two objects or more, not chosen.
 `painted_drawers.png`, row by row: scene, true masks, then of each method its masks and what it draws from its slots.
 `slate_edits.png` and `slot_diffusion_edits.png`, a scene in each row: image, true masks, slots, drawn again, without
 the slot of object `1 + i % m`, with that of the next scene's, and that in the place of its own.
