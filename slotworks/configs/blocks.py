@@ -31,7 +31,7 @@ def videos_mini() -> Run:
 @recipe(takes=NOTHING)
 def painted_videos_mini() -> Run:
     """Quadrants on painted videos, beside savi.painted_mini, steve.painted_mini, slot_diffusion.video_painted_mini."""
-    return untrained(BlocksConfig(), PAINTED_VIDEOS, savi.painted_mini().protocol)
+    return untrained(BlocksConfig(image_size=64), PAINTED_VIDEOS, savi.painted_mini().protocol)
 
 
 @recipe(takes=NOTHING)

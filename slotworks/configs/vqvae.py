@@ -98,5 +98,6 @@ painted_mini = scenes_mini.but(
     method={"image_size": 64, "autoencoder": PAINTED_CODES},
     data=PaintedScenes(num_train=100_000),
     steps=2_000,
+    batch_size=8,
     eval_every=2_000,
 )

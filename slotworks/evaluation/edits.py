@@ -15,19 +15,23 @@ lay a scene out anew, this asks for places:
 - *kept*: the other objects keep an IoU of one half with their pixels before, where g was not;
 - *removal*: g is gone and all others are kept;
 - *added*: the object that came stands where it stood in the reconstruction of its own scene;
-- *swapped*: it stands there, and where it does not, g is gone.
+- *swapped*: it stands there, and where it does not, g is gone;
+- *shape*, where that is asked for: a classifier, trained on true images, sees an object's shape at its true place
+  before the edit; `shape_true` is what it says of the true images.
 
 GLASS shows such edits (Singh et al. 2025, figures 5, 6 and 12) and gives no number; this measure is ours.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from slotworks.evaluation.generation import middles, tint
+from slotworks.data.scenes.base import SceneDataset
+from slotworks.evaluation.generation import NEEDS_FIELDS, middles, shapes_right, taught_shapes, tint
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
 from slotworks.evaluation.removal import (
     ALIKE,
@@ -49,7 +53,7 @@ from slotworks.evaluation.rendering import (
     sampled_with,
     sampling_of,
 )
-from slotworks.evaluation.task import Job, Result, Task, batches, count_images, summarize
+from slotworks.evaluation.task import Job, Needs, Result, Task, batches, count_images, option, summarize
 from slotworks.metrics.metric import Metric
 from slotworks.types import DataConfig, Dataset, Method, UserError
 
@@ -63,7 +67,18 @@ MEANINGS = {
     "removal": "Share of edits that remove the object and keep all others.",
     "added": "Share of the objects brought in that stand where they stood in their own picture.",
     "swapped": "Share of exchanges after which the new object stands in its place and the old one is gone.",
+    "shape": "Share of objects whose shape a classifier recognises at their places before an edit.",
+    "shape_true": "The same of the true pictures: what the classifier can reach.",
 }
+
+SHAPES_NEED = Needs(fields=NEEDS_FIELDS, hint="shapes are told of drawn ones, such as painted_scenes")
+
+
+@dataclass(frozen=True)
+class EditOptions(RemovalOptions):
+    """Options of the task, see `evaluate_edits`."""
+
+    shapes: bool = option(False, "also whether a classifier, trained on true images, sees the shapes of drawn objects")
 
 
 def evaluate_edits(
@@ -77,6 +92,7 @@ def evaluate_edits(
     batch_size: int = 64,
     renderer: Renderer | None = None,
     looks_above: float = LOOKS_ABOVE,
+    shapes: bool = False,
 ) -> Result:
     """Three edits of each image, scored by place.
 
@@ -94,12 +110,14 @@ def evaluate_edits(
         batch_size: images per forward pass, at least two; changes speed, memory, noise and which image is the next.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
         looks_above: share of a slot's mask, see `going`; 1: only the slot itself is dropped.
+        shapes: train a classifier of shapes on the training split, for `shape` and `shape_true`.
 
     Returns:
         Shares, see above; of edits they count those whose objects stood in their places before.
 
     Raises:
-        UserError: if there are no images or masks, or a single image in a batch, or the method renders no pictures.
+        UserError: if there are no images or masks, or a single image in a batch, or the method renders no pictures; or
+            shapes are asked for where none are drawn.
     """
     how = renderer_of(method, renderer)
     if how == "sample":
@@ -110,13 +128,19 @@ def evaluate_edits(
     batch_size -= count % batch_size == 1  # a last batch of one would have no next, either
     options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
     found: dict[str, list[Tensor]] = {}
+    needs = SHAPES_NEED if shapes else NEEDS
     with inspecting(method, seed=seed) as device:
-        for start, batch in batches(dataset, count, batch_size, device, NEEDS):
+        classifier = _classifier(dataset, device, seed) if shapes else None
+        for start, batch in batches(dataset, count, batch_size, device, needs):
             image, mask = batch["image"], batch["mask"]
             gone = chosen(mask, start)
             where = mask == gone[:, None, None]
             _, pictures = draw_edits(method, image, where, looks_above=looks_above, **options)
-            for name, values in edit_scores(image, mask, gone, **pictures).items():
+            scores = edit_scores(image, mask, gone, **pictures)
+            if classifier is not None:
+                told = {"shape": pictures["before"], "shape_true": image}
+                scores |= {name: shapes_right(classifier, one, batch).nanmean(1) for name, one in told.items()}
+            for name, values in scores.items():
                 found.setdefault(name, []).append(values.cpu())
     per_image = {name: torch.cat(values) for name, values in found.items()}
     rules = (
@@ -126,6 +150,12 @@ def evaluate_edits(
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     metrics = {name: summarize(values) for name, values in per_image.items()}
     return Result("edits", f"{rules}; mean over images", count, seed, metrics, per_image)
+
+
+def _classifier(dataset: Dataset, device: torch.device, seed: int) -> nn.Module:
+    if not isinstance(dataset, SceneDataset):
+        raise UserError(f"Shapes are told of drawn scenes, and {type(dataset).__name__} holds none; leave them out.")
+    return taught_shapes(dataset.config.open("train"), device, seed)
 
 
 def chosen(mask: Int64[Tensor, "b h w"], start: int = 0) -> Int64[Tensor, " b"]:
@@ -269,6 +299,6 @@ TASK = Task(
     score=_score,
     metrics=tuple(Metric(name=name, label=name, about=about) for name, about in MEANINGS.items()),
     needs=NEEDS,
-    options=RemovalOptions,
+    options=EditOptions,
     check=check_rendering,
 )

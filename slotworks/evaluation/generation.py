@@ -117,14 +117,14 @@ def evaluate_generation(
     count = count_images(dataset, num_images)
     found: dict[str, list[Tensor]] = {}
     with inspecting(method, seed=seed) as device:
-        classifier = _teach(teaching, device, seed)
+        classifier = taught_shapes(teaching, device, seed)
         for start, batch in batches(dataset, count, batch_size, device, NEEDS):
             options = {"steps": steps, "cfg_scale": cfg_scale, "seed": seed + start}
             picture = method.draw(batch, captions=told == "captions", **options)
             check_finite(picture, "pictures")
             scores = placement(batch["image"], batch["mask"], picture)
             for name, image in (("shape", picture), ("shape_true", batch["image"])):
-                scores[name] = _right(classifier, image, batch)
+                scores[name] = shapes_right(classifier, image, batch)
             for power in POWERS:
                 masks = method.object_masks(batch, power=power, seed=seed + start)
                 scores[f"attention_{power}"] = _overlap(masks, batch["mask"], batch["shape"].shape[1])
@@ -206,8 +206,8 @@ def _crops(image: Float[Tensor, "b 3 h w"], batch: Batch) -> tuple[Float[Tensor,
     return F.grid_sample(image[row], where, align_corners=False, padding_mode="border"), which
 
 
-def _teach(teaching: Dataset, device: torch.device, seed: int) -> nn.Module:
-    """A small network that tells the shape in a crop of a true image."""
+def taught_shapes(teaching: Dataset, device: torch.device, seed: int) -> nn.Module:
+    """A small network that learns to tell the shape in a crop of a true image."""
     generator = torch.Generator().manual_seed(seed)
     crops, labels = [], []
     for _, batch in batches(teaching, min(TEACHING, len(teaching)), 200, device, NEEDS):
@@ -230,7 +230,8 @@ def _teach(teaching: Dataset, device: torch.device, seed: int) -> nn.Module:
     return network.eval()
 
 
-def _right(classifier: nn.Module, image: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, "b m"]:
+def shapes_right(classifier: nn.Module, image: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, "b m"]:
+    """Whether the classifier sees the shape of each object of a batch at its place in pictures; NaN: no object."""
     crops, which = _crops(image, batch)
     shapes = batch["shape"].long()
     right = torch.full(shapes.shape, torch.nan, dtype=torch.float64, device=image.device)

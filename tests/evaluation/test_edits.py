@@ -7,9 +7,12 @@ import pytest
 import torch
 from test_removal import SCENES, Perfect, distinct  # noqa: F401
 
+from slotworks.data.scenes import PaintedScenes
+from slotworks.decoders import DenoiserConfig
 from slotworks.evaluation import edits
 from slotworks.evaluation.edits import chosen, draw_edits, edit_scores, evaluate_edits
 from slotworks.evaluation.show import show_edits
+from slotworks.methods import SlateConfig, SlotAttentionConfig, SlotDiffusionConfig
 from slotworks.types import DecoderOutput, UserError, to_batch
 
 RED, GREEN, BLUE, GREY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.2, 0.9), (0.5, 0.5, 0.5)
@@ -141,3 +144,52 @@ def test_edits_are_shown_in_rows(distinct):  # noqa: F811
 def test_a_single_image_has_no_next():
     with pytest.raises(UserError, match="no next"):
         evaluate_edits(Perfect(), SCENES.open("test"), num_images=1)
+
+
+def drawing(kind):
+    """A method of each kind that draws from slots, untrained, on pictures of 32 pixels."""
+    torch.manual_seed(0)
+    if kind == "slate":
+        return SlateConfig(
+            image_size=32, vocab_size=12, dvae_channels=6, slot_dim=8, mlp_dim=8, model_dim=8, decoder_blocks=1
+        ).build()
+    if kind == "slot_attention":
+        return SlotAttentionConfig(image_size=(32, 32), channels=4, slot_dim=8, encoder_strides=(2, 2)).build()
+    pytest.importorskip("diffusers")
+    small = {"resnet_width": 8, "resnet_norm_groups": 4, "num_slots": 3, "slot_dim": 8, "mlp_dim": 8}
+    unet = DenoiserConfig(dims=(8, 8), layers=1, head_dim=8, norm_groups=4)
+    return SlotDiffusionConfig(image_size=32, autoencoder=None, autoencoder_run="", denoiser=unet, **small).build()
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("slate", "sampled;"), ("slot_attention", "rendered"), ("slot_diffusion", "20 steps, guidance 1;")],
+)
+def test_every_method_that_draws_is_scored(kind, how):
+    """With the settings of its own; shapes by a classifier that knows the true ones."""
+    scenes = PaintedScenes(image_size=32, num_train=400, num_test=3).open("test")
+    result = evaluate_edits(drawing(kind), scenes, shapes=kind == "slot_attention")
+    assert how in result.rules
+    assert set(result.metrics) == set(PERFECT) | ({"shape", "shape_true"} if kind == "slot_attention" else set())
+    assert result.metrics["placed"].n == 3
+    assert result.metrics["placed"].mean < 0.9
+    if kind == "slot_attention":
+        assert result.metrics["shape"].mean < 0.5 < result.metrics["shape_true"].mean
+
+
+def test_shapes_of_other_pictures_are_not_told(distinct):  # noqa: F811
+    with pytest.raises(UserError, match="told of drawn scenes"):
+        evaluate_edits(Painter(), Held(distinct), shapes=True)
+
+
+class Held:
+    """A data set that says nothing of how it is drawn."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitems__(self, indices):
+        return self.dataset.__getitems__(indices)

@@ -101,7 +101,7 @@ def test_light_stays_in_the_world_and_shadows_go_with_their_objects():
             away = np.median(below[batch["mask"][i, :, y[t] + half + 1, x[t]] == 0])
             shaded.append(below[t] / away)
     assert len(shaded) > 200
-    assert np.median(shaded) == pytest.approx(0.6, abs=0.1)
+    assert 1 - 0.45 < np.median(shaded) < 0.85  # a shadow takes 0.45 of the light where it is full
 
 
 @pytest.mark.parametrize(("how", "said"), [({"image_size": 300}, "32 to 256"), ({"leaving": 2.0}, "leaving is 2.0")])
