@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slotworks import api
-from slotworks.configs import slot_diffusion, vqvae
+from slotworks.configs import dvae, savi, slate, slot_attention, slot_diffusion, steve, vqvae
 from slotworks.data.scenes import ShapeScenes, VideoScenes
 from slotworks.decoders import DenoiserConfig
 from slotworks.editing import remove, render_edit, take_apart
@@ -266,13 +266,31 @@ def test_published_recipes_are_the_papers():
     assert slot_diffusion.clevrtex_pixels().method.autoencoder is None
 
 
-def test_mini_recipes_fit_their_first_stage():
-    run, first, video = slot_diffusion.scenes_mini(), vqvae.scenes_mini(), slot_diffusion.video_scenes_mini()
+@pytest.mark.parametrize("world", ["scenes", "painted"])
+def test_mini_recipes_fit_their_first_stage(world):
+    run, video = (getattr(slot_diffusion, f"{kind}{world}_mini")() for kind in ("", "video_"))
+    first = getattr(vqvae, f"{world}_mini")()
     assert run.method.autoencoder == first.method.autoencoder
-    assert run.method.autoencoder_run == "runs/vqvae.scenes_mini"
+    assert run.method.autoencoder_run == f"runs/vqvae.{world}_mini"
     assert run.data.size == first.data.size == video.data.size
-    assert video.method.start_from == "runs/slot_diffusion.scenes_mini"
+    assert video.method.start_from == f"runs/slot_diffusion.{world}_mini"
     video.method.build().prepare(lambda folder: run.method.build())
+
+
+def test_the_three_that_draw_painted_scenes_see_the_same():
+    """Data, encoder, slots, where they start and what trains them; words and codes are of the first stages."""
+    runs = [recipes.painted_mini() for recipes in (slot_attention, slate, slot_diffusion)]
+    for name in ("encoder", "num_slots", "slot_dim", "mlp_dim", "num_iterations", "initializer", "gradient"):
+        assert len({getattr(run.method, name) for run in runs}) == 1, name
+    assert len({(run.data, run.batch_size) for run in runs}) == 1
+    words = dvae.painted_mini().method.build()
+    for run in (slate.painted_mini(), steve.painted_mini()):
+        assert run.method.dvae_run == "runs/dvae.painted_mini"
+        run.method.build().prepare(lambda folder: words)
+    assert savi.painted_mini().data.clip_length == 8
+    assert replace(savi.painted_mini().data, clip_length=3) == steve.painted_mini().data
+    first, then = (build().method.build() for build in (savi.painted_frames_mini, savi.painted_mini))
+    then.prepare(lambda folder: first)
 
 
 def test_a_run_on_videos_starts_from_one_on_images():
