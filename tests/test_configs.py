@@ -32,7 +32,9 @@ def noise(run: Run) -> dict[str, torch.Tensor]:
     """One random sample: an image, or the features of a frozen encoder, as they would come from the cache."""
     encoder = getattr(run.method, "encoder", None)
     if isinstance(encoder, ViTConfig):
-        return {"features": torch.randn(1, encoder.grid[0] * encoder.grid[1], encoder.feature_dim)}
+        features = torch.randn(1, encoder.grid[0] * encoder.grid[1], encoder.feature_dim)
+        kept = {"image": torch.rand(1, 3, *run.data.size)} if getattr(run.data, "keep_images", False) else {}
+        return {"features": features, **kept}
     if getattr(run.data, "frames", "") == "video":
         corner = torch.rand(1, 3, 2, 2) / 2  # two boxes
         return {"video": torch.rand(1, 3, 3, *run.data.size), "boxes": torch.cat([corner, corner + 0.4], dim=-1)}

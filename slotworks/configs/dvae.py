@@ -70,14 +70,18 @@ def videos_mini() -> Run:
     return changed(scenes_mini(), method=_of(run), data=run.data, batch_size=8)
 
 
-@recipe(takes="not measured yet")
+@recipe(takes="about 3 minutes of one core without bfloat16, reckoned; 1,500 steps took 7.6 on a crowded machine")
 def painted_mini() -> Run:
-    """Painted scenes of 64 pixels, the discrete VAE of `slate.painted_mini` alone: its first stage."""
+    """Painted scenes of 64 pixels, the discrete VAE of `slate.painted_mini` alone: its first stage.
+
+    After those 1,500 steps the loss was at 28 to 52 for an image, an error of 0.002 to 0.004 per value.
+    """
     return changed(
         scenes_mini(),
         method=_of(slate.painted_mini()),
         data=PaintedScenes(num_train=100_000),
         steps=2_500,
+        batch_size=8,
         eval_every=2_500,
     )
 
