@@ -28,9 +28,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from slotworks.data.scenes.base import SceneDataset
 from slotworks.evaluation.generation import NEEDS_FIELDS, middles, shapes_right, taught_shapes, tint
 from slotworks.evaluation.masks import decode, inspecting, predicted_masks
 from slotworks.evaluation.removal import (
@@ -92,7 +91,7 @@ def evaluate_edits(
     batch_size: int = 64,
     renderer: Renderer | None = None,
     looks_above: float = LOOKS_ABOVE,
-    shapes: bool = False,
+    teaching: Dataset | None = None,
 ) -> Result:
     """Three edits of each image, scored by place.
 
@@ -110,7 +109,7 @@ def evaluate_edits(
         batch_size: images per forward pass, at least two; changes speed, memory, noise and which image is the next.
         renderer: "sample" or "decode" for a method that can do both; by default it samples.
         looks_above: share of a slot's mask, see `going`; 1: only the slot itself is dropped.
-        shapes: train a classifier of shapes on the training split, for `shape` and `shape_true`.
+        teaching: drawn shapes, true images that a classifier is trained on for `shape` and `shape_true`; None: neither.
 
     Returns:
         Shares, see above; of edits they count those whose objects stood in their places before.
@@ -128,9 +127,9 @@ def evaluate_edits(
     batch_size -= count % batch_size == 1  # a last batch of one would have no next, either
     options = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
     found: dict[str, list[Tensor]] = {}
-    needs = SHAPES_NEED if shapes else NEEDS
+    needs = NEEDS if teaching is None else SHAPES_NEED
     with inspecting(method, seed=seed) as device:
-        classifier = _classifier(dataset, device, seed) if shapes else None
+        classifier = None if teaching is None else taught_shapes(teaching, device, seed)
         for start, batch in batches(dataset, count, batch_size, device, needs):
             image, mask = batch["image"], batch["mask"]
             gone = chosen(mask, start)
@@ -150,12 +149,6 @@ def evaluate_edits(
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     metrics = {name: summarize(values) for name, values in per_image.items()}
     return Result("edits", f"{rules}; mean over images", count, seed, metrics, per_image)
-
-
-def _classifier(dataset: Dataset, device: torch.device, seed: int) -> nn.Module:
-    if not isinstance(dataset, SceneDataset):
-        raise UserError(f"Shapes are told of drawn scenes, and {type(dataset).__name__} holds none; leave them out.")
-    return taught_shapes(dataset.config.open("train"), device, seed)
 
 
 def chosen(mask: Int64[Tensor, "b h w"], start: int = 0) -> Int64[Tensor, " b"]:
@@ -290,7 +283,11 @@ def _hidden(own: Bool[Tensor, "b m p"], by: Bool[Tensor, "b m"], place: Bool[Ten
 
 
 def _score(job: Job, source: DataConfig, dataset: Dataset) -> Sequence[Result]:
-    return [evaluate_edits(job.method, dataset, **job.how)]
+    how, pictures = job.how, source
+    for inside in ("images", "real"):  # of cached features and latents, and of generated images
+        pictures = getattr(pictures, inside, pictures)
+    teaching = pictures.open("train") if how.pop("shapes") else None
+    return [evaluate_edits(job.method, dataset, teaching=teaching, **how)]
 
 
 TASK = Task(

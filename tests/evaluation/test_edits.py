@@ -8,10 +8,13 @@ import torch
 from test_removal import SCENES, Perfect, distinct  # noqa: F401
 
 from slotworks.data.scenes import PaintedScenes
+from slotworks.data.stores.features import CachedFeatures
 from slotworks.decoders import DenoiserConfig
+from slotworks.encoders import ViTConfig
 from slotworks.evaluation import edits
 from slotworks.evaluation.edits import chosen, draw_edits, edit_scores, evaluate_edits
 from slotworks.evaluation.show import show_edits
+from slotworks.evaluation.task import Job
 from slotworks.methods import SlateConfig, SlotAttentionConfig, SlotDiffusionConfig
 from slotworks.types import DecoderOutput, UserError, to_batch
 
@@ -168,8 +171,9 @@ def drawing(kind):
 def test_every_method_that_draws_is_scored(kind, how):
     """With the settings of its own; shapes by a classifier that knows the true ones."""
     shapes = kind == "slot_attention"
-    scenes = PaintedScenes(image_size=32, num_train=400, num_test=48).open("test")
-    result = evaluate_edits(drawing(kind), scenes, shapes=shapes, num_images=None if shapes else 3)
+    data = CachedFeatures(PaintedScenes(image_size=32, num_train=400, num_test=48 if shapes else 3), ViTConfig())
+    job = Job(drawing(kind), edits.TASK.read({"shapes": shapes}))
+    [result] = edits.TASK.score(job, data, data.open("test"))
     assert how in result.rules
     assert set(result.metrics) == set(PERFECT) | ({"shape", "shape_true"} if shapes else set())
     assert result.metrics["placed"].n == result.num_images == (48 if shapes else 3)
@@ -178,19 +182,22 @@ def test_every_method_that_draws_is_scored(kind, how):
         assert result.metrics["shape"].mean < 0.5 < 0.8 < result.metrics["shape_true"].mean
 
 
-def test_shapes_of_other_pictures_are_not_told(distinct):  # noqa: F811
-    with pytest.raises(UserError, match="told of drawn scenes"):
-        evaluate_edits(Painter(), Held(distinct), shapes=True)
+class Shapeless:
+    """Scenes without the shapes of their objects."""
 
-
-class Held:
-    """A data set that says nothing of how it is drawn."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
+    def __init__(self, scenes):
+        self.scenes = scenes
 
     def __len__(self):
-        return len(self.dataset)
+        return len(self.scenes)
 
     def __getitems__(self, indices):
-        return self.dataset.__getitems__(indices)
+        batch = self.scenes.__getitems__(indices)
+        return {name: batch[name] for name in ("image", "mask")}
+
+
+def test_shapes_of_other_pictures_are_not_told(distinct):  # noqa: F811
+    with pytest.raises(UserError, match="no shape, only image, mask"):
+        evaluate_edits(Painter(), distinct, teaching=Shapeless(distinct))
+    with pytest.raises(UserError, match="no shape, only image, mask; shapes are told of drawn ones"):
+        evaluate_edits(Painter(), Shapeless(distinct), teaching=PaintedScenes(num_train=8).open("train"))
