@@ -33,6 +33,15 @@ from slotworks.types import DataConfig, MethodConfig
 
 # As the code has it: normalised by 0.5, no offset of positions, and `last_hidden_state`, which is behind the last norm.
 DINO = replace(DINO_S8, features="normed", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), position_offset=0.0)
+SMALL = DenoiserConfig(
+    dims=(32, 64),
+    layers=1,
+    attention_from=0,
+    norm_groups=8,
+    dropout=0.0,
+    prediction="v_prediction",
+    latent_scale=3.5,
+)
 STRIPES = Published("SlotDiffusion, appendix E.4", note="stripes with several seeds")
 
 
@@ -154,15 +163,7 @@ def scenes_mini() -> Run:
             mlp_dim=128,
             num_iterations=3,
             gradient="bilevel",
-            denoiser=DenoiserConfig(
-                dims=(32, 64),
-                layers=1,
-                attention_from=0,
-                norm_groups=8,
-                dropout=0.0,
-                prediction="v_prediction",
-                latent_scale=3.5,
-            ),
+            denoiser=SMALL,
             autoencoder=MINI,
             autoencoder_run="runs/vqvae.scenes_mini",
         ),
@@ -226,6 +227,7 @@ painted_mini = scenes_mini.but(
     method={
         "image_size": 64,
         "num_slots": 6,
+        "denoiser": replace(SMALL, time_power=2.0),
         "autoencoder": PAINTED_CODES,
         "autoencoder_run": "runs/vqvae.painted_mini",
     },
