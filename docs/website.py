@@ -34,7 +34,7 @@ MOVED = {  # files that are pages of the site, by where they stand there
 }
 
 REFERENCE = {  # pages of the reference: title, and modules; `*` is every file of a package
-    "jobs": ("Whole jobs", ["api", "hub", "export", "plan", "label"]),
+    "jobs": ("Whole jobs", ["api", "hub", "export", "plan", "label", "engines", "engines.*", "remote"]),
     "contract": ("The contract", ["types", "errors"]),
     "methods": ("Methods", ["methods.*"]),
     "encoders": ("Encoders", ["encoders.*"]),

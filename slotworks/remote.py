@@ -8,6 +8,7 @@ import fnmatch
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -147,7 +148,7 @@ class RemotePath:
             known = f"{self.url} {self.fs.ukey(self.path)}"
             place = cache_folder() / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}-{self.name}"
             if place.exists():
-                os.utime(place)
+                _used(place)
                 return place
             place.parent.mkdir(parents=True, exist_ok=True)
             make_room(place.parent, self.fs.size(self.path) or 0)
@@ -156,6 +157,7 @@ class RemotePath:
             try:
                 self.fs.get_file(self.path, beside)
                 Path(beside).replace(place)
+                _used(place)
             finally:
                 Path(beside).unlink(missing_ok=True)
         return place
@@ -213,6 +215,12 @@ def check_writable_url(folder: RemotePath) -> None:
 def cache_folder() -> Path:
     """Where copies of whole files lie."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slotworks" / "remote"
+
+
+def _used(copy: Path) -> None:
+    """Note that it was used now: the times that file systems note themselves may lie milliseconds back."""
+    now = time.time_ns()
+    os.utime(copy, ns=(now, now))
 
 
 def make_room(folder: Path, size: int) -> None:

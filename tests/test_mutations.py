@@ -397,7 +397,7 @@ def manifest(folder: Path) -> Case:
 
 def synthesis(folder: Path) -> Case:
     from slotworks.configs.synthesis import RECIPES
-    from slotworks.synthesis.engine import _note_settings
+    from slotworks.synthesis.engine import note_settings
     from slotworks.training.serialize import to_yaml
 
     config = RECIPES["glass.scenes"]()
@@ -406,7 +406,7 @@ def synthesis(folder: Path) -> Case:
     (folder / "synthesis.yaml").write_text(to_yaml(config))
 
     def read() -> object:
-        _note_settings(config, folder, folder / "own", "cpu")
+        note_settings(config, folder, "cpu")
         return None
 
     return Case([folder / "synthesis.yaml"], read)

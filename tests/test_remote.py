@@ -86,7 +86,7 @@ def test_a_store_at_a_url_is_the_same_store(url, tmp_path, monkeypatch):
         Store(f"{url}/store")
     send_store(tmp_path / "store", as_place(url) / "store")
     here, there = Store(tmp_path / "store"), Store(f"{url}/store")
-    order = np.random.default_rng(0).permutation(50)
+    order = np.random.default_rng(0).permutation(50).tolist()
     for wanted in (order, order[:4], [7], [-1, 0], []):
         for name, found in there.__getitems__(wanted).items():
             np.testing.assert_array_equal(found, here.__getitems__(wanted)[name])

@@ -220,7 +220,7 @@ def painted_mini() -> Run:
         ),
         steps=5_000,
         batch_size=16,
-        precision="32",
+        precision="auto",
         channels_last="auto",
         ema_decay=0.998,
         eval_every=2_500,

@@ -247,7 +247,7 @@ def painted_mini() -> Run:
         ),
         steps=4_500,
         batch_size=16,
-        precision="32",
+        precision="auto",
         channels_last="auto",
         ema_decay=0.998,
         eval_every=1_500,

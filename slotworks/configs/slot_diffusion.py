@@ -232,6 +232,7 @@ painted_mini = scenes_mini.but(
         "autoencoder_run": "runs/vqvae.painted_mini",
     },
     data=PAINTED,
+    precision="auto",
     steps=2_000,
     eval_every=1_000,
 )

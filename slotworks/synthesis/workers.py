@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotworks.data.stores.generated import find_shards
-from slotworks.engines import Engine, Part
+from slotworks.engines import Engine, OneByOne, Part
 from slotworks.progress import console, progress
 from slotworks.remote import Place, as_place
 from slotworks.synthesis.engine import Synthesis, synthesize
@@ -44,6 +44,8 @@ def synthesize_with(engine: Engine, config: Synthesis, folder: str | Place, *, d
     """
     place, count = as_place(folder), engine.slots()
     place = place.resolve() if isinstance(place, Path) else place  # workers may have another idea of where they are
+    if isinstance(engine, OneByOne):
+        return {**synthesize(config, place, device=find_device(device)), "folder": str(folder)}
     parts = [Part(f"Worker {k}", _work, (config, place, k, count, device)) for k in range(count)]
     answers: list[dict[str, Any]] = []
     with _watching(place):
@@ -58,7 +60,7 @@ def synthesize_with(engine: Engine, config: Synthesis, folder: str | Place, *, d
 
 
 def _work(config: Synthesis, folder: Place, rank: int, world_size: int, device: str | None) -> dict[str, Any]:
-    console.quiet = True  # the one who watches says how far the work is
+    console.quiet = True  # of this worker's process: the one who watches says how far the work is
     return synthesize(config, folder, rank=rank, world_size=world_size, device=find_device(device))
 
 

@@ -13,6 +13,7 @@ from slotworks.data.scenes import ShapeScenes
 from slotworks.data.stores.generated import find_shards
 from slotworks.engines import OneByOne
 from slotworks.engines.processes import Processes
+from slotworks.progress import console
 from slotworks.synthesis import SceneCaptions, synthesize, synthesize_with
 from slotworks.types import UserError
 
@@ -23,6 +24,7 @@ def shards(folder):
 
 def test_one_worker_is_synthesize(config, tmp_path):
     answer = synthesize_with(OneByOne(), config, tmp_path / "with")
+    assert not console.quiet  # it is this very process
     synthesize(config, tmp_path / "alone")
     assert shards(tmp_path / "with") == shards(tmp_path / "alone")
     assert (answer["made"], answer["images"], answer["folder"]) == (8, 8, str(tmp_path / "with"))
