@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 
 from slotworks import api
 
-WHERE = 0.81, 0.54  # shares of the width and height: an object of the picture that the page begins with
+WHERE = 0.64, 0.85  # shares of the width and height: an object of the picture that the page begins with
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 page = api.studio(device="cpu")

@@ -55,7 +55,7 @@ MEMBERS = (
     ),
     Member("spot-scenes", "spot.scenes_stage2_mini"),
     Member("stable-lsd-painted", "stable_lsd.painted_mini"),
-    Member("glass-painted", "glass.painted_phase2_mini", begin=(2, 5)),
+    Member("glass-painted", "glass.painted_phase2_mini", begin=(6, 5)),
 )
 
 

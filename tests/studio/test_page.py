@@ -229,7 +229,7 @@ def test_without_a_run_the_studio_opens_one_of_the_zoo_that_draws(studio, monkey
     api.studio()
     monkeypatch.setattr(views, "find_spec", lambda name: None if name == "diffusers" else object())
     api.studio()
-    assert opened == [[("zoo:glass-painted", (2, 5))], [("zoo:slot-attention-tetrominoes", (0, 1))]]
+    assert opened == [[("zoo:glass-painted", (6, 5))], [("zoo:slot-attention-tetrominoes", (0, 1))]]
     assert Studio(studio.method, studio.run, "zoo:of-another-version").begin == (0, 1)
 
 
