@@ -309,7 +309,7 @@ scenes_repeated_semantic_mini = scenes_repeated_mini.but(
 
 
 @recipe(
-    takes="19 minutes on one core of a CPU without bfloat16, beside much other work",
+    takes="11 to 13 minutes on one core of a CPU without bfloat16, beside other work",
 )
 def painted_mini() -> Run:
     """Painted scenes, phase 1: objects are drawn where they are, and shapes are classes, at a reduced cost.
@@ -325,7 +325,7 @@ def painted_mini() -> Run:
 
 
 @recipe(
-    takes="7 minutes on one core of a CPU without bfloat16, beside much other work",
+    takes="13 minutes on one core of a CPU without bfloat16, beside other work",
 )
 def painted_phase2_mini() -> Run:
     """Painted scenes, phase 2: the small U-Net as well, from the weights of glass.painted_mini."""
