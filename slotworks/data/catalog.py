@@ -132,18 +132,18 @@ def _stores(part: PreparedData) -> list[Path]:
 
 def _check_part(name: str, part: PreparedData) -> list[Finding]:
     findings = [_check_store(name, path) for path in _stores(part)]
-    sound = [Store(finding.path) for finding in findings if finding.status == "ok"]
+    sound = [(finding.path, Store(finding.path)) for finding in findings if finding.status == "ok"]
     try:
         source = part.source()
     except UserError as error:
         if sound:
             return findings  # the official files are not needed any more
         return [*findings, Finding(name, part.official, "missing", str(error))]
-    if any(store.index["source"] == source for store in sound):
+    if any(store.index["source"] == source for _, store in sound):
         return findings
     stale = "{} was made from other files than those that lie there now; to use these, delete it and prepare it again."
-    alike = [store for store in sound if store.index["source"].keys() == source.keys()]  # not one without masks
-    findings += [Finding(name, store.path, "damaged", stale.format(store.path)) for store in alike]
+    alike = [path for path, store in sound if store.index["source"].keys() == source.keys()]  # not one without masks
+    findings += [Finding(name, path, "damaged", stale.format(path)) for path in alike]
     found = part.examine()
     for path, message in found.faults:
         findings.append(Finding(name, path, "damaged" if path.exists() else "missing", message))
