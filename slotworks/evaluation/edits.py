@@ -38,6 +38,7 @@ from slotworks.evaluation.removal import (
     NEEDS,
     RemovalOptions,
     as_many,
+    chosen,
     colours_of,
     going,
     nearest_colour,
@@ -149,12 +150,6 @@ def evaluate_edits(
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     metrics = {name: summarize(values) for name, values in per_image.items()}
     return Result("edits", f"{rules}; mean over images", count, seed, metrics, per_image)
-
-
-def chosen(mask: Int64[Tensor, "b h w"], start: int = 0) -> Int64[Tensor, " b"]:
-    """Id of the object of each scene that is edited: `1 + i % m` of image `i`, counted from `start`, with m objects."""
-    number = torch.arange(start, start + len(mask), device=mask.device)
-    return 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
 
 
 def draw_edits(

@@ -103,8 +103,7 @@ def evaluate_removal(
             output = method.encode(image)
             size = (mask.shape[-2], mask.shape[-1])
             slot_masks = predicted_masks(output, decode(method, output), size=size)
-            number = torch.arange(start, start + len(image), device=device)
-            gone = 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
+            gone = chosen(mask, start)
             drop = going(slot_masks, slot_of(slot_masks, mask == gone[:, None, None]), looks_above)
             scores: dict[str, Tensor] = {}
             options: dict[str, Any] = {"renderer": how, "steps": steps, "cfg_scale": cfg_scale, "seed": seed}
@@ -126,6 +125,12 @@ def evaluate_removal(
     )
     rules += sampled_with(steps, cfg_scale) if how == "sample" else "rendered by the decoder"
     return Result("removal", f"{rules}; mean over images", count, seed, metrics, per_image)
+
+
+def chosen(mask: Int64[Tensor, "b h w"], start: int = 0) -> Int64[Tensor, " b"]:
+    """Id of the object of each scene that is edited: `1 + i % m` of image `i`, counted from `start`, with m objects."""
+    number = torch.arange(start, start + len(mask), device=mask.device)
+    return 1 + number % mask.flatten(1).amax(dim=1).clamp(min=1)
 
 
 def slot_of(slot_masks: Float[Tensor, "b n h w"], mask: Bool[Tensor, "b h w"]) -> Int64[Tensor, " b"]:

@@ -11,8 +11,9 @@ from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
-from slotworks.evaluation.edits import chosen, draw_edits
+from slotworks.evaluation.edits import draw_edits
 from slotworks.evaluation.masks import inspecting
+from slotworks.evaluation.removal import chosen
 from slotworks.evaluation.samples import BACKGROUND, PALETTE, contact_sheet, to_pixels
 from slotworks.files import replacing
 from slotworks.html_text import picture, table

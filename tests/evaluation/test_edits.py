@@ -12,7 +12,8 @@ from slotworks.data.stores.features import CachedFeatures
 from slotworks.decoders import DenoiserConfig
 from slotworks.encoders import ViTConfig
 from slotworks.evaluation import edits
-from slotworks.evaluation.edits import chosen, draw_edits, edit_scores, evaluate_edits
+from slotworks.evaluation.edits import draw_edits, edit_scores, evaluate_edits
+from slotworks.evaluation.removal import chosen
 from slotworks.evaluation.show import show_edits
 from slotworks.evaluation.task import Job
 from slotworks.methods import SlateConfig, SlotAttentionConfig, SlotDiffusionConfig
