@@ -16,6 +16,7 @@ lay a scene out anew, this asks for places:
 - *removal*: g is gone and all others are kept;
 - *added*: the object that came stands where it stood in the reconstruction of its own scene;
 - *swapped*: it stands there, and where it does not, g is gone;
+- *moved*: a removal here and the same object added to the scene before, which `slotworks.editing.move` does in one;
 - *shape*, where that is asked for: a classifier, trained on true images, sees an object's shape at its true place
   before the edit; `shape_true` is what it says of the true images.
 
@@ -67,6 +68,7 @@ MEANINGS = {
     "removal": "Share of edits that remove the object and keep all others.",
     "added": "Share of the objects brought in that stand where they stood in their own picture.",
     "swapped": "Share of exchanges after which the new object stands in its place and the old one is gone.",
+    "moved": "Share of objects moved to another picture that are gone here, all others kept, and stand there.",
     "shape": "Share of objects whose shape a classifier recognises at their places before an edit.",
     "shape_true": "The same of the true pictures: what the classifier can reach.",
 }
@@ -197,7 +199,7 @@ def edit_scores(
     added: Float[Tensor, "b 3 y x"],
     swapped: Float[Tensor, "b 3 y x"],
 ) -> dict[str, Float64[Tensor, " b"]]:
-    """The six shares of each image; NaN where there is nothing to count.
+    """The seven shares of each image; NaN where there is nothing to count.
 
     Args:
         image: true scenes.
@@ -232,16 +234,19 @@ def edit_scores(
     more = torch.cat([colours, colour[:, None]], 1), torch.cat([middle, place[:, None]], 1)
     one, other = _own(added, *more, mask), _own(swapped, *more, mask)
     there = _stands(other[:, -1:], stood[:, None])[:, 0]
+    removal, shown = away & (kept == others).all(1), known & ~_hidden(first, placed, stood)
+    joined = _stands(one[:, -1:], stood[:, None])[:, 0]
     scores = {
         "placed": (placed.sum(1) / countable.sum(1), countable.any(1)),
         "gone": (away, valid),
         "kept": (kept.sum(1) / others.sum(1), valid & others.any(1)),
-        "removal": (away & (kept == others).all(1), valid),
-        "added": (_stands(one[:, -1:], stood[:, None])[:, 0], known & ~_hidden(first, placed, stood)),
+        "removal": (removal, valid),
+        "added": (joined, shown),
         "swapped": (
             there & _lost(area & ~stood, other[row, which]),
             known & valid & ~_hidden(first, others, stood),
         ),
+        "moved": (removal & joined.roll(1), valid & shown.roll(1)),
     }
     return {name: value.double().masked_fill(~counts, torch.nan) for name, (value, counts) in scores.items()}
 

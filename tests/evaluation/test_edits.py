@@ -34,7 +34,7 @@ def paint(*objects):
 
 # Two scenes; of the first the red square at the top left goes, of the second the blue one.
 A = ((RED, 1, 1), (RED, 10, 10), (GREEN, 1, 10))
-B = ((BLUE, 10, 2), (GREEN, 2, 2))
+B = ((BLUE, 10, 2), (GREEN, 2, 9))
 GONE = torch.tensor([1, 1])
 
 
@@ -49,7 +49,7 @@ def scores(before=A, removed=A[1:], added=(*A, B[0]), swapped=(*A[1:], B[0])):
     return {name: values[0].item() for name, values in found.items()}
 
 
-PERFECT = {"placed": 1, "gone": 1, "kept": 1, "removal": 1, "added": 1, "swapped": 1}
+PERFECT = {"placed": 1, "gone": 1, "kept": 1, "removal": 1, "added": 1, "swapped": 1, "moved": 1}
 
 
 def test_edits_as_they_should_be():
@@ -58,17 +58,17 @@ def test_edits_as_they_should_be():
 
 
 def test_an_object_that_is_still_there():
-    assert scores(removed=A) == PERFECT | {"gone": 0, "removal": 0}
+    assert scores(removed=A) == PERFECT | {"gone": 0, "removal": 0, "moved": 0}
 
 
 def test_the_wrong_one_of_two_alike_is_taken():
-    assert scores(removed=(A[0], A[2])) == PERFECT | {"gone": 0, "kept": 0.5, "removal": 0}
+    assert scores(removed=(A[0], A[2])) == PERFECT | {"gone": 0, "kept": 0.5, "removal": 0, "moved": 0}
 
 
 def test_another_object_moves():
     """By one of four columns its IoU is 12 / 20; by two it is 8 / 24, and the edit has failed."""
     assert scores(removed=(A[1], (GREEN, 1, 11))) == PERFECT
-    assert scores(removed=(A[1], (GREEN, 1, 12))) == PERFECT | {"kept": 0.5, "removal": 0}
+    assert scores(removed=(A[1], (GREEN, 1, 12))) == PERFECT | {"kept": 0.5, "removal": 0, "moved": 0}
 
 
 def test_what_comes_stands_elsewhere():
@@ -82,8 +82,23 @@ def test_what_comes_stands_elsewhere():
 def test_what_never_stood_in_its_place_is_not_asked_for():
     found = scores(before=((RED, 5, 5), *A[1:]))
     assert found["placed"] == pytest.approx(2 / 3)
-    assert all(math.isnan(found[name]) for name in ("gone", "kept", "removal", "swapped"))
+    assert all(math.isnan(found[name]) for name in ("gone", "kept", "removal", "swapped", "moved"))
     assert found["added"] == 1  # that of the other scene
+
+
+def test_an_object_moved_is_gone_here_and_stands_in_the_scene_before():
+    """Each of the two scenes is the one before the other; what fails in either fails for the object that moves."""
+    image, mask = (torch.stack(both) for both in zip(paint(*A), paint(*B), strict=True))
+
+    def moved(added, removed):
+        here = [A, B], [removed, B[1:]], [(*A, B[0]), added], [(*A[1:], B[0]), (*B[1:], A[0])]
+        names = zip(("before", "removed", "added", "swapped"), here, strict=True)
+        drawn = {name: torch.stack([paint(*one)[0] for one in both]) for name, both in names}
+        return edit_scores(image, mask, GONE, **drawn)["moved"].tolist()
+
+    assert moved(added=(*B, A[0]), removed=A[1:]) == [1, 1]
+    assert moved(added=B, removed=A[1:]) == [0, 1]
+    assert moved(added=(*B, A[0]), removed=A) == [0, 1]
 
 
 def test_a_place_that_is_taken_is_not_asked_for():
@@ -111,7 +126,7 @@ def test_a_perfect_method_edits_each_scene(distinct):  # noqa: F811
     result = evaluate_edits(Painter(), distinct, batch_size=len(distinct) - 1)
     assert result.num_images == len(distinct)
     assert {name: one.mean for name, one in result.metrics.items()} == PERFECT
-    assert min(result.metrics[name].n for name in ("removal", "added", "swapped")) > 4
+    assert min(result.metrics[name].n for name in ("removal", "added", "swapped", "moved")) > 4
     assert all(len(values) == len(distinct) for values in result.per_image.values())
 
 
