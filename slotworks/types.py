@@ -235,6 +235,11 @@ class Method(nn.Module):
     def export(self, folder: Path) -> None:
         """Called once after training, with the averaged weights: write into the run folder what other programs read."""
 
+    def large_parts(self) -> list[nn.Module]:
+        """Modules that are trained and too large for every process to hold whole, in no other of them: `Run.shard`
+        brings the weights of each together only while its `forward` computes."""
+        return []
+
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by group name; `Adam.lr_scales` can set a learning rate for each."""
         return {"all": [p for p in self.parameters() if p.requires_grad]}

@@ -8,9 +8,9 @@ Slot `k` is class `k`, slot 0 is the background: `slotworks evaluate RUN --task 
 
 Differences from the released configs: the first convolution of the ResNet is one of 7 x 7 (torchvision's and
 `transformers`' ResNet), not three of 3 x 3; the teacher labels an image when it is used, which gives the same labels as
-a pass over all images before; test images are square; BatchNorm sees the images of one process. With
-`backbone="vit"` a frozen vision transformer takes the ResNet's place, as in the supplement of GLASS (Singh et al. 2025,
-F), which says "a DINOv2 backbone network" and no more. docs/methods/dataset_diffusion.md has the evidence.
+a pass over all images before; test images are square. With `backbone="vit"` a frozen vision transformer takes the
+ResNet's place, as in the supplement of GLASS (Singh et al. 2025, F), which says "a DINOv2 backbone network" and no
+more. docs/methods/dataset_diffusion.md has the evidence.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from slotworks.decoders.deeplab import to_size
 from slotworks.encoders import DilatedResNet, ViTConfig, ViTEncoder
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, IMAGENET_MEAN
 from slotworks.nn.augment import distort_colors, random_crops, splice
+from slotworks.nn.batch_norm import processes
 from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, refuse_ignored
 from slotworks.vocabulary import VOC_CLASSES
 
@@ -230,8 +231,8 @@ class DatasetDiffusion(Method):
         if "image" not in batch:
             raise UserError("The segmenter resizes and crops its images; cached features are not enough.")
         image = batch["image"]
-        if len(image) < 2:
-            raise UserError("BatchNorm needs two images or more in each step and process; set a larger batch_size.")
+        if len(image) * processes() < 2:
+            raise UserError("BatchNorm needs two images or more in each step; set a larger batch_size.")
         image, labels = self.changed(image, self.labels(batch))
         scores, auxiliary = self.scores(image)
         terms = {"cross_entropy": pixel_loss(scores, labels)}

@@ -27,6 +27,7 @@ from slotworks.encoders import ViTConfig, ViTEncoder
 from slotworks.encoders.diffusion import load_diffusion
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448
 from slotworks.guidance import match_segments, segment_overlap, semantic_loss
+from slotworks.nn.diffusion import unet_blocks
 from slotworks.nn.init import unlike
 from slotworks.slots import LatentSlotOptions
 from slotworks.types import Batch, Method, SlotOutput, UserError
@@ -191,6 +192,10 @@ class Glass(Method):
     ) -> Float[Tensor, "b 3 h w"]:
         """Images in [0, 1] from slots as `encode` gives them; see `StableDiffusionDecoder.sample`."""
         return self.decoder.sample(slots, steps=steps, cfg_scale=cfg_scale, generator=generator)
+
+    def large_parts(self) -> list[nn.Module]:
+        """The blocks of the U-Net, if it is trained."""
+        return unet_blocks(self.decoder.unet) if self.config.diffusion.trained else []
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """`slots`, `feature_decoder` and `unet`; a group is empty where its part is frozen or not there."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from slotworks.decoders import DenoiserConfig, LatentDiffusionDecoder
 from slotworks.encoders import ResNetEncoder, ViTConfig, ViTEncoder
+from slotworks.nn.diffusion import unet_blocks
 from slotworks.nn.position import PositionEmbedding
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQConfig
@@ -222,6 +223,10 @@ class SlotDiffusion(Method):
         _refuse_guidance(cfg_scale)
         return self.decoder.sample(slots, steps=steps, generator=generator)
 
+    def large_parts(self) -> list[nn.Module]:
+        """The blocks of the U-Net."""
+        return unet_blocks(self.decoder.unet)
+
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """`slots` (encoder, too) and `unet`."""
         return _groups(self)
@@ -318,6 +323,10 @@ class VideoSlotDiffusion(VideoMethod):
         flat = slots.flatten(0, -3)
         image = self.decoder.sample(flat, steps=steps, generator=generator, shared_noise=shared)
         return image.unflatten(0, slots.shape[:-2])
+
+    def large_parts(self) -> list[nn.Module]:
+        """The blocks of the U-Net."""
+        return unet_blocks(self.decoder.unet)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """`slots` (encoder and predictor, too) and `unet`."""

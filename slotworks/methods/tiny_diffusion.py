@@ -23,6 +23,7 @@ from torch import Tensor
 from slotworks.encoders.pretrained import save_pipeline
 from slotworks.encoders.word_tokenizer import word_tokenizer
 from slotworks.errors import needs_extra
+from slotworks.nn.batch_norm import deviation_of_processes
 from slotworks.nn.diffusion import add_noise, denoising_loss, speed_up_attention, target_of
 from slotworks.nn.noise import batch_noise, batch_uniform
 from slotworks.types import Batch, Method, MethodConfig
@@ -37,7 +38,7 @@ class TinyDiffusionConfig(MethodConfig):
     vae_dims: tuple[int, ...] = (16, 32, 64)  # channels of the VAE's levels; each after the first halves the side
     latent_dim: int = 4  # channels of a latent
     vae_steps: int = 3_000  # updates of the VAE before the others start
-    vae_batch: int = 8  # images of a batch that the VAE is trained on
+    vae_batch: int = 8  # images of each process's part of a batch that the VAE is trained on
     unet_dims: tuple[int, ...] = (64, 128)  # channels of the U-Net's levels, all with attention
     head_dim: int = 32  # channels of a head of the U-Net's attention
     context_dim: int = 64  # width of a token
@@ -50,6 +51,11 @@ class TinyDiffusionConfig(MethodConfig):
     def finds_slots(self) -> bool:
         """No: methods build on it."""
         return False
+
+    @property
+    def skips_weights(self) -> bool:
+        """Always: the VAE's are trained alone, and the others without it."""
+        return True
 
     def build(self) -> "TinyDiffusion":
         """Make the method with fresh weights."""
@@ -145,7 +151,7 @@ class TinyDiffusion(Method):
         with torch.no_grad():
             latents = self.vae.encode(image).latent_dist.mode().float()
             if step == self.config.vae_steps:
-                self.latent_scale.copy_(1 / latents.std())
+                self.latent_scale.copy_(1 / deviation_of_processes(latents))
             latents = latents * self.latent_scale
         context = self.text_encoder(self._tokens(batch)).last_hidden_state
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotworks.errors import needs_extra
 from slotworks.nn.noise import batch_noise, batch_uniform
@@ -31,6 +31,11 @@ def scaled_linear_alphas(num_timesteps: int, beta_start: float, beta_end: float)
     """
     roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
     return (1 - roots.square()).cumprod(0).float()
+
+
+def unet_blocks(unet: Any) -> list[nn.Module]:
+    """Where a U-Net of `diffusers` has nearly all of its weights: the blocks of its levels, in their order."""
+    return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
 
 
 def add_noise(

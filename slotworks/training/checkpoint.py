@@ -21,6 +21,7 @@ from slotworks.json_text import read_json
 from slotworks.ranges import LARGE, whole_number
 from slotworks.training.run import Run
 from slotworks.training.serialize import from_plain, from_yaml, to_yaml
+from slotworks.training.shard import copy_into
 from slotworks.types import Method, MethodConfig, UserError, all_finite
 from slotworks.yaml_text import read_yaml
 
@@ -238,10 +239,16 @@ def restore_optimizer(
                 f"The optimiser's state of {name} in {source} does not fit the method; the file belongs to another run."
             )
         # Fused Adam reads memory in order: its state must lie as the parameter does (channels last, for example).
-        by_name[name] = {k: torch.empty_like(parameters[name]).copy_(v) if v.ndim else v for k, v in values.items()}
+        by_name[name] = {k: _lying_as(parameters[name], v) if v.ndim else v for k, v in values.items()}
     state_dict = optimizer.state_dict()
     state_dict["state"] = {index: by_name[name] for index, name in enumerate(parameters) if name in by_name}
     optimizer.load_state_dict(state_dict)
+
+
+def _lying_as(parameter: Tensor, value: Tensor) -> Tensor:
+    copy = torch.empty_like(parameter)
+    copy_into(copy, value)
+    return copy
 
 
 def _fits(value: Tensor, parameter: Tensor | None) -> bool:

@@ -16,6 +16,7 @@ from slotworks.machine import busy_elsewhere, threads_given, usable_cores
 from slotworks.training.folder import last_threads
 from slotworks.training.numerics import settle, weakest_kind
 from slotworks.training.run import Run
+from slotworks.training.shard import sharded, whole
 
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces what the run already says
 
@@ -41,6 +42,8 @@ def open_fabric(run: Run, *, device: str | None = None, accelerator: str = "auto
         plain = Fabric(**options, precision="32-true")
         plain.launch()
         run = settle(run, weakest_kind(plain))
+    if run.shard and devices * nodes > 1:
+        options["strategy"] = sharded(devices * nodes)
     if run.precision == "16":  # as a plugin: asked for by name, Fabric would take bfloat16 on a CPU
         fabric = Fabric(**options, plugins=MixedPrecision("16-mixed", Fabric(**options).device.type))
     else:
@@ -87,7 +90,7 @@ def clip(fabric: Fabric, model: Any, optimizer: Any, run: Run) -> float:
         error_if_nonfinite=False,
     )
     assert norm is not None
-    return norm.item()
+    return whole(norm).item()
 
 
 def scale_adapts(fabric: Fabric) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from slotworks.training.shard import copy_into
 from slotworks.types import Method, UserError
 
 
@@ -52,4 +53,4 @@ class EMA:
             raise UserError(f"The moving average in {source} does not fit the method; the file belongs to another run.")
         with torch.no_grad():
             for name, value in average.items():
-                self.average[name].copy_(value)
+                copy_into(self.average[name], value)

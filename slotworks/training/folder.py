@@ -21,7 +21,8 @@ from slotworks.version import __version__
 
 MAY_CHANGE = (
     *("steps", "log_every", "eval_every", "save_every", "keep_every", "eval_images", "protocol", "expected"),
-    *("last_eval_all", "num_workers", "accumulate", "precision", "channels_last", "compile", "tensorboard", "wandb"),
+    *("last_eval_all", "num_workers", "accumulate", "precision", "channels_last", "compile", "shard"),
+    *("tensorboard", "wandb"),
 )
 """Fields that may differ when a run goes on: they change how long, how fast and what is written, or rounding, but not
 what is learnt. A change of precision or layout is told in one line."""

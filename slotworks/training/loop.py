@@ -20,6 +20,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from slotworks.files import locked, remove_partial, same_file, write_text
+from slotworks.nn.batch_norm import share_batch_norm
 from slotworks.nn.noise import shared_noise
 from slotworks.training.callbacks import Callback, Result
 from slotworks.training.checkpoint import (
@@ -41,6 +42,7 @@ from slotworks.training.optimizer import build_optimizer, set_learning_rates
 from slotworks.training.order import BatchOrder, loader
 from slotworks.training.run import Run, check_objects
 from slotworks.training.seeds import seed_for, set_seed
+from slotworks.training.shard import check_shard, gather, whole
 from slotworks.types import Batch, Dataset, Method, RawBatch, UserError, all_finite, to_batch
 
 Evaluator = Callable[[Method, int], dict[str, float]]
@@ -74,10 +76,17 @@ class TrainStep(nn.Module):
         return self.loss(batch, step)
 
 
-def set_up(run: Run, fabric: Fabric, load: Callable[[str], Method] | None) -> tuple[Method, Any, Any]:
+def set_up(
+    run: Run,
+    fabric: Fabric,
+    load: Callable[[str], Method] | None,
+    checkpoint: Checkpoint | None = None,
+    source: str = "",
+) -> tuple[Method, Any, Any]:
     """A method with the weights it starts from, what calls its loss on the device, and the optimiser.
 
-    `load` gives the method of an earlier run that this one builds on; None leaves fresh weights in its place.
+    `load` gives the method of an earlier run that this one builds on; None leaves fresh weights in its place. A
+    checkpoint, read from the file `source`, is gone on from.
     """
     set_seed(seed_for("weights", run.seed), fabric.device)
     method = run.method.build()
@@ -85,7 +94,20 @@ def set_up(run: Run, fabric: Fabric, load: Callable[[str], Method] | None) -> tu
         method.prepare(load)
     if run.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), build_optimizer(method, run))
+    if checkpoint:
+        fit(method, checkpoint.model, source=source)
+    if fabric.world_size > 1:
+        share_batch_norm(method)
+    if run.shard:
+        check_shard(method, run.precision)
+        model = fabric.setup_module(TrainStep(method, run, fabric.device))
+        optimizer = fabric.setup_optimizers(build_optimizer(method, run))  # of weights that are shared by now
+    else:
+        model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), build_optimizer(method, run))
+    if checkpoint:
+        restore_optimizer(method, optimizer.optimizer, checkpoint.optimizer, source=source)
+        if checkpoint.scaler:  # steps in another precision leave none
+            fabric.strategy.precision.load_state_dict(checkpoint.scaler)
     return method, model, optimizer
 
 
@@ -162,16 +184,11 @@ def _train(
         raise UserError(f"Processes see different files in {folder}; give a folder that all machines share.")
 
     # ---- method, optimiser, average --------------------------------------------------------------------------------
-    method, model, optimizer = set_up(run, fabric, load_method)
+    source = str(folder / LAST)
+    method, model, optimizer = set_up(run, fabric, load_method, checkpoint, source)
     ema = EMA(method, run.ema_decay) if run.ema_decay else None
-    if checkpoint:
-        source = str(folder / LAST)
-        fit(method, checkpoint.model, source=source)
-        restore_optimizer(method, optimizer.optimizer, checkpoint.optimizer, source=source)
-        if checkpoint.scaler:  # steps in another precision leave none
-            fabric.strategy.precision.load_state_dict(checkpoint.scaler)
-        if ema:
-            ema.load(checkpoint.ema, source)
+    if checkpoint and ema:
+        ema.load(checkpoint.ema, source)
 
     # ---- data ------------------------------------------------------------------------------------------------------
     dataset = run.data.open("train")
@@ -200,20 +217,25 @@ def _train(
             display.say(note)
 
         def save() -> None:
-            broken = [name for name, value in method.state_dict().items() if not all_finite(value)]
-            if broken:  # a finite gradient may still throw weights out; the last checkpoint must stay the last good one
-                raise Diverged(
-                    f"After step {done} the weight {broken[0]} is no longer finite. {_kept(folder)} Try a lower "
-                    "optimizer.lr, more warmup_steps or a max_grad_norm."
-                )
+            weights = {}
+            for name, value in method.state_dict().items():
+                value = whole(value)
+                if not all_finite(value):  # even after a finite gradient; the last checkpoint stays the last good one
+                    raise Diverged(
+                        f"After step {done} the weight {name} is no longer finite. {_kept(folder)} Try a lower "
+                        "optimizer.lr, more warmup_steps or a max_grad_norm."
+                    )
+                weights |= {name: value} if first else {}
+            average = gather(ema.average if ema else {}, keep=first)
+            moments = gather(optimizer_state(method, optimizer.optimizer), keep=first)
             if first:
                 state = Checkpoint(
                     run=run,
                     step=done,
                     seconds=seconds,
-                    model=method.state_dict(),
-                    ema=ema.average if ema else {},
-                    optimizer=optimizer_state(method, optimizer.optimizer),
+                    model=weights,
+                    ema=average,
+                    optimizer=moments,
                     scaler=fabric.strategy.precision.state_dict(),
                 )
                 path = folder / LAST
@@ -228,9 +250,11 @@ def _train(
 
         def evaluate() -> None:
             nonlocal metrics
+            shared = run.shard and world > 1
+            measured, average = (_gathered(method, ema, run, fabric), None) if shared else (method, ema)
             if log and evaluators:
                 set_seed(seed_for("evaluation", run.seed), fabric.device)  # the same noise at every evaluation
-                values = run_evaluators(method, ema, evaluators, done)
+                values = run_evaluators(measured, average, evaluators, done)
                 log.write(done, seconds, values)
                 display.evaluation(done, values)
                 if on_eval:
@@ -328,6 +352,17 @@ def run_evaluators(method: Method, ema: EMA | None, evaluators: Sequence[Evaluat
             values |= {name if name.startswith("eval/") else f"eval/{name}": float(value) for name, value in found}
     method.train()
     return values
+
+
+def _gathered(method: Method, ema: EMA | None, run: Run, fabric: Fabric) -> Method:
+    """In the first process a copy of a method whose weights are shared, averaged ones where there are; every process
+    has to ask."""
+    weights = gather(method.state_dict() | (ema.average if ema else {}), keep=fabric.is_global_zero)
+    if not fabric.is_global_zero:
+        return method
+    copy = run.method.build()
+    fit(copy, weights, source="this run")
+    return copy.to(fabric.device)
 
 
 def _some_batches(run: Run, dataset: Dataset, device: torch.device) -> Iterator[Batch]:

@@ -119,6 +119,7 @@ class Run:
     precision: Precision = "32"  # 32: float32; bf16, 16: mixed, weights stay float32; auto: what is fast here
     channels_last: bool | Literal["auto"] = False  # memory layout b h w c for convolutions; auto: what is fast here
     compile: bool = False  # torch.compile the loss; changes speed and rounding only
+    shard: bool = False  # processes share one copy of weights and moments (FSDP): less memory, same result to rounding
     ema_decay: float | None = None  # evaluate an exponential moving average of the weights, e.g. 0.999; None: off
     accumulate: int = 1  # micro-batches per update: less memory, same result to rounding
     num_workers: int = 0  # processes that read data, per training process; 0: read in the training process

@@ -10,7 +10,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training_toy import STEADY, Toy, ToyConfig, ToyData, ToyImages, in_two_processes, toy_metric, toy_run
+from safetensors.torch import load_file
+from tiny_recipes import tetrominoes
+from training_toy import (
+    STEADY,
+    Toy,
+    ToyConfig,
+    ToyData,
+    ToyImages,
+    batch_normalised,
+    in_processes,
+    toy_metric,
+    toy_run,
+)
 
 from slotworks.nn.noise import batch_noise
 from slotworks.progress import following
@@ -373,7 +385,7 @@ def test_accumulation_is_one_batch(tmp_path, accumulate):
 
 def test_two_processes_are_one(tmp_path):
     """As torchrun starts them, on gloo: half of each micro-batch each. A signal to one stops both at the same step."""
-    in_two_processes("ddp", tmp_path / "two", ENVIRONMENT)
+    in_processes(2, SCRIPT, ["ddp", tmp_path / "two"], ENVIRONMENT)
     result = train(toy_run(method=STEADY, eval_every=5), tmp_path / "one", evaluators=toy_metric)
     assert largest_difference(last(tmp_path / "two"), last(tmp_path / "one")) < 1e-6
     for line, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
@@ -383,6 +395,39 @@ def test_two_processes_are_one(tmp_path):
     assert ranks[0][:2] == ["4", "10"]
     assert float(ranks[0][2]) == pytest.approx(result.metrics["eval/code"], rel=1e-4)
     assert json.loads((tmp_path / "two" / "env.json").read_text())["processes"] == 2
+
+
+def test_processes_that_share_weights_are_one(tmp_path):
+    """FSDP on gloo: two processes until the middle, then one; the average and its measurement come along."""
+    in_processes(2, SCRIPT, ["share", tmp_path / "two"], ENVIRONMENT)
+    for folder, accumulate in (("two", 1), ("one", 2)):
+        train(toy_run(method=STEADY, accumulate=accumulate, eval_every=5), tmp_path / folder, evaluators=toy_metric)
+    two, one = last(tmp_path / "two"), last(tmp_path / "one")
+    assert largest_difference(two, one) < 1e-6
+    assert one.ema.keys() == two.ema.keys()
+    assert max((one.ema[name] - two.ema[name]).abs().max().item() for name in one.ema) < 1e-6
+    for line, expected in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
+        assert line == pytest.approx(expected, rel=1e-5)
+    assert "eval/code" in losses(tmp_path / "two")[5]
+
+    network, x = batch_normalised()
+    halves = [load_file(tmp_path / "two" / f"norm{rank}.safetensors") for rank in range(2)]
+    out = network(x)
+    (sum(out[rank::2].square().mean() * out[rank::2, 0].mean() for rank in range(2))).backward()
+    for rank, half in enumerate(halves):
+        torch.testing.assert_close(half["out"], out[rank::2].detach(), rtol=0, atol=1e-6)
+        for name, value in network[1].state_dict().items():
+            torch.testing.assert_close(half[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(half["deviation"], x.std(), rtol=0, atol=1e-6)
+    slope = halves[0]["slope"] + halves[1]["slope"]
+    torch.testing.assert_close(slope, network[0].weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_shared_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"shard is set, but SlotAttentionAutoencoder trains no large network"):
+        train(replace(tetrominoes(), shard=True), tmp_path / "small")
+    with pytest.raises(UserError, match=r"shard is set with precision 16, .* take bf16 or 32\."):
+        train(toy_run(shard=True, precision="16"), tmp_path / "scaled")
 
 
 def test_dropout_differs_between_micro_batches_and_repeats_with_the_step(tmp_path):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_loop import ENVIRONMENT, last, losses, same_state
-from training_toy import in_two_processes, toy_run
+from test_loop import ENVIRONMENT, SCRIPT, last, losses, same_state
+from training_toy import in_processes, toy_run
 
 from slotworks.cli.sweep import _one
 from slotworks.cli.train import override
@@ -154,7 +154,7 @@ def test_a_slow_precision_is_told_once_and_obeyed(tmp_path, monkeypatch, capsys)
 
 def test_processes_agree_on_the_weakest(tmp_path):
     """Together they decide for float32; DDP would fail, or average unlike gradients, if each decided for itself."""
-    in_two_processes("unlike", tmp_path, ENVIRONMENT)
+    in_processes(2, SCRIPT, ["unlike", tmp_path], ENVIRONMENT)
     run = load_run(tmp_path)
     assert (run.precision, run.channels_last) == ("32", False)
     assert json.loads((tmp_path / "env.json").read_text())["processes"] == 2

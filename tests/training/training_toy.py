@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from slotworks.nn.noise import batch_noise
@@ -49,6 +52,9 @@ class Toy(Method):
             "encoder": [*self.stem.parameters(), *self.down.parameters()],
             "decoder": list(self.up.parameters()),
         }
+
+    def large_parts(self) -> list[nn.Module]:
+        return [self.up]
 
     def encode(self, image):
         code = self.down(self.stem(image).flatten(1))
@@ -171,30 +177,60 @@ def unlike_processes(folder: str) -> None:
     train(toy_run(precision="auto", channels_last="auto", steps=2), folder)
 
 
-def in_two_processes(what: str, folder: Path, environment: dict[str, str]) -> list[str]:
-    """Run this script in two processes, as torchrun starts them, on gloo; gives what each wrote to standard error."""
+def in_processes(count: int, script: Path | str, words: Sequence[object], environment: dict[str, str]) -> list[str]:
+    """Run a script in several processes, as torchrun starts them, on gloo; gives what each wrote to standard error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
     shared |= {"CUDA_VISIBLE_DEVICES": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, what, str(folder)],
-            env=environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    with tempfile.TemporaryDirectory() as folder:  # files: a full pipe would hold a process up, and the others with it
+        said = [Path(folder, str(rank)) for rank in range(count)]
+        processes = []
+        try:
+            for rank, path in enumerate(said):
+                with path.open("w") as stream:
+                    processes.append(
+                        subprocess.Popen(
+                            [sys.executable, str(script), *map(str, words)],
+                            env=environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                            stderr=stream,
+                        )
+                    )
+            while None in (ended := [process.poll() for process in processes]) and not any(ended):
+                time.sleep(0.1)  # where one fails, the others would wait for it
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        errors = [path.read_text() for path in said]
+    assert ended == [0] * count, "\n".join(errors)
     return errors
+
+
+def sharing(folder: str) -> None:
+    """Half of each weight in each process, until the middle; and BatchNorm over both."""
+    from slotworks.nn.batch_norm import deviation_of_processes, share_batch_norm
+    from slotworks.training import train
+
+    train(toy_run(method=STEADY, accumulate=2, eval_every=5, shard=True), folder, evaluators=toy_metric, stop_after=5)
+    rank = int(os.environ["RANK"])
+    network, x = batch_normalised()
+    share_batch_norm(network)
+    out = network(x[rank::2])
+    (out.square().mean() * out[:, 0].mean()).backward()
+    found = {"out": out.detach(), "slope": network[0].weight.grad, "deviation": deviation_of_processes(x[rank::2])}
+    save_file({**found, **network[1].state_dict()}, f"{folder}/norm{rank}.safetensors")
+
+
+def batch_normalised() -> tuple[nn.Sequential, torch.Tensor]:
+    """A convolution and BatchNorm, and a batch."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
+    for parameter in network.parameters():
+        parameter.data = torch.rand(parameter.shape, generator=generator)
+    return network, torch.rand(4, 3, 6, 6, generator=generator)
 
 
 def compiled(folder: str) -> None:
@@ -207,4 +243,5 @@ def compiled(folder: str) -> None:
 
 if __name__ == "__main__":
     jobs = {"kill": session_then_kill, "ddp": two_processes, "unlike": unlike_processes, "compile": compiled}
+    jobs["share"] = sharing
     jobs[sys.argv[1]](sys.argv[2])
