@@ -114,7 +114,7 @@ def make() -> dict[str, list[dict[str, Any]]]:
         for row in catalog.list_rows()
     ]
     ablations = [
-        {"name": name, "about": f"{ablation.about}: {ablation.default}, or {', '.join(ablation.variants)}"}
+        {"name": name, "about": f"{ablation.about}: {ablation.default}, or {_choices(ablation)}"}
         for name, ablation in ABLATIONS.items()
     ]
     synthesis = [{"name": name, "about": (made.__doc__ or "").split("\n")[0]} for name, made in RECIPES.items()]
@@ -122,6 +122,11 @@ def make() -> dict[str, list[dict[str, Any]]]:
     tasks = [task_row(find(name)) for name in TASKS]
     plain = {"recipes": rows, "data": data, "synthesis": synthesis, "ablations": ablations, "tasks": tasks}
     return json.loads(json.dumps(plain))  # tuples are lists in the file
+
+
+def _choices(ablation: Any) -> str:
+    found = ", ".join(ablation.variants)
+    return f"{found}; of sets {', '.join(ablation.set_variants)}" if ablation.set_variants else found
 
 
 def task_row(task: Any) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def find_ablations(recipe: str, names: str) -> list[Variant]:
     for name in wanted:
         ablation = ABLATIONS[name]
         variants.append(Variant(name, ablation.default, is_default=True))
-        variants += [Variant(name, label, settings) for label, settings in ablation.variants.items()]
+        variants += [Variant(name, label, settings) for label, settings in ablation.of(task).items()]
     return variants
 
 
@@ -263,11 +263,16 @@ def _runs(recipe: str, variants: Sequence[Variant], overrides: Sequence[str]) ->
     from slotworks.cli.train import build
 
     runs, left_out = {}, []
+    itself: Run | None = None
     error: UserError | None = None
     for variant in variants:
         words = [word for setting in variant.settings for word in setting_words(setting)]
         try:
             run = build(recipe, [*overrides, *words])
+            if variant.is_default:
+                itself = run
+            elif run == itself:
+                raise UserError("That is the recipe itself.")
             _try_to_build(run)
         except UserError as mistake:
             if variant.is_default:  # all others are changes of it

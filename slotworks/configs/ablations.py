@@ -4,13 +4,17 @@
 list fits any recipe of `slot_attention` and `set_prediction`, the paper's own included.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from slotworks.configs import set_prediction
 from slotworks.configs.recipe import recipe
 from slotworks.data.scenes import SetScenes, TetrominoScenes
 from slotworks.methods import SlotAttentionConfig
 from slotworks.training import Adam, Run
+
+Task = Literal["discovery", "sets"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,13 @@ class Ablation:
 
     about: str
     default: str  # what the recipe does
-    variants: dict[str, tuple[str, ...]]  # settings by label, as for `--set`
-    tasks: tuple[str, ...] = ("discovery", "sets")
+    variants: Mapping[str, tuple[str, ...]]  # settings by label, as for `--set`
+    tasks: tuple[Task, ...] = ("discovery", "sets")
+    set_variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # those of set prediction, if others
+
+    def of(self, task: Task) -> Mapping[str, tuple[str, ...]]:
+        """The variants of a task."""
+        return self.set_variants if task == "sets" and self.set_variants else self.variants
 
 
 ABLATIONS: dict[str, Ablation] = {
@@ -61,9 +70,10 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "warmup": Ablation("figure 12: warmup of the learning rate", "with", {"without": ("optimizer.warmup-steps=0",)}),
     "num_slots": Ablation(
-        "figure 13: slots in training, beyond those that are needed",
-        "as many as needed",
-        {f"{count}": (f"method.num-slots={count}",) for count in (7, 11)},
+        "figure 13: slots in training, as many as six objects need and as ten do",
+        "the recipe's",
+        {str(count): (f"method.num-slots={count}",) for count in (7, 11)},  # one more than objects in discovery
+        set_variants={str(count): (f"method.num-slots={count}",) for count in (6, 10)},
     ),
     "soft_kmeans": Ablation(
         "the limit of soft k-means, without GRU, MLP, LayerNorms and projections",
