@@ -56,6 +56,63 @@ OPENCV = "bilinear by OpenCV, which does not antialias"
 AT_320 = "320, as SPOT and the authors' page of DINOSAUR score what they compare"
 
 _WHOLE_COCO = "without pictures that have no annotation (img_based/datasets/coco.py), 117,266"
+_SEED_0 = "all recipes have 0; `--seed`, `--seeds`"
+_RANGE = "gaussian, whose mean and width start in torch's range"
+_WIDER = f"Keras' range, 1.4 times as wide: {KERAS}"
+
+
+def _random_square(recipes: str) -> Departure:
+    return Departure(
+        recipes,
+        "data.crop",
+        "a random square of the whole picture",
+        "random",
+        f"of the middle 4:3 of longer ones: {FAR}",
+    )
+
+
+def _drawn_seed(recipes: str) -> Departure:
+    return Departure(recipes, "seed", "none, drawn for each run (ocl/cli/train.py)", 0, _SEED_0)
+
+
+def _clevrtex(recipes: str) -> tuple[Departure, ...]:
+    """As SlotDiffusion's repository reads it."""
+    return (
+        Departure(
+            recipes,
+            "data.settings.image",
+            f"resized {TENSORS} (img_based/datasets/utils.py)",
+            "Pillow bilinear",
+            PILLOW,
+        ),
+        Departure(
+            recipes,
+            "eval_split",
+            "5,000 others, trained on here: splits are cut from a list in an order of its own, which begins with "
+            "the folders 31, 46, 9, 3 and 10 (img_based/datasets/splits/CLEVRTex/full/img.pkl)",
+            "test",
+            "the first 5,000, as CLEVRTex' own loader cuts it",
+        ),
+    )
+
+
+def _celeba(recipes: str) -> Departure:
+    """As SlotDiffusion's repository reads it."""
+    return Departure(
+        recipes, "data.interpolation", f"bilinear, {TENSORS} (img_based/datasets/utils.py)", "bilinear", PILLOW
+    )
+
+
+def _movi_frames(recipes: str) -> Departure:
+    """As SlotDiffusion's repository keeps them."""
+    return Departure(
+        recipes,
+        "data.resolution",
+        "the same, kept as JPEG, and scored against that (scripts/data_utils/download_movi.py)",
+        "128x128",
+        "frames as the official files have them",
+    )
+
 
 DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
     "slot_attention": (
@@ -66,29 +123,30 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             1e-3,
             "the released model.py uses Keras' LayerNorm as it is",
         ),
+        Departure(
+            "clevr6 clevr6_11",
+            "data.root",
+            "TFDS' clevr, of which the crop cuts another part (slot_attention/data.py); CLEVR with masks in the paper",
+            "data/clevr_with_masks",
+            "the paper's: it has the masks to score, and the crop is meant for it",
+        ),
         Departure("clevrtex celeba", "precision", FLOAT16, "bf16", HALF),
         Departure("clevrtex celeba", "keep_every", BY_LOSS, None, LAST),
+        *_clevrtex("clevrtex"),
+        _celeba("celeba"),
         Departure(
-            "clevrtex",
-            "data.settings.image",
-            f"resized {TENSORS} (img_based/datasets/utils.py)",
-            "Pillow bilinear",
-            PILLOW,
+            "coco voc",
+            "optimizer.warmup_steps",
+            "2,500, at step s (s + 0.5) / 2,500 of the rate (ocl/scheduling.py)",
+            2_500,
+            "s / 2,500 here, as in all schedules",
         ),
-        Departure(
-            "celeba", "data.interpolation", f"bilinear, {TENSORS} (img_based/datasets/utils.py)", "bilinear", PILLOW
-        ),
+        _drawn_seed("coco voc"),
         Departure("coco voc", "data.mask_size", "128 in OCLF's _preprocessing_coco.yaml", 320, AT_320),
         Departure(
             "coco voc", "data.interpolation", f"bilinear, {TENSORS} (_preprocessing_coco.yaml)", "bilinear", PILLOW
         ),
-        Departure(
-            "coco voc",
-            "data.crop",
-            "a random square of the whole picture",
-            "random",
-            f"of the middle 4:3 of longer ones: {FAR}",
-        ),
+        _random_square("coco voc"),
     ),
     "slot_mlp": (
         Departure(
@@ -183,6 +241,7 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "the README's numbers are the code's",
         ),
         Departure("*_unconditional", "precision", FLOAT16, "bf16", HALF),
+        _movi_frames("*_unconditional"),
     ),
     "slate": (
         Departure(
@@ -200,7 +259,7 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             LAST,
         ),
         Departure(
-            "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba coco voc",
+            "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba",
             "optimizer.warmup_steps",
             "30,000, at step s (s + 1) / 30,000 of the rate",
             30_000,
@@ -209,9 +268,9 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "shapes3d clevr_mirror shapestacks bitmoji clevrtex celeba coco voc",
             "method.initializer",
-            "gaussian, whose mean and width start in torch's range",
+            _RANGE,
             "gaussian",
-            f"Keras' range, 1.4 times as wide: {KERAS}",
+            _WIDER,
         ),
         Departure(
             "clevr_mirror shapestacks bitmoji",
@@ -234,37 +293,31 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             False,
             "these two are the paper's; clevrtex_stage2 and celeba_stage2 are the others",
         ),
+        Departure(
+            "coco voc",
+            "method.parts",
+            "OCLF's: no MLP before Slot Attention, torch's Transformer with biases and without a last norm "
+            "(configs/experiment/slate/_base_large.yaml, ocl/decoding.py)",
+            "slate",
+            "SLATE's own network",
+        ),
+        _drawn_seed("coco voc"),
         Departure("coco voc", "data.mask_size", "128 in OCLF's _preprocessing_coco.yaml", 320, AT_320),
         Departure(
             "coco voc", "data.interpolation", f"bilinear, {TENSORS} (_preprocessing_coco.yaml)", "bilinear", PILLOW
         ),
-        Departure(
-            "voc",
-            "data.crop",
-            "a random square of the whole picture",
-            "random",
-            f"of the middle 4:3 of longer ones: {FAR}",
-        ),
+        _random_square("voc"),
         Departure("*_stage2", "precision", FLOAT16, "bf16", HALF),
         Departure("*_stage2", "keep_every", BY_LOSS, None, LAST),
-        Departure(
-            "clevrtex_stage2",
-            "data.settings.image",
-            f"resized {TENSORS} (img_based/datasets/utils.py)",
-            "Pillow bilinear",
-            PILLOW,
-        ),
+        *_clevrtex("clevrtex_stage2"),
+        _celeba("celeba_stage2"),
     ),
     "dvae": (
         Departure("*", "precision", FLOAT16, "bf16", HALF),
         Departure("clevrtex celeba", "keep_every", BY_LOSS, None, LAST),
-        Departure(
-            "clevrtex",
-            "data.settings.image",
-            f"resized {TENSORS} (img_based/datasets/utils.py)",
-            "Pillow bilinear",
-            PILLOW,
-        ),
+        *_clevrtex("clevrtex"),
+        _celeba("celeba"),
+        _movi_frames("movi_d movi_e"),
     ),
     "vqvae": (
         Departure(
@@ -291,20 +344,10 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "bilinear",
             PILLOW,
         ),
-        Departure(
-            "voc",
-            "data.crop",
-            "a random square of the whole picture",
-            "random",
-            f"of the middle 4:3 of longer ones: {FAR}",
-        ),
-        Departure(
-            "clevrtex",
-            "data.settings.image",
-            f"resized {TENSORS} (img_based/datasets/utils.py)",
-            "Pillow bilinear",
-            PILLOW,
-        ),
+        _random_square("voc"),
+        *_clevrtex("clevrtex"),
+        _celeba("celeba"),
+        _movi_frames("movi_d movi_e"),
     ),
     "slot_diffusion": (
         Departure(
@@ -365,20 +408,10 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             PILLOW,
         ),
         Departure("coco", "data.train_masks", _WHOLE_COCO, False, NO_ANNOTATIONS),
-        Departure(
-            "voc",
-            "data.crop",
-            "a random square of the whole picture",
-            "random",
-            f"of the middle 4:3 of longer ones: {FAR}",
-        ),
-        Departure(
-            "clevrtex clevrtex_velocity clevrtex_sample clevrtex_pixels",
-            "data.settings.image",
-            f"resized {TENSORS} (img_based/datasets/utils.py)",
-            "Pillow bilinear",
-            PILLOW,
-        ),
+        _random_square("voc"),
+        *_clevrtex("clevrtex clevrtex_velocity clevrtex_sample clevrtex_pixels"),
+        _celeba("celeba"),
+        _movi_frames("movi_*"),
         Departure(
             "*",
             "method.initializer",
@@ -400,23 +433,31 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "movi_d movi_e",
             "method.initializer",
-            "gaussian, whose mean and width start in torch's range",
+            _RANGE,
             "gaussian",
-            f"Keras' range, 1.4 times as wide: {KERAS}",
+            _WIDER,
         ),
         Departure("movi_d movi_e", "keep_every", "the checkpoint of the lowest validation loss (train.py)", None, LAST),
         Departure(
             "movi_d movi_e", "eval_split", "70, 15 and 15 % of one folder (data.py)", "test", "MOVi's official splits"
         ),
+        Departure(
+            "movi_d movi_e",
+            "steps",
+            "500 epochs; the best checkpoint of the first 200,000 steps is kept apart (train.py)",
+            200_000,
+            "the number that the script counts",
+        ),
         Departure("*_stage2", "precision", FLOAT16, "bf16", HALF),
+        _movi_frames("*_stage2"),
     ),
     "dinosaur": (
         Departure(
             "coco_mlp coco_mlp_mae coco_transformer* voc_*",
             "data.mask_size",
-            "224 in the configs, 320 on the authors' page",
+            "224 while training, 320 in configs/evaluation/projects/bridging and on the authors' page",
             320,
-            "the page's, whose numbers these are",
+            "the evaluation's, whose numbers these are",
         ),
         Departure(
             "coco_* voc_*",
@@ -426,12 +467,21 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             PILLOW,
         ),
         Departure(
-            "voc_*",
-            "data.crop",
-            "a random square of the whole picture",
-            "random",
-            f"of the middle 4:3 of longer ones: {FAR}",
+            "movi_*",
+            "data.interpolation",
+            "bicubic, as tensors, whose cubic overshoots more (_preprocessing_movi_dino_feature_recon.yaml)",
+            "bicubic",
+            "Pillow's, -0.5 where torch has -0.75, the same on every machine",
         ),
+        Departure(
+            "movi_*",
+            "data.frames_per_video",
+            "nine, others in each epoch (configs/dataset/movi_c_image.yaml)",
+            None,
+            "all frames are samples, which nine of each epoch come to",
+        ),
+        _random_square("voc_* coco_mlp_dinov2"),
+        _drawn_seed("*"),
         Departure(
             "voc_*", "steps", "300,000 in the configs, by other accounts 250,000 in the paper", 300_000, "the code's"
         ),
@@ -443,11 +493,53 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "COCO's",
         ),
         Departure(
-            "*",
+            "movi_c_mlp_b8 movi_c_mlp_b16 movi_e_mlp_b8 movi_e_mlp_b8_11",
+            "method.decoder_dims",
+            "no config with a ViT-B on MOVi is released",
+            (1024, 1024, 1024),
+            "those with a ViT-S/8",
+        ),
+        Departure(
+            "movi_c_transformer",
+            "method.encoder.model",
+            "ViT-S/16 in movi_c_feat_rec_auto.yaml, ViT-B/16 in the paper's table 3",
+            "facebook/dino-vitb16",
+            "the table's",
+        ),
+        Departure(
+            "coco_mlp_mae",
+            "method.encoder.model",
+            "no config with MAE is released",
+            "facebook/vit-mae-base",
+            "all else as in coco_feat_rec_dino_base16.yaml",
+        ),
+        Departure(
+            "coco_transformer_s8",
+            "method.encoder.model",
+            "no config with ViT-S/8 on COCO is released",
+            "facebook/dino-vits8",
+            "all else as in coco_feat_rec_dino_small16_auto.yaml",
+        ),
+        Departure(
+            "coco_mlp coco_mlp_mae coco_transformer* voc_* movi_*",
             "method.initializer",
-            "gaussian; all else of Slot Attention starts as torch's layers do",
+            f"{_RANGE}; all else of Slot Attention starts as torch's layers do",
             "gaussian",
-            f"all else starts by Glorot: {KERAS}",
+            f"all else starts by Glorot; {_WIDER}",
+        ),
+        Departure(
+            "coco_mlp_dinov2",
+            "method.initializer",
+            "gaussian, of mean 0 and deviation 1 / 16; all else starts as torch's layers do (videosaur/modules)",
+            "gaussian",
+            f"all else starts by Glorot; mean and width in Keras' range: {KERAS}",
+        ),
+        Departure(
+            "coco_mlp_dinov2",
+            "method.num_iterations",
+            "3, in which the GRU holds the normalised slots (videosaur/modules/groupers.py)",
+            3,
+            "it holds the slots, as in the paper",
         ),
         Departure(
             "*_transformer*",
@@ -458,21 +550,7 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         ),
     ),
     "spot": (
-        Departure(
-            "*",
-            "keep_every",
-            "an epoch with a lower validation loss or, as train_spot.py is written, a *lower* "
-            "ARI or mBO_c than the one kept",
-            None,
-            LAST,
-        ),
-        Departure(
-            "voc*",
-            "data.crop",
-            "a random square of the whole picture (datasets.py)",
-            "random",
-            f"of the middle 4:3 of longer ones: {FAR}",
-        ),
+        _random_square("voc*"),
         Departure(
             "movi_*",
             "data.frame_seed",
@@ -481,18 +559,32 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "the seed is written down instead",
         ),
         Departure(
-            "coco*",
-            "optimizer.warmup_steps",
-            "five epochs, at step s s / (warmup - 1) of the rate",
-            9_240,
+            "movi_*",
+            "data.mask_size",
+            "128 while training, 320 unless told otherwise in eval_spot.py, whose command in the README does not say",
+            128,
+            "the size of the official masks",
+        ),
+        Departure(
+            "*",
+            "optimizer.warmup_scale",
+            "0, and at step s s / (warmup - 1) of the rate (utils_spot.py)",
+            0.0,
             "s / warmup here, as in all schedules",
+        ),
+        Departure(
+            "*",
+            "method.mlp_dim",
+            "1,024; the first layer of Slot Attention's residual MLP starts by Kaiming (slot_attn.py)",
+            1024,
+            f"by Glorot, as the second: {KERAS}",
         ),
         Departure(
             "coco voc movi_c movi_e coco_baseline coco_mae",
             "method.initializer",
-            "gaussian, whose mean and width start in torch's range (slot_attn.py)",
+            f"{_RANGE} (slot_attn.py)",
             "gaussian",
-            f"Keras' range, 1.7 times as wide: {KERAS}",
+            _WIDER,
         ),
         Departure(
             "*",
@@ -661,9 +753,24 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "voc_segmenter voc_self_trained",
             "method.crop_scales",
-            "0.5 to 2 of the area (configs/self_training/pascal.yaml), more than all of it being all",
+            "0.5 to 2 of the area (configs/self_training/pascal.yaml), more than all of it being all, and sides of 3:4 "
+            "to 4:3",
             (1.0, 1.41),
-            "factors on the side, drawn evenly",
+            "factors on the side, drawn evenly; squares",
+        ),
+        Departure(
+            "voc_segmenter",
+            "steps",
+            "260: ten epochs of 1,464 images (n_epochs + 1 in comus/semseg/self_train.py)",
+            1_510,
+            "ten epochs of the images that are labelled here",
+        ),
+        Departure(
+            "voc_self_trained",
+            "steps",
+            "940: five epochs of trainaug",
+            755,
+            "five epochs of the images that are labelled here, four fifths of trainaug; the others are to validate",
         ),
     ),
     "diffu_mask": (

@@ -63,8 +63,10 @@ coco_mlp_mae = coco_mlp.but(
 coco_mlp_dinov2 = coco_mlp.but(
     "COCO, DINOv2 ViT-B/14, MLP decoder: the row of the VideoSAUR code release, masks at 224 pixels.",
     Published("the authors' reference page, DINOv2 row of VideoSAUR's code", {"FG-ARI": "45.6", "mBO_i": "29.6"}),
+    notes="Settings of its `configs/dinosaur/coco_base14_dinov2.yml`.",
     method={"encoder": DINOV2_B14, "feature_mlp_dim": 2 * 768},
-    data={"mask_size": 224},
+    data={"mask_size": 224, "crop": "random"},
+    optimizer={"half_life_steps": 90_000},  # the rate has halved after 100,000 steps, warm-up included
 )
 
 coco_transformer = coco_mlp.but(

@@ -22,16 +22,10 @@ VIDEOS = Published("SlotDiffusion's video_based/configs/savi_ldm/vqvae_*", note=
 
 
 def _run(data: DataConfig, *, epochs: int, images: int, image_size: int = 128) -> Run:
-    """Batches of 64; warm-up over a twentieth, then a cosine to a hundredth of the learning rate."""
-    run = slot_diffusion_run(
-        VQVAEConfig(image_size=image_size),
-        data,
-        epochs=epochs,
-        samples=images,
-        lr=1e-3,
-        decay_start=1 / 20,
-        final_lr_scale=0.01,
-    )
+    """Batches of 64; from a hundredth of the rate up over a twentieth of the steps, by a cosine down to it."""
+    ends = {"warmup_scale": 0.01, "decay_after_warmup": True, "final_lr_scale": 0.01}
+    method = VQVAEConfig(image_size=image_size)
+    run = slot_diffusion_run(method, data, epochs=epochs, samples=images, lr=1e-3, **ends)
     return changed(run, eval_every=run.steps, protocol="slot-attention")
 
 

@@ -4,7 +4,7 @@ Seitzer et al. 2023, "Bridging the Gap to Real-World Object-Centric Learning", a
 configuration of the released code (OCLF) for COCO with the MLP decoder. Features are taken before the ViT's last norm.
 
 Differences from the released code: the weights of Slot Attention are drawn as Slot Attention's, and `mu` and
-`log_sigma` of the initial slots from a range 1.7 times as wide, as in Keras; the blocks of the Transformer decoder are
+`log_sigma` of the initial slots from a range 1.4 times as wide, as in Keras; the blocks of the Transformer decoder are
 drawn one by one, where torch starts them all equal. The masks of the Transformer decoder are always its last
 cross-attention; the released MOVi configurations score slot attention instead, as `protocol="oclf[attention]"` does.
 """

@@ -6,7 +6,7 @@ Autoregressive Transformers", arXiv 2312.00648. Stage 1 (`Spot`) reconstructs th
 one, and learns to share patches between slots as the decoder of the first stage (the teacher) does.
 
 The defaults are the released code's for COCO. Differences from it: `mu` and `log_sigma` of the initial slots are drawn
-from a range 1.7 times as wide, as in Keras, and the residual MLP of Slot Attention starts Glorot in both layers; the
+from a range 1.4 times as wide, as in Keras, and the residual MLP of Slot Attention starts Glorot in both layers; the
 teacher works on the frozen features that the student's target needs anyway, so that ViT runs once per image, not twice.
 """
 

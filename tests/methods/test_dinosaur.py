@@ -229,4 +229,7 @@ def test_recipes_are_the_rows_of_the_authors_table(name, model, patches, slots, 
     assert run.protocol == ("oclf[attention]" if name == "movi_c_transformer" else "oclf")
     assert (run.steps, run.batch_size) == (300_000 if name.startswith("voc") else 500_000, 64)
     assert schedule(run.optimizer, 10_000, run.steps) == 4e-4
-    assert schedule(run.optimizer, 110_000, run.steps) == 2e-4
+    videosaur = name == "coco_mlp_dinov2"  # the warm-up counts in its half-life, and training crops at random
+    assert schedule(run.optimizer, 100_000 if videosaur else 110_000, run.steps) == 2e-4
+    if not movi:
+        assert run.data.crop == ("random" if videosaur or name.startswith("voc") else "center")

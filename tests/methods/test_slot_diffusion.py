@@ -260,6 +260,8 @@ def test_published_recipes_are_the_papers():
         first = getattr(vqvae, method.autoencoder_run.removeprefix("runs/vqvae."))()
         assert first.method.autoencoder == method.autoencoder
         assert first.method.image_size == method.image_size
+        rates = [schedule(first.optimizer, step, first.steps) for step in (0, first.steps // 20, first.steps)]
+        assert rates == pytest.approx([1e-5, 1e-3, 1e-5], rel=1e-12)  # between a hundredth of the rate and all of it
     assert slot_diffusion.clevrtex_velocity().method.denoiser.prediction == "v_prediction"
     assert slot_diffusion.clevrtex_sample().method.denoiser.prediction == "sample"
     assert slot_diffusion.movi_d_t100().method.denoiser.num_timesteps == 100
