@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from slotworks.configs import recipes
+from slotworks.types import MethodConfig
 
 
 def networks() -> Iterator[str]:
@@ -11,9 +12,14 @@ def networks() -> Iterator[str]:
     seen = set()
     for name, function in recipes().items():
         run = function()
-        if name.endswith("_mini") or not run.steps or name.startswith("painted_diffusion."):
+        if "_mini" in name or not run.steps or name.startswith("painted_diffusion."):
             continue
-        network = (re.sub(r"'(runs/|stabilityai)[^']*'", "", repr(run.method)), run.batch_size, run.data.size)
+        network = (described(run.method), run.batch_size, run.data.size)
         if network not in seen:
             seen.add(network)
             yield name
+
+
+def described(method: MethodConfig) -> str:
+    """A method without the names of run folders and of diffusion models, which say nothing of its network."""
+    return re.sub(r"'(runs/|stabilityai)[^']*'", "", repr(method))

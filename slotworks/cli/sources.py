@@ -23,10 +23,12 @@ def find_data(name: str, root: Path | None = None) -> DataConfig:
     drawn = {
         "collages": lambda **given: scenes.CollageScenes(**({"cutouts": given["root"]} if given else {})),
         "painted_scenes": scenes.PaintedScenes,
+        "painted_videos": scenes.PaintedVideos,
         "scenes": scenes.ShapeScenes,
         "set_scenes": scenes.SetScenes,
         "sprite_scenes": scenes.SpriteScenes,
         "tetromino_scenes": scenes.TetrominoScenes,
+        "video_scenes": scenes.VideoScenes,
     }
     if name in drawn and name != "collages" and root:
         raise UserError(f"{name} are drawn and lie in no folder; leave --root out.")

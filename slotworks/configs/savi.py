@@ -230,11 +230,13 @@ scenes_mini_frames = scenes_mini.but(
     method={"carry": False, "short_clips": ()},
 )
 
+PAINTED_SIZES = {"image_size": (64, 64), "encoder_strides": (2, 2, 1, 1), "decoder_shuffle": 4}
+
 painted_frames_mini = frames_mini.but(
     "Slot Attention on single frames of painted videos, told the boxes of each: where `painted_mini` starts from.",
     takes="not measured yet",
     notes="Not the paper's configuration, see `frames_mini`; 64 pixels, networks at a quarter of the resolution.",
-    method={"image_size": (64, 64), "encoder_strides": (2, 2, 1, 1), "decoder_shuffle": 4},
+    method=PAINTED_SIZES,
     data=replace(PAINTED_VIDEOS, clip_length=1),
 )
 
@@ -242,12 +244,7 @@ painted_mini = scenes_mini.but(
     "Painted videos, told the boxes of the first frame, at a reduced cost; after savi.painted_frames_mini.",
     takes="not measured yet",
     notes="Not the paper's configuration, see `painted_frames_mini` and `scenes_mini`. Scored are videos of 24 frames.",
-    method={
-        "image_size": (64, 64),
-        "encoder_strides": (2, 2, 1, 1),
-        "decoder_shuffle": 4,
-        "start_from": "runs/savi.painted_frames_mini",
-    },
+    method={**PAINTED_SIZES, "start_from": "runs/savi.painted_frames_mini"},
     data=replace(PAINTED_VIDEOS, clip_length=8),
 )
 

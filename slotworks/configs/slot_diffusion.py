@@ -206,19 +206,16 @@ def video_scenes_mini() -> Run:
     Not a row of a table. Only the predictor is new; the paper trains all on clips from the start. The VQ-VAE is that of
     the images, which look alike.
     """
-    mini = scenes_mini()
-    same = {field.name: getattr(mini.method, field.name) for field in fields(mini.method)}
-    start = "runs/slot_diffusion.scenes_mini"
-    return changed(
-        mini,
-        method=VideoSlotDiffusionConfig(**same, predictor_dim=128, predictor_blocks=1, start_from=start),
-        data=VIDEO_SCENES,
-        optimizer={"lr": 5e-4, "warmup_steps": 100},
-        steps=1_500,
-        batch_size=8,
-        eval_every=500,
-        eval_images=100,
-    )
+    run = _of_videos(scenes_mini(), "scenes_mini", VIDEO_SCENES)
+    return changed(run, steps=1_500, eval_every=500, eval_images=100)
+
+
+def _of_videos(images: Run, name: str, data: DataConfig) -> Run:
+    """From the weights of `slot_diffusion.NAME`: a small predictor, a lower rate, smaller batches."""
+    same = {field.name: getattr(images.method, field.name) for field in fields(images.method)}
+    start = f"runs/slot_diffusion.{name}"
+    method = VideoSlotDiffusionConfig(**same, predictor_dim=128, predictor_blocks=1, start_from=start)
+    return changed(images, method=method, data=data, optimizer={"lr": 5e-4, "warmup_steps": 100}, batch_size=8)
 
 
 painted_mini = scenes_mini.but(
@@ -244,16 +241,5 @@ def video_painted_mini() -> Run:
 
     Not a row of a table. Only the predictor is new, see `video_scenes_mini`.
     """
-    mini = painted_mini()
-    same = {field.name: getattr(mini.method, field.name) for field in fields(mini.method)}
-    start = "runs/slot_diffusion.painted_mini"
-    return changed(
-        mini,
-        method=VideoSlotDiffusionConfig(**same, predictor_dim=128, predictor_blocks=1, start_from=start),
-        data=PAINTED_VIDEOS,
-        optimizer={"lr": 5e-4, "warmup_steps": 100},
-        steps=800,
-        batch_size=8,
-        eval_every=400,
-        eval_images=50,
-    )
+    run = _of_videos(painted_mini(), "painted_mini", PAINTED_VIDEOS)
+    return changed(run, steps=800, eval_every=400, eval_images=50)
