@@ -665,3 +665,12 @@ def test_a_matrix_shows_data_sets_of_one_name_apart():
     [table] = matrix_tables(records)
     assert [column.header for column in table.columns] == ["metric", "run", "clevr", "clevr (2)"]
     assert [list(column.cells) for column in table.columns[2:]] == [["25.0 ± 10.0"], ["75.0 ± 10.0"]]
+
+
+def test_whatever_is_drawn_has_a_name():
+    """`--data painted_videos` and so on; captioned scenes are drawn around others."""
+    from slotworks.cli.sources import find_data
+    from slotworks.data import scenes
+
+    names = "collages painted_scenes painted_videos scenes set_scenes sprite_scenes tetromino_scenes video_scenes"
+    assert {type(find_data(name)).__name__ for name in names.split()} == set(scenes.__all__) - {"CaptionedScenes"}

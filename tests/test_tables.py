@@ -76,12 +76,13 @@ def test_what_a_published_row_still_needs(tmp_path, monkeypatch, capsys):
     assert second["first"] == ["slotworks label deep_spectral.voc_crf"]
     assert main(["plan", "deep_spectral.voc_stage2", "--json"]) == 0
     assert second["gpu_hours"] == json.loads(capsys.readouterr().out)["gpu_hours"] > 0
-    for place in (
-        "data/VOCdevkit",
-        "data/generated/deep_spectral.voc_crf",
-        "cache/models--Ramos-Ramos--dino-resnet-50/snapshots",
-    ):
-        (tmp_path / place).mkdir(parents=True)
+    snapshot = tmp_path / "cache/models--Ramos-Ramos--dino-resnet-50/snapshots/0a1b"
+    for place in (tmp_path / "data/VOCdevkit", tmp_path / "data/generated/deep_spectral.voc_crf", snapshot):
+        place.mkdir(parents=True)
+    (snapshot / "config.json").touch()  # of a download that was cut off
+    assert main(["recipes", "deep_spectral.voc_stage2", "--published"]) == 0
+    assert "weights    Ramos-Ramos/dino-resnet-50" in capsys.readouterr().out
+    (snapshot / "pytorch_model.bin").touch()
     assert main(["recipes", "deep_spectral.voc_stage2", "--published"]) == 0
     printed = capsys.readouterr().out
     assert "files      there" in printed

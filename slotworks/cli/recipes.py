@@ -140,12 +140,13 @@ def _networks(settings: Any) -> Iterator[str]:
 
 
 def _cached(name: str) -> bool:
-    """Whether the hub's cache holds any revision of this model."""
+    """Whether the hub's cache holds weights of any revision; a download that was cut off leaves the small files."""
     try:
         from huggingface_hub import constants
     except ImportError:
         return False
-    return (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    return any(path.suffix in (".safetensors", ".bin") for path in snapshots.rglob("*"))
 
 
 def _made(command: str) -> bool:
