@@ -6,7 +6,7 @@ writes the rows into the pages of the methods, and `slotworks recipes NAME` prin
 
 Files without another name are of the original's repository: google-research/google-research (`slot_attention`; Slot
 Attention, set prediction), google-research/slot-attention-video, singhgautam/slate and steve, Wuziyi616/SlotDiffusion
-(`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), gkakogeorgiou/spot,
+(`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), martius-lab/videosaur, gkakogeorgiou/spot,
 JindongJiang/latent-slot-diffusion, visinf/glass, VinAIResearch/Dataset-Diffusion, chongzhou96/MaskCLIP,
 lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn, weijiawu/DiffuMask, zadaianchuk/comus,
 karazijal/ovdiff (its README alone). Of EmerDiff no code is published.
