@@ -16,7 +16,7 @@ Another kind holds where published recipes depart from their source, those of `s
     <!-- departures dinosaur.* -->
     <!-- end -->
 
-A third holds rows that are only quoted, `slotworks/configs/quoted.py`: `<!-- quoted glass_table_9 -->`.
+A third holds rows that are only quoted, `slotworks/configs/quoted.py`: `<!-- quoted slate_implicit -->`.
 
 Columns of the first are `recipe`, keys of a row of `tables.json`, `steps x batch`, `source`, `here` (our own numbers),
 and metrics.

@@ -33,3 +33,11 @@ WORDS = {
 def as_words(class_names: tuple[str, ...]) -> tuple[str, ...]:
     """Names of a data set as words that a text encoder knows."""
     return tuple(WORDS.get(name, name) for name in class_names)
+
+
+SURROUNDINGS = (
+    *("sky", "cloud", "ground", "grass", "field", "forest", "mountain", "snow", "sand", "sea", "river", "road"),
+    *("pavement", "wall", "floor", "ceiling", "window", "door", "curtain", "carpet", "building", "fence", "bridge"),
+    *("railway", "shelf"),
+)
+"""What is around objects: the names that count as background where a method knows classes by their names alone."""

@@ -125,10 +125,14 @@ def test_mixed_precision_is_left_where_there_is_some():
 MATCHING = {"copy to the CPU": 1}  # the Hungarian method
 K_MEANS = {"comparison": 1}  # ends when no point moves
 TAUGHT = MATCHING | K_MEANS
+READS = {"copy to the CPU": 1, "one number": 1}
 VISITS = {
     **dict.fromkeys(("SetPredictionConfig", "SlotMLPConfig", "DSPNConfig", "GlassConfig"), MATCHING),
     **dict.fromkeys(("DinosaurConfig", "SpotConfig"), K_MEANS),
     **dict.fromkeys(("DinosaurStudentConfig", "SpotStudentConfig"), TAUGHT),
+    # captions are text, of which tokens are made on the CPU; transformers looks whether a mask of tokens masks any
+    **dict.fromkeys(("CLIPpyConfig", "SegCLIPConfig", "TinyCLIPConfig"), READS),
+    "OVSegmentorConfig": {"copy to the CPU": 2, "one number": 4},  # and of a matching; caption, masked, answer, noun
     "DatasetDiffusionConfig": {"one number": 1},  # whether a class has no name
     "SAViConfig": {"one number": 3},  # whether boxes are some and lie in the image
     "SlotDiffusionConfig": {"one number": 1},  # whether the autoencoder is trained, at the first step

@@ -14,6 +14,7 @@ VERBS = {
     "sweep": ("sweep", "a recipe in several variants: one table and one plot; the ablations of Slot Attention"),
     "evaluate": ("evaluate", "score a run under named protocols; prints a table, writes RUN/eval/*.json"),
     "compare": ("compare", "evaluated runs side by side: mean, spread over seeds, interval of the difference"),
+    "table9": ("table9", "the methods of GLASS's table 9 on one data set: mIoU over classes, or what makes the run"),
     "segment": ("segment", "own pictures: masks, slot vectors and overlays"),
     "edit": ("edit", "take objects out of a picture, bring them in from another, by their slots"),
     "compose": ("compose", "pictures of several texts at once, the comparison with editing by slots"),

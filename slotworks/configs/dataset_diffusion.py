@@ -12,11 +12,12 @@ GLASS. docs/methods/dataset_diffusion.md says what is not in our sources.
 
 from dataclasses import replace
 
-from slotworks.configs.recipe import Published, recipe
+from slotworks.configs.recipe import Published, changed, recipe
 from slotworks.configs.shared import glass_table
 from slotworks.configs.stable_lsd import SCENES_ENCODER
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
+from slotworks.data.scenes import PaintedScenes
 from slotworks.data.stores.generated import Generated
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448
 from slotworks.methods import DatasetDiffusionConfig
@@ -127,3 +128,17 @@ scenes_stage2_mini = scenes_mini.but(
     "Drawn shapes, self-training: anew on what the segmenter of dataset_diffusion.scenes_mini sees in the same images.",
     method={"teacher": "runs/dataset_diffusion.scenes_mini"},
 )
+
+
+@recipe(takes="not measured here")
+def painted_mini() -> Run:
+    """Painted scenes, four shapes, on the images of `slotworks synthesize glass.painted`, a small ViT.
+
+    Not a row of a table.
+    """
+    scenes = PaintedScenes()
+    return changed(
+        scenes_mini(),
+        method={"class_names": scenes.class_names, "distort": True},
+        data={"root": "data/generated/glass.painted", "real": scenes},
+    )

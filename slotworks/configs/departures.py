@@ -9,7 +9,8 @@ Attention, set prediction), google-research/slot-attention-video, singhgautam/sl
 (`slotdiffusion`), amazon-science/object-centric-learning-framework (OCLF), martius-lab/videosaur, gkakogeorgiou/spot,
 JindongJiang/latent-slot-diffusion, visinf/glass, VinAIResearch/Dataset-Diffusion, chongzhou96/MaskCLIP,
 lukemelas/deep-spectral-segmentation, PaulCouairon/DiffCut, Cyanogenoid/dspn, weijiawu/DiffuMask, zadaianchuk/comus,
-karazijal/ovdiff (its README alone). Of EmerDiff no code is published.
+karazijal/ovdiff (its README alone), kahnchana/clippy, ArrowLuo/SegCLIP, Jazzcharles/OVSegmentor. Of EmerDiff no code
+is published.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ from fnmatch import fnmatch
 from typing import Any
 
 from slotworks.configs.recipe import Recipe
+from slotworks.configs.seg_clip import STEPS as STEPS_OF_SEG_CLIP
 from slotworks.methods.mask_clip import TEMPLATES
-from slotworks.vocabulary import COCO_CLASSES, VOC_CLASSES, as_words
+from slotworks.methods.ov_segmentor import ENTITIES
+from slotworks.vocabulary import COCO_CLASSES, SURROUNDINGS, VOC_CLASSES, as_words
 
 
 @dataclass(frozen=True)
@@ -789,6 +792,125 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "drawn anew in each step, each kind equally likely",
         ),
         Departure("voc", "data.real.crop", NOT_STATED, "whole", f"squeezed into a square, {TABLE_9}"),
+    ),
+    "clippy": (
+        Departure(
+            "*",
+            "method.background_names",
+            "some hundred names of things and surroundings beside VOC's (src/evaluation/datasets.py)",
+            ("background", *SURROUNDINGS),
+            "names of ours for what is around objects, as MaskCLIP's here",
+        ),
+        Departure(
+            "*",
+            "method.patch_dropout",
+            "0.5 in src/open_clip/model_configs/clippy-B-16.json, which the tower of timm never gets",
+            0.0,
+            "what the released training does",
+        ),
+        Departure(
+            "*",
+            "data.crop",
+            "a random window of 90 to 100 % of the area (src/open_clip/transform.py)",
+            "center",
+            "pairs are read once and cropped once; the window is nearly the whole",
+        ),
+        Departure(
+            "*",
+            "batch_size",
+            "1,024 on each of eight GPUs, each of whose images is compared with all 8,192 texts",
+            8_192,
+            "with those of one process: train on one, in one part, for the same negatives",
+        ),
+        Departure(
+            "*",
+            "optimizer.decay",
+            "a cosine over 32 epochs behind the warm-up, which 5,000 steps do not reach",
+            "none",
+            "the same rates in these steps",
+        ),
+    ),
+    "seg_clip": (
+        Departure(
+            "*",
+            "data.crop",
+            "a random window of 50 to 100 % of the area (dataloaders/rawimage_util.py)",
+            "center",
+            "pairs are read once and cropped once",
+        ),
+        Departure(
+            "*",
+            "data.superpixels",
+            "the mean of the numbers of superpixels over a patch, which can be that of another (rawimage_util.py)",
+            16,
+            "the superpixel that covers most of a patch",
+        ),
+        Departure(
+            "*",
+            "batch_size",
+            "768 on eight GPUs, each image compared with the texts of all",
+            768,
+            "with those of one process: train on one, in one part, for the same negatives",
+        ),
+        Departure("*", "precision", FLOAT16, "bf16", HALF),
+        Departure(
+            "*",
+            "data.real.crop",
+            "windows of 224 over the image, its short side 224 (seg_segmentation/configs)",
+            "whole",
+            "squares, seen at once",
+        ),
+        Departure(
+            "*",
+            "steps",
+            "ten epochs of CC3M, of which every download has another number of pairs, and of COCO 2014",
+            STEPS_OF_SEG_CLIP,
+            "for 2.8 million pairs of CC3M",
+        ),
+    ),
+    "ov_segmentor": (
+        Departure(
+            "*",
+            "method.entities",
+            "the hundred most frequent nouns, with lemmas and synonyms, in files that come with its data",
+            ENTITIES,
+            "names of VOC's and COCO's classes; a plural in s or es counts",
+        ),
+        Departure(
+            "*",
+            "data.root",
+            "the 4.3 million pairs of CC12M that name one of them (docs/DATA_README.md)",
+            "data/cc12m",
+            "what lies there: leave out the others before",
+        ),
+        Departure(
+            "*",
+            "data.crop",
+            "random windows, changed colours, parts erased (configs/default.yml)",
+            "center",
+            "pairs are read once and cropped once",
+        ),
+        Departure(
+            "voc coco",
+            "method.stage_1",
+            "another image with a noun of the caption, from a list (datasets/clip_dataset.py)",
+            "runs/ov_segmentor.stage_1",
+            "the next image of the batch that shares one; without any an image adds nothing",
+        ),
+        Departure(
+            "*",
+            "data.real.crop",
+            "windows of 448 every 224 pixels, the short side 448 (segmentation/configs)",
+            "whole",
+            "squares, seen at once",
+        ),
+        Departure(
+            "*",
+            "method.vit.num_layers",
+            "blocks are left out at random in training, up to 10 % of the last (drop_path_rate)",
+            12,
+            "all blocks take part: those of transformers have no such rate",
+        ),
     ),
     "ov_diff": (
         Departure(

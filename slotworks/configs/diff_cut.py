@@ -7,6 +7,7 @@ from slotworks.configs.blocks import NOTHING
 from slotworks.configs.recipe import recipe
 from slotworks.configs.shared import glass_table, untrained
 from slotworks.data import COCO, VOC
+from slotworks.data.scenes import PaintedScenes
 from slotworks.methods import DiffCutConfig
 from slotworks.training import Run
 
@@ -36,3 +37,13 @@ coco = voc.but(
     glass_table("table 9", {"mIoU over classes": "34.1"}, HOW),
     data=COCO(image_size=512, mask_size=128, interpolation="bilinear"),
 )
+
+
+@recipe(takes=NOTHING, options="--task semantic")
+def painted_mini() -> Run:
+    """Painted scenes, the package's diffusion model of these: features of 4 x 4 places.
+
+    Not a row of a table. `tau` was set once and not tried otherwise.
+    """
+    method = DiffCutConfig("package:painted_diffusion", input_size=64, num_slots=8, tau=0.9, map_size=64)
+    return untrained(method, PaintedScenes())

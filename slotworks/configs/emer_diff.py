@@ -4,6 +4,7 @@ from slotworks.configs.blocks import NOTHING
 from slotworks.configs.recipe import Published, recipe
 from slotworks.configs.shared import glass_table, untrained
 from slotworks.data import COCO, VOC
+from slotworks.data.scenes import PaintedScenes
 from slotworks.methods import EmerDiffConfig
 from slotworks.training import Run
 
@@ -25,3 +26,13 @@ coco = voc.but(
     ),
     data=COCO(image_size=512, mask_size=320, crop="whole"),
 )
+
+
+@recipe(takes=NOTHING, options="--task semantic")
+def painted_mini() -> Run:
+    """Painted scenes, the package's diffusion model of these, eight clusters of queries.
+
+    Not a row of a table. Settings were set once and not tried otherwise.
+    """
+    small = {"image_size": 64, "num_slots": 8, "num_steps": 20, "blur": 1.0, "map_stride": 1}
+    return untrained(EmerDiffConfig("package:painted_diffusion", **small), PaintedScenes())

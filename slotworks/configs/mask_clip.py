@@ -3,7 +3,10 @@
 from slotworks.configs.blocks import NOTHING
 from slotworks.configs.recipe import Published, recipe
 from slotworks.configs.shared import glass_table, untrained
+from slotworks.configs.tiny_clip import CAPTIONED
 from slotworks.data import COCO, VOC
+from slotworks.data.scenes import PaintedScenes
+from slotworks.data.scenes.shapes import BACKGROUNDS
 from slotworks.methods import MaskCLIPConfig
 from slotworks.training import Run
 from slotworks.vocabulary import COCO_CLASSES, as_words
@@ -34,3 +37,19 @@ coco = voc.but(
     method=MaskCLIPConfig(class_names=as_words(COCO_CLASSES)),
     data=COCO(image_size=512, mask_size=320, crop="whole", interpolation="bilinear"),
 )
+
+
+@recipe(takes=NOTHING, options="--task semantic")
+def painted_mini() -> Run:
+    """Painted scenes, four shapes and five grounds by the package's small CLIP.
+
+    Not a row of a table.
+    """
+    method = MaskCLIPConfig(
+        "package:tiny_clip",
+        image_size=64,
+        class_names=CAPTIONED.class_names[:4],
+        background_names=tuple(f"on {name}" for name in BACKGROUNDS),
+        templates=("{}",),
+    )
+    return untrained(method, PaintedScenes())

@@ -1,6 +1,6 @@
 """Numbers of methods that have no recipe here, quoted with their source, to read beside the rows that have one.
 
-`python -m slotworks.tables` writes them where a page asks for a table by its name: `<!-- quoted glass_table_9 -->`.
+`python -m slotworks.tables` writes them where a page asks for a table by its name: `<!-- quoted slate_implicit -->`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,6 @@ class Quoted:
 
 
 TABLE_1 = "Locatello et al. 2020, table 1, which quotes it"
-TABLE_9 = "GLASS, table 9"
 UNROLLED = "Chang et al. 2022, table of SLATE"
 
 QUOTED: Mapping[str, tuple[Quoted, ...]] = {
@@ -34,11 +33,5 @@ QUOTED: Mapping[str, tuple[Quoted, ...]] = {
         Quoted("SLATE, implicit gradient, ShapeStacks", {"FID": "34.2", "MSE": "108.67"}, UNROLLED),
         Quoted("SLATE, implicit gradient, COCO", {"FID": "127.79", "MSE": "1659.15"}, UNROLLED),
         Quoted("SLATE, unrolled, COCO", {"FID": "147.48", "MSE": "1821.75"}, UNROLLED),
-    ),
-    # mIoU over classes
-    "glass_table_9": (
-        Quoted("SegCLIP", {"COCO": "26.5", "VOC": "52.6"}, TABLE_9),
-        Quoted("CLIPpy", {"COCO": "32.0", "VOC": "52.2"}, TABLE_9),
-        Quoted("OVSegmentor", {"COCO": "25.1", "VOC": "53.8"}, f"{TABLE_9}, as OVSeg"),
     ),
 }

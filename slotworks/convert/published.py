@@ -3,7 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
-from slotworks.convert import comus, dinosaur, glass, savi, slate, slot_attention, slot_diffusion, spot
+from slotworks.convert import (
+    clippy,
+    comus,
+    dinosaur,
+    glass,
+    ov_segmentor,
+    savi,
+    seg_clip,
+    slate,
+    slot_attention,
+    slot_diffusion,
+    spot,
+)
 from slotworks.convert.family import Converted, Family, Options, check_place, write_run
 from slotworks.convert.source import Source, open_source
 from slotworks.encoders.vit import DINOV2_B14_NORMED_448, fitted
@@ -16,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     *slot_diffusion.FAMILIES,
     *slate.FAMILIES,
     *(savi.FAMILY, slot_attention.FAMILY, comus.FAMILY),
+    *(clippy.FAMILY, seg_clip.FAMILY, ov_segmentor.FAMILY),
 )
 
 

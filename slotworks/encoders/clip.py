@@ -15,6 +15,24 @@ from slotworks.nn.resize import resize
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
+def value_path(
+    clip: Any, image: Float[Tensor, "b 3 h w"]
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b p d"], Float[Tensor, "b p c"]]:
+    """Embeddings of normalised images, of their patches by the value path, and keys of the last block of a `CLIPModel`.
+
+    Along the value path the last block attends to nothing: every token gets its own value, then the residual, the MLP,
+    the final LayerNorm and CLIP's projection. Row major, without the CLS token, not of length 1.
+    """
+    tower = getattr(clip.vision_model, "vision_model", clip.vision_model)  # nested in some versions
+    out = tower(image, interpolate_pos_encoding=True, output_hidden_states=True)
+    x, last = out.hidden_states[-2], tower.encoder.layers[-1]
+    inputs = last.layer_norm1(x)
+    x = x + last.self_attn.out_proj(last.self_attn.v_proj(inputs))
+    x = x + last.mlp(last.layer_norm2(x))
+    patches = clip.visual_projection(tower.post_layernorm(x[:, 1:]))
+    return clip.visual_projection(out.pooler_output), patches, last.self_attn.k_proj(inputs[:, 1:])
+
+
 class CLIPEncoder(nn.Module):
     """A frozen CLIP with a ViT image tower, loaded when it is first used; it follows the images to their device.
 
@@ -50,15 +68,9 @@ class CLIPEncoder(nn.Module):
                 f"to a multiple of {patch}."
             )
         mean, std = (image.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-        tower = getattr(clip.vision_model, "vision_model", clip.vision_model)  # nested in some versions
         with torch.no_grad():
-            out = tower((image - mean) / std, interpolate_pos_encoding=True, output_hidden_states=True)
-            x, last = out.hidden_states[-2], tower.encoder.layers[-1]
-            inputs = last.layer_norm1(x)
-            x = x + last.self_attn.out_proj(last.self_attn.v_proj(inputs))
-            x = x + last.mlp(last.layer_norm2(x))
-            patches = clip.visual_projection(tower.post_layernorm(x[:, 1:]))
-            return F.normalize(patches, dim=2), last.self_attn.k_proj(inputs[:, 1:])
+            _, patches, keys = value_path(clip, (image - mean) / std)
+            return F.normalize(patches, dim=2), keys
 
     def whole(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Embeddings of whole images in [0, 1], length 1, seen at the size that CLIP was trained on."""

@@ -12,12 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slotworks.encoders.blank import wanted
-from slotworks.encoders.pretrained import load_part
-from slotworks.encoders.reports import quiet
+from slotworks.encoders.pretrained import start_from
 from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD
 from slotworks.errors import needs_extra
-from slotworks.nn.init import unlike
-from slotworks.types import UserError
 
 DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
 """Blocks of each stage, by the number of layers in the name."""
@@ -74,18 +71,6 @@ class DilatedResNet(nn.Module):
         Raises:
             UserError: it cannot be found, downloaded or read, or is another network.
         """
-        if wanted(model):  # its shape is this one
-            return
-        from transformers import ResNetBackbone
-
-        options = {"out_features": STAGES, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        with quiet():
-            network, report = load_part(ResNetBackbone.from_pretrained, model, **options)
-        given = network.state_dict()
-        wrong = [*sorted(report["missing_keys"]), *unlike(self.network.state_dict(), given)]
-        if wrong:
-            raise UserError(
-                f"{model} is no ResNet-{self.depth}, as method.backbone asks for: it differs in {wrong[0]}; give the "
-                "weights of one."
-            )
-        self.network.load_state_dict(given)
+        if not wanted(model):  # its shape is this one
+            what = f"ResNet-{self.depth}, as method.backbone asks for"
+            start_from(self.network, model, what=what, out_features=STAGES)

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from slotworks.encoders.reports import quiet
 from slotworks.encoders.vit import loading_errors, package_folder
 from slotworks.files import replacing_tree, write_text
+from slotworks.nn.init import unlike
 from slotworks.types import UserError
 
 MIRRORS = {
@@ -74,6 +76,28 @@ def load_part(load: Callable[..., Any], model: str, part: str = "", **options: A
         f"{f'The part {part} of ' if part else ''}{model!r} could not be loaded ({reason}); check the name and the "
         "connection, or give a folder in the Hugging Face format."
     ) from errors[-1]
+
+
+def start_from(network: Any, model: str, *, what: str, **options: Any) -> None:
+    """Put the published weights of a network of the same class and shape into this one.
+
+    Args:
+        network: of `transformers`.
+        model: as in `load_part`.
+        what: what the network is and which setting asks for it, to say so where the published one is something else.
+        options: for `from_pretrained`.
+
+    Raises:
+        UserError: they cannot be found, downloaded or read, or are of another network.
+    """
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # said below, in one sentence
+    with quiet():
+        loaded, report = load_part(type(network).from_pretrained, model, **options)
+    given = loaded.state_dict()
+    wrong = [*sorted(report["missing_keys"]), *unlike(network.state_dict(), given)]
+    if wrong:
+        raise UserError(f"{model} is no {what}: it differs in {wrong[0]}; give the weights of one.")
+    network.load_state_dict(given)
 
 
 def save_pipeline(

@@ -1,6 +1,7 @@
 """The papers: one short file each, joining parts from `encoders`, `slots` and `decoders`."""
 
 from slotworks.methods.blocks import Blocks, BlocksConfig
+from slotworks.methods.clippy import CLIPpy, CLIPpyConfig
 from slotworks.methods.comus import Comus, ComusConfig
 from slotworks.methods.dataset_diffusion import DatasetDiffusion, DatasetDiffusionConfig
 from slotworks.methods.deep_spectral import DeepSpectral, DeepSpectralConfig
@@ -14,8 +15,10 @@ from slotworks.methods.glass import Glass, GlassConfig
 from slotworks.methods.mae import MAEConfig, MaskedAutoencoder
 from slotworks.methods.mask_clip import MaskCLIP, MaskCLIPConfig
 from slotworks.methods.ov_diff import OVDiff, OVDiffConfig
+from slotworks.methods.ov_segmentor import OVSegmentor, OVSegmentorConfig
 from slotworks.methods.painted_diffusion import PaintedDiffusion, PaintedDiffusionConfig
 from slotworks.methods.savi import SAVi, SAViConfig
+from slotworks.methods.seg_clip import SegCLIP, SegCLIPConfig
 from slotworks.methods.set_prediction import SetPrediction, SetPredictionConfig
 from slotworks.methods.slate import Slate, SlateConfig
 from slotworks.methods.slot_attention import SlotAttentionAutoencoder, SlotAttentionConfig
@@ -29,6 +32,7 @@ from slotworks.methods.slot_mlp import SlotMLPAutoencoder, SlotMLPAutoencoderCon
 from slotworks.methods.spot import Spot, SpotConfig, SpotStudent, SpotStudentConfig
 from slotworks.methods.stable_lsd import StableLSD, StableLSDConfig
 from slotworks.methods.steve import Steve, SteveConfig
+from slotworks.methods.tiny_clip import TinyCLIP, TinyCLIPConfig
 from slotworks.methods.tiny_diffusion import TinyDiffusion, TinyDiffusionConfig
 from slotworks.methods.vqvae import VQVAE, VQVAEConfig
 
@@ -38,6 +42,8 @@ __all__ = [
     "VQVAE",
     "Blocks",
     "BlocksConfig",
+    "CLIPpy",
+    "CLIPpyConfig",
     "Comus",
     "ComusConfig",
     "DSPNConfig",
@@ -64,10 +70,14 @@ __all__ = [
     "MaskedAutoencoder",
     "OVDiff",
     "OVDiffConfig",
+    "OVSegmentor",
+    "OVSegmentorConfig",
     "PaintedDiffusion",
     "PaintedDiffusionConfig",
     "SAVi",
     "SAViConfig",
+    "SegCLIP",
+    "SegCLIPConfig",
     "SetPrediction",
     "SetPredictionConfig",
     "Slate",
@@ -88,6 +98,8 @@ __all__ = [
     "StableLSDConfig",
     "Steve",
     "SteveConfig",
+    "TinyCLIP",
+    "TinyCLIPConfig",
     "TinyDiffusion",
     "TinyDiffusionConfig",
     "VQVAEConfig",

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slotworks.encoders.clip import CLIPEncoder
+from slotworks.nn.zero_shot import with_background
 from slotworks.types import MethodConfig, SlotOutput, Untrained
-from slotworks.vocabulary import VOC_CLASSES, as_words
+from slotworks.vocabulary import SURROUNDINGS, VOC_CLASSES, as_words
 
 TEMPLATES = tuple(
     f"{kind} {which} {{}}{place}."
@@ -29,39 +30,6 @@ TEMPLATES = tuple(
     for place in ("", " indoors", " outside in daylight", " among other things")
 )
 """Eighty sentences; a class is the mean of their embeddings."""
-
-BACKGROUNDS = (
-    *(
-        "sky",
-        "cloud",
-        "ground",
-        "grass",
-        "field",
-        "forest",
-        "mountain",
-        "snow",
-        "sand",
-        "sea",
-        "river",
-        "road",
-        "pavement",
-    ),
-    *(
-        "wall",
-        "floor",
-        "ceiling",
-        "window",
-        "door",
-        "curtain",
-        "carpet",
-        "building",
-        "fence",
-        "bridge",
-        "railway",
-        "shelf",
-    ),
-)
-"""What is around objects: the classes of the background with `background="prompts"`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +41,7 @@ class MaskCLIPConfig(MethodConfig):
     class_names: tuple[str, ...] = as_words(VOC_CLASSES)  # class i + 1; 0 is the background; "": no class
     background: Literal["none", "threshold", "prompts"] = "prompts"  # who is background, see `MaskCLIP`
     threshold: float = 0.5  # with "threshold": below this largest probability a position is background
-    background_names: tuple[str, ...] = BACKGROUNDS  # with "prompts": more classes, which count as background
+    background_names: tuple[str, ...] = SURROUNDINGS  # with "prompts": more classes, which count as background
     templates: tuple[str, ...] = TEMPLATES  # sentences with {} for the name
     temperature: float = 100.0  # factor on cosines before the softmax
     key_smoothing: float | None = None  # positions less certain than this take the mean of similar ones; None: off
@@ -156,12 +124,7 @@ class MaskCLIP(Untrained):
 
     def _with_background(self, probs: Float[Tensor, "b p m"], named: int) -> Float[Tensor, "b p n"]:
         """Probabilities of the background and of the classes; sums to one, the largest is who wins."""
-        classes, rest = probs[..., :named], probs[..., named:]
-        if self.config.background == "none":
-            first = torch.zeros_like(classes[..., :1])
-        elif self.config.background == "threshold":
-            first = torch.full_like(classes[..., :1], self.config.threshold)
-        else:
-            first = rest.amax(2, keepdim=True)  # the best name, not their sum: many names are no evidence
-        both = torch.cat([first, classes], 2)
+        if self.config.background != "threshold":
+            return with_background(probs, named)
+        both = torch.cat([torch.full_like(probs[..., :1], self.config.threshold), probs], 2)
         return both / both.sum(2, keepdim=True)

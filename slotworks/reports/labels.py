@@ -26,6 +26,7 @@ FINDINGS = {
 
 METHODS = {
     "Blocks": "Blocks",
+    "CLIPpy": "CLIPpy",
     "Comus": "COMUS",
     "DatasetDiffusion": "Dataset Diffusion",
     "DeepSpectral": "Deep Spectral Methods",
@@ -40,8 +41,10 @@ METHODS = {
     "MAE": "MAE",
     "MaskCLIP": "MaskCLIP",
     "OVDiff": "OVDiff",
+    "OVSegmentor": "OVSegmentor",
     "PaintedDiffusion": "Painted diffusion",
     "SAVi": "SAVi",
+    "SegCLIP": "SegCLIP",
     "SetPrediction": "Slot Attention for sets",
     "Slate": "SLATE",
     "SlotAttention": "Slot Attention",
@@ -52,6 +55,7 @@ METHODS = {
     "SpotStudent": "SPOT",
     "StableLSD": "StableLSD",
     "Steve": "STEVE",
+    "TinyCLIP": "Tiny CLIP",
     "TinyDiffusion": "Tiny diffusion",
     "VideoSlotDiffusion": "SlotDiffusion",
     "VQVAE": "VQ-VAE",

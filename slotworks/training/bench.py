@@ -17,6 +17,7 @@ from slotworks.training.run import Run
 from slotworks.types import Decodes, Method, RawBatch, Samples, UserError, VideoMethod
 
 RENDERED = 100  # images or videos, as in table 4 of SlotDiffusion
+CAPTION_BYTES = 64  # of each image, where a method reads them
 VIDEO_FRAMES = 24  # of a video that is rendered: MOVi's
 
 
@@ -141,6 +142,10 @@ def batch_shapes(run: Run, size: int, *, video: bool) -> Shapes:
     if getattr(config, "class_names", ()):  # a segmenter
         side = getattr(data, "mask_size", None) or height
         shapes["class_mask"] = ((size, side, side), torch.uint8)
+    if getattr(config, "reads_captions", False):
+        shapes["caption"] = ((size, CAPTION_BYTES), torch.uint8)
+    if patch := getattr(data, "superpixels", 0):
+        shapes["superpixels"] = ((size, height // patch, width // patch), torch.int32)
     return shapes
 
 

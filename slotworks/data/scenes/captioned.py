@@ -40,6 +40,11 @@ class CaptionedScenes(DataConfig):
         return f"captioned_{self.scenes.name}"
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class of each id from 1 on."""
+        return self.scenes.class_names
+
+    @property
     def size(self) -> tuple[int, int]:  # noqa: D102
         return self.scenes.size
 
@@ -59,8 +64,8 @@ class _Captioned:
         batch = self.images.__getitems__(indices)
         form = uniform(self.images.keys(indices), "caption form", 1)[:, 0]
         texts = []
-        for index, chance, ids in zip(indices, form, batch["classes"], strict=True):
-            caption = self.images.caption(int(index))
+        captions = self.images.captions(indices, batch)
+        for caption, chance, ids in zip(captions, form, batch["classes"], strict=True):
             present = dict.fromkeys(int(k) for k in ids if k)  # far to near: as the caption mentions them
             names = " ".join(self.config.scenes.class_names[k - 1] for k in present)
             if chance < self.config.classes_share:

@@ -6,6 +6,7 @@ Light comes from the upper left: discs are balls, all else has a bevelled edge, 
 right. The ground is brightest at a random place in its upper half and darker away from it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,6 +27,7 @@ from slotworks.data.scenes.shapes import (
 )
 from slotworks.data.scenes.stamps import Stamps
 from slotworks.encoders.object_words import hundredths
+from slotworks.types import RawBatch
 
 SIZE_NAMES = ("small", "medium", "large")
 """Words for the sizes, when there are three."""
@@ -207,7 +209,13 @@ class PaintedDataset(ShapeDataset):
         "a small red circle and a large blue star on grey"; with places, the middle of each in hundredths of the side,
         across and down: "a small red circle at 25 40 and a large blue star at 71 66 on grey".
         """
-        scene = {name: value[0] for name, value in self.__getitems__([index]).items()}
+        return self._in_words({name: value[0] for name, value in self.__getitems__([index]).items()}, places=places)
+
+    def captions(self, indices: Sequence[int] | Int[np.ndarray, " b"], batch: RawBatch) -> list[str]:
+        """Those of the pictures of a batch, which are not drawn again."""
+        return [self._in_words({name: value[i] for name, value in batch.items()}) for i in range(len(indices))]
+
+    def _in_words(self, scene: RawBatch, *, places: bool = False) -> str:
         named = len(self.config.sizes) == len(SIZE_NAMES)
         phrases = []
         for k in range(int(scene["num_objects"])):

@@ -10,6 +10,7 @@ be seen. In a scene that gets stuck, all objects are placed anew.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -303,6 +304,10 @@ class ShapeDataset(SceneDataset):
     """One split of `ShapeScenes`: batches of numbers as everywhere, and a caption per image."""
 
     config: ShapeScenes
+
+    def captions(self, indices: Sequence[int] | Int[np.ndarray, " b"], batch: RawBatch) -> list[str]:
+        """Those of the pictures of a batch."""
+        return [self.caption(int(index)) for index in indices]
 
     def caption(self, index: int) -> str:
         """The scene in words, from far to near: "a red square and two blue circles on grey"."""

@@ -1,0 +1,60 @@
+"""The small CLIP: its terms, texts that are the same, and the folder that others read."""
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+from slotworks.encoders.clip import CLIP_MEAN, CLIP_STD, CLIPEncoder
+from slotworks.methods import TinyCLIPConfig
+from slotworks.nn.contrastive import contrastive_loss
+
+SMALL = TinyCLIPConfig(
+    words=("red", "circle", "star"),
+    image_size=32,
+    hidden_dim=16,
+    num_layers=2,
+    num_heads=2,
+    text_dim=8,
+    text_layers=1,
+    text_heads=2,
+    max_tokens=8,
+    embed_dim=12,
+)
+
+
+def captions(*texts):
+    width = max(map(len, texts))
+    return torch.tensor([list(text.encode().ljust(width, b"\0")) for text in texts])
+
+
+def test_terms_are_those_of_the_token_and_of_the_best_patch():
+    torch.manual_seed(0)
+    method = SMALL.build()
+    image, texts = torch.rand(3, 3, 32, 32), ["red circle", "star", "red circle"]
+    terms = method.loss({"image": image, "caption": captions(*texts)}, 0)
+    whole, patches, text = method.embed(image, texts)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    found = method.clip.get_image_features((image - mean) / std).pooler_output
+    torch.testing.assert_close(whole, found)
+    same = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
+    for name, value in (("contrastive", whole), ("patches", patches.max(1).values)):
+        expected = contrastive_loss(value, text, method.clip.logit_scale, same)
+        torch.testing.assert_close(terms[name], expected)
+    assert terms["contrastive"] != contrastive_loss(whole, text, method.clip.logit_scale)
+    sum(terms.values()).backward()
+    assert all(p.grad is not None for p in method.parameters())
+
+
+def test_the_folder_is_a_clip(tmp_path):
+    """Embeddings of patches, images and texts as the method has them, but for float16."""
+    torch.manual_seed(0)
+    method = SMALL.build().eval()
+    method.export(tmp_path)
+    clip = CLIPEncoder(str(tmp_path / "clip"))
+    image, texts = torch.rand(2, 3, 32, 32), ["red circle", "star of a"]
+    with torch.no_grad():
+        whole, patches, text = method.embed(image, texts)
+    for found, expected in ((clip.whole(image), whole), (clip(image)[0], patches), (clip.text(texts, image), text)):
+        torch.testing.assert_close(found, F.normalize(expected, dim=-1), rtol=0, atol=5e-3)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / "clip")
+    assert len(tokenizer("star circle red").input_ids) == 5
