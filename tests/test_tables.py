@@ -18,6 +18,7 @@ PAGES = tables.pages()
 PLACE = re.compile(r"tables? \w|figure \d|appendix|README|reference page|configs/")  # of a paper, or a file of its code
 OURS = {  # no paper has them: the choice of another code, and what comes with the package
     *("deep_spectral.coco", "diff_cut.voc_sd14", "savi.scenes_mini_frames", "savi.painted_mini_frames"),
+    "tiny_clip.painted",
     "tiny_diffusion.scenes",
     *(
         "dinosaur.photos_mlp",

@@ -817,13 +817,6 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         ),
         Departure(
             "*",
-            "batch_size",
-            "1,024 on each of eight GPUs, each of whose images is compared with all 8,192 texts",
-            8_192,
-            "with those of one process: train on one, in one part, for the same negatives",
-        ),
-        Departure(
-            "*",
             "optimizer.decay",
             "a cosine over 32 epochs behind the warm-up, which 5,000 steps do not reach",
             "none",
@@ -844,13 +837,6 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "the mean of the numbers of superpixels over a patch, which can be that of another (rawimage_util.py)",
             16,
             "the superpixel that covers most of a patch",
-        ),
-        Departure(
-            "*",
-            "batch_size",
-            "768 on eight GPUs, each image compared with the texts of all",
-            768,
-            "with those of one process: train on one, in one part, for the same negatives",
         ),
         Departure("*", "precision", FLOAT16, "bf16", HALF),
         Departure(

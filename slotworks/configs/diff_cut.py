@@ -45,5 +45,5 @@ def painted_mini() -> Run:
 
     Not a row of a table. `tau` was set once and not tried otherwise.
     """
-    method = DiffCutConfig("package:painted_diffusion", input_size=64, num_slots=8, tau=0.9, map_size=64)
+    method = DiffCutConfig(model="package:painted_diffusion", input_size=64, num_slots=8, tau=0.9, map_size=64)
     return untrained(method, PaintedScenes())

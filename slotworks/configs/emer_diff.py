@@ -35,4 +35,4 @@ def painted_mini() -> Run:
     Not a row of a table. Settings were set once and not tried otherwise.
     """
     small = {"image_size": 64, "num_slots": 8, "num_steps": 20, "blur": 1.0, "map_stride": 1}
-    return untrained(EmerDiffConfig("package:painted_diffusion", **small), PaintedScenes())
+    return untrained(EmerDiffConfig(model="package:painted_diffusion", **small), PaintedScenes())

@@ -46,7 +46,7 @@ def painted_mini() -> Run:
     Not a row of a table.
     """
     method = MaskCLIPConfig(
-        "package:tiny_clip",
+        model="package:tiny_clip",
         image_size=64,
         class_names=CAPTIONED.class_names[:4],
         background_names=tuple(f"on {name}" for name in BACKGROUNDS),

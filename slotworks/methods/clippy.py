@@ -6,8 +6,8 @@ CLIP with three changes: both towers start from networks that were trained witho
 is the maximum over its patches in each channel, so that a patch alone can answer for the image. After training every
 patch is compared with the names of classes.
 
-Differences from the released code: the background's names are ours; images are square; the negatives of an image are
-the texts that one process sees at once. docs/methods/clippy.md says where paper and code differ.
+Differences from the released code: the background's names are ours; images are square. docs/methods/clippy.md says
+where paper and code differ.
 """
 
 import math

@@ -8,8 +8,7 @@ is, one by its own groups, the other through the groups of the first.
 
 Differences from the released code: nouns are those of `entities` (the hundred of the code come with its data); the
 image that shares a noun is sought in the batch (the code has a list of pairs); there is no stochastic depth, and images
-are cropped at their centre; the negatives are the texts that one process sees at once. docs/methods/ov_segmentor.md
-says where paper and code differ.
+are cropped at their centre. docs/methods/ov_segmentor.md says where paper and code differ.
 """
 
 import copy
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from slotworks.encoders.text import BERT, TextConfig, TextEncoder, captions_of
 from slotworks.encoders.trained_vit import TrainedViT, TrainedViTConfig
 from slotworks.matching import best_pairs
+from slotworks.nn.batch_norm import processes
 from slotworks.nn.contrastive import contrastive_loss
 from slotworks.nn.zero_shot import a_or_an, classes_of_groups, scores_of_groups
 from slotworks.slots.group_tokens import Completion, Grouped, GroupingBlock
@@ -141,12 +141,13 @@ class Projection(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int):
         super().__init__()
-        self.first, self.norm, self.last = nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.Linear(hidden, out)
+        # of two dimensions of one pixel: those are shared by all processes of a training
+        self.first, self.norm, self.last = nn.Linear(dim, hidden), nn.BatchNorm2d(hidden), nn.Linear(hidden, out)
 
     def forward(self, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
         """Each token for itself, but for its normalisation."""
-        hidden = self.first(x).flatten(0, -2)
-        return self.last(self.norm(hidden).relu()).unflatten(0, x.shape[:-1])
+        hidden = self.norm(self.first(x).flatten(0, -2)[..., None, None])[..., 0, 0]
+        return self.last(hidden.relu()).unflatten(0, x.shape[:-1])
 
 
 class OVSegmentor(Method):
@@ -209,8 +210,8 @@ class OVSegmentor(Method):
             UserError: there are no captions, or a batch is one image alone.
         """
         image, texts = batch["image"], captions_of(batch)
-        if len(texts) < 2:
-            raise UserError("BatchNorm needs two images or more in each step and process; set a larger batch_size.")
+        if len(texts) * processes() < 2:
+            raise UserError("BatchNorm needs two images or more in each step; set a larger batch_size.")
         found = self.image(image)
         whole, groups = self.project_image(found.groups.mean(1)), self.project_image(found.groups)
         caption, scale = self.project_text(self._read(texts)[1]), self.log_scale

@@ -7,8 +7,8 @@ are left out and painted from what the groups know (`recon`), and patches of one
 (`superpixel`).
 
 Differences from the released code: images are square and cropped at their centre; the superpixel of a patch is the one
-that covers most of it (the code takes the mean of the numbers of superpixels over its pixels); the negatives of an
-image are the texts that one process sees at once. docs/methods/seg_clip.md says where paper and code differ.
+that covers most of it (the code takes the mean of the numbers of superpixels over its pixels). docs/methods/seg_clip.md
+says where paper and code differ.
 """
 
 import math

@@ -5,8 +5,7 @@ network is `transformers`' `CLIPModel`. This trains no slots: what it leaves beh
 that whatever takes `openai/clip-vit-base-patch16` takes too, for MaskCLIP, OVDiff and SegCLIP where nothing can be
 downloaded.
 
-Differences from the paper: everything is small; the tokenizer has a token for each of `words`; texts of a batch that
-are the same belong to all of their images; and a second term,
+Differences from the paper: everything is small; the tokenizer has a token for each of `words`; and a second term,
 `patches`, asks the same of the largest value over patches (as in CLIPpy) of what MaskCLIP reads from the last block. In
 a large CLIP these agree with the texts by themselves; in a small one that has seen little they do not.
 """
@@ -111,10 +110,8 @@ class TinyCLIP(Method):
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """`contrastive`, of the CLS token, and `patches`, of the largest value over patches in each channel."""
-        texts = captions_of(batch)
-        whole, patches, text = self.embed(batch["image"], texts)
-        numbers = torch.tensor([texts.index(one) for one in texts], device=text.device)
-        how = (text, self.clip.logit_scale, numbers[:, None] == numbers)
+        whole, patches, text = self.embed(batch["image"], captions_of(batch))
+        how = (text, self.clip.logit_scale)
         return {"contrastive": contrastive_loss(whole, *how), "patches": contrastive_loss(patches.amax(1), *how)}
 
     def export(self, folder: Path) -> None:

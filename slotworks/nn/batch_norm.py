@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
@@ -49,7 +49,12 @@ def processes() -> int:
 
 def mean_of_processes(value: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     """The mean over all processes, through which gradients go back to each; every process has to ask."""
-    return value if processes() == 1 else _Sum.apply(value) / processes()  # type: ignore[operator]
+    return value if processes() == 1 else sum_of_processes(value) / processes()
+
+
+def sum_of_processes(value: Shaped[Tensor, "*s"]) -> Shaped[Tensor, "*s"]:
+    """The sum over all processes, through which gradients go back to each; every process has to ask."""
+    return value if processes() == 1 else _Sum.apply(value)  # type: ignore[return-value]
 
 
 def deviation_of_processes(value: Float[Tensor, "*s"]) -> Float[Tensor, ""]:

@@ -38,6 +38,7 @@ FAMILIES = (  # with what they build on before them
     "dataset_diffusion.scenes_mini",
     "tiny_diffusion.scenes",
     "painted_diffusion.scenes",
+    "tiny_clip.painted",
 )
 STEPS = 4
 
@@ -67,7 +68,8 @@ def _fewer(data: Any) -> Any:
     """A dozen of drawn samples, so that nobody waits for them."""
     counts = {"num_train": 12, "num_val": 2, "num_test": 2}
     given = {field.name for field in fields(data)}
-    inner = {"images": _fewer(data.images)} if "images" in given and is_dataclass(data.images) else {}
+    parts = [name for name in ("images", "scenes") if name in given and is_dataclass(getattr(data, name))]
+    inner = {name: _fewer(getattr(data, name)) for name in parts}
     return replace(data, **{name: count for name, count in counts.items() if name in given}, **inner)
 
 
