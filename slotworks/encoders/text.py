@@ -76,9 +76,9 @@ class TextEncoder(nn.Module):
             size = len(self._tokenizer[0])
         with needs_extra("vision"):
             import transformers
-        heads = {"num_attention_heads": config.num_heads}
+        heads: dict[str, Any] = {"num_attention_heads": config.num_heads}
         shape: dict[str, Any] = {"vocab_size": size, "hidden_size": config.hidden_dim}
-        depth = {"num_hidden_layers": config.num_layers, "intermediate_size": config.mlp_dim}
+        depth: dict[str, Any] = {"num_hidden_layers": config.num_layers, "intermediate_size": config.mlp_dim}
         self.dense: nn.Module = nn.Identity()
         if config.network == "clip":
             ends = {"bos_token_id": 49_406, "eos_token_id": 49_407, "pad_token_id": 49_407}
@@ -88,7 +88,7 @@ class TextEncoder(nn.Module):
             more: dict[str, Any] = {"projection_dim": config.embed_dim, "max_position_embeddings": config.max_tokens}
             self.network: Any = kind(transformers.CLIPTextConfig(**shape, **depth, **heads, **ends, **more))
         elif config.network == "t5":
-            sizes = {"d_model": config.hidden_dim, "d_kv": config.hidden_dim // config.num_heads}
+            sizes: dict[str, Any] = {"d_model": config.hidden_dim, "d_kv": config.hidden_dim // config.num_heads}
             sizes |= {"d_ff": config.mlp_dim, "num_layers": config.num_layers, "num_heads": config.num_heads}
             self.network = transformers.T5EncoderModel(transformers.T5Config(vocab_size=size, **sizes))
             self.dense = nn.Linear(config.hidden_dim, config.embed_dim, bias=False)

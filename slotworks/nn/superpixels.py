@@ -26,8 +26,8 @@ def felzenszwalb(
     from scipy.ndimage import gaussian_filter  # imported here: takes half a second
 
     values = image.astype(np.float64) * (1 if image.dtype.kind in "iu" else 255)
-    smooth = gaussian_filter(values, (sigma, sigma, 0))
-    height, width = smooth.shape[:2]
+    smooth = np.asarray(gaussian_filter(values, (sigma, sigma, 0)))
+    height, width = image.shape[:2]
     number = np.arange(height * width).reshape(height, width)
     ends, lengths = [], []
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
