@@ -15,7 +15,10 @@ PAINTED_WORDS = (*WORDS, "small", "medium", "large")
 CAPTIONED = CaptionedScenes(PaintedScenes(num_train=1_000_000, max_objects=3), both_share=0.3, classes_share=0.3)
 
 
-@recipe(takes="not measured here")
+@recipe(
+    takes="some 6 minutes of one core without bfloat16",
+    no_record="92.5 % of captions among 64, 91.8 % of patches' colours and 26.8 % of their shapes, see its README",
+)
 def painted() -> Run:
     """Painted scenes and their captions: the CLIP in `slotworks/assets/tiny_clip` is this run's, seed 0."""
     return Run(

@@ -4,9 +4,13 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+from slotworks.data.scenes import CaptionedScenes, PaintedScenes
+from slotworks.data.scenes.shapes import COLORS
 from slotworks.encoders.clip import CLIP_MEAN, CLIP_STD, CLIPEncoder
+from slotworks.encoders.text import captions_of
 from slotworks.methods import TinyCLIPConfig
 from slotworks.nn.contrastive import contrastive_loss
+from slotworks.types import to_batch
 
 SMALL = TinyCLIPConfig(
     words=("red", "circle", "star"),
@@ -56,3 +60,18 @@ def test_the_folder_is_a_clip(tmp_path):
         torch.testing.assert_close(found, F.normalize(expected, dim=-1), rtol=0, atol=5e-3)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / "clip")
     assert len(tokenizer("star circle red").input_ids) == 5
+
+
+def test_what_comes_with_the_package_reads_captions_and_colours():
+    """Captions of 64 test scenes, and colours of patches inside of objects, far above chance: 1.6 and 12.5 percent."""
+    scenes = CaptionedScenes(PaintedScenes(max_objects=3), both_share=0, classes_share=0).open("test")
+    batch = to_batch(scenes.__getitems__(range(64)))
+    clip, image = CLIPEncoder("package:tiny_clip"), batch["image"]
+    found = (clip.whole(image) @ clip.text(captions_of(batch), image).T).argmax(1)
+    assert (found == torch.arange(64)).float().mean() > 0.8
+    blocks = batch["mask"].unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).flatten(1, 2)  # b p 64
+    owner = blocks.mode(2).values
+    inside = (blocks == owner[..., None]).float().mean(2).gt(0.7) & (owner > 0)
+    color = batch["color"].long().gather(1, (owner - 1).clamp(min=0))
+    named = (clip(image)[0] @ clip.text(list(COLORS), image).T).argmax(2) + 1
+    assert (named == color)[inside].float().mean() > 0.8
