@@ -81,9 +81,8 @@ class TextEncoder(nn.Module):
         depth: dict[str, Any] = {"num_hidden_layers": config.num_layers, "intermediate_size": config.mlp_dim}
         self.dense: nn.Module = nn.Identity()
         if config.network == "clip":
-            ends = {"bos_token_id": 49_406, "eos_token_id": 49_407, "pad_token_id": 49_407}
-            if config.words:
-                ends = {name: getattr(self._tokenizer[0], name) for name in ends}
+            # the last two words of every CLIP's vocabulary, of which the very last also pads
+            ends = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
             kind = transformers.CLIPTextModelWithProjection
             more: dict[str, Any] = {"projection_dim": config.embed_dim, "max_position_embeddings": config.max_tokens}
             self.network: Any = kind(transformers.CLIPTextConfig(**shape, **depth, **heads, **ends, **more))

@@ -84,6 +84,7 @@ class TinyCLIP(Method):
             "bos_token_id": self.tokenizer.bos_token_id,
             "eos_token_id": self.tokenizer.eos_token_id,
             "pad_token_id": self.tokenizer.pad_token_id,
+            "projection_dim": config.embed_dim,  # also of each tower, which may be read alone
         }
         vision = {
             "hidden_size": config.hidden_dim,
@@ -92,6 +93,7 @@ class TinyCLIP(Method):
             "num_attention_heads": config.num_heads,
             "image_size": config.image_size,
             "patch_size": config.patch_size,
+            "projection_dim": config.embed_dim,
         }
         self.clip: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.embed_dim))
         for name, value in (("mean", CLIP_MEAN), ("std", CLIP_STD)):

@@ -9,8 +9,10 @@ from published import drawn_by_name, names_and_outputs, noise_of
 from tiny_models import save_tokenizer
 
 from slotworks import api
+from slotworks.configs.seg_clip import painted_mini
 from slotworks.convert import Options, convert
-from slotworks.encoders.text import TextConfig
+from slotworks.encoders.clip import CLIPEncoder
+from slotworks.encoders.text import TextConfig, TextEncoder
 from slotworks.methods import SegCLIPConfig
 from slotworks.methods.seg_clip import superpixel_loss
 from slotworks.nn.noise import noise_from
@@ -71,7 +73,6 @@ def test_groups_are_the_originals(converted):
     with torch.no_grad():
         groups, whole, hard, soft = method.groups(method.patches(image))
         ids = torch.tensor([[38, 5, 7, 9, 39] + [0] * 11, [38, 11, 39] + [0] * 13])
-        method.text.network.text_model.eos_token_id = 39  # the largest number of the small vocabulary ends a text
         text = method.text(ids, ids > 0)[1]
     close(whole, outputs["whole"])
     close(groups, outputs["groups"])
@@ -168,3 +169,14 @@ def test_mistakes(tmp_path):
     torch.save(state, tmp_path / "damaged.bin")
     with pytest.raises(UserError, match=r"lacks the tensor clip.visual.ln_pre.weight, so it is no complete"):
         convert(tmp_path / "damaged.bin", Options(tmp_path / "none"))
+
+
+def test_texts_start_from_the_packages_clip():
+    """The same embedding as the folder's own network gives."""
+    text = painted_mini().method.text
+    encoder = TextEncoder(text)
+    encoder.load()
+    clip = CLIPEncoder("package:tiny_clip")
+    prompts = ["a red circle on grey", "star"]
+    found = F.normalize(encoder.eval().embed(prompts, torch.device("cpu")), dim=1)
+    torch.testing.assert_close(found, clip.text(prompts, found), rtol=0, atol=1e-5)

@@ -64,7 +64,7 @@ def test_the_folder_is_a_clip(tmp_path):
 
 def test_what_comes_with_the_package_reads_captions_and_colours():
     """Captions of 64 test scenes, and colours of patches inside of objects, far above chance: 1.6 and 12.5 percent."""
-    scenes = CaptionedScenes(PaintedScenes(max_objects=3), both_share=0, classes_share=0).open("test")
+    scenes = CaptionedScenes(PaintedScenes(max_objects=3), both_share=0.0, classes_share=0.0).open("test")
     batch = to_batch(scenes.__getitems__(range(64)))
     clip, image = CLIPEncoder("package:tiny_clip"), batch["image"]
     found = (clip.whole(image) @ clip.text(captions_of(batch), image).T).argmax(1)
