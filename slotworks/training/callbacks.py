@@ -29,7 +29,10 @@ class Callback:
     """
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
-        """After each update: `loss/TERM`, `total`, `lr` and `grad_norm`; `step` is the number of finished updates."""
+        """After each update: `loss/TERM`, `total`, `lr` and `grad_norm`; `step` is the number of finished updates.
+
+        To have these numbers the loop waits for the device after every step, which it does not do without callbacks.
+        """
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """After each evaluation: `eval/METRIC`."""

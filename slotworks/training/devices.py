@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
+from torch import Tensor
 
 from slotworks.machine import busy_elsewhere, threads_given, usable_cores
 from slotworks.training.folder import last_threads
@@ -79,8 +80,8 @@ def shared_processor(fabric: Fabric, folder: Path) -> Iterator[str | None]:
         torch.set_num_threads(usual)
 
 
-def clip(fabric: Fabric, model: Any, optimizer: Any, run: Run) -> float:
-    """Scale all gradients down to `max_grad_norm` in the chosen norm; returns the norm before."""
+def clip(fabric: Fabric, model: Any, optimizer: Any, run: Run) -> Tensor:
+    """Scale all gradients down to `max_grad_norm` in the chosen norm; returns the norm before, on its device."""
     limit = run.optimizer.max_grad_norm
     norm = fabric.clip_gradients(
         model,
@@ -90,7 +91,31 @@ def clip(fabric: Fabric, model: Any, optimizer: Any, run: Run) -> float:
         error_if_nonfinite=False,
     )
     assert norm is not None
-    return whole(norm).item()
+    return whole(norm)
+
+
+class Reading:
+    """Numbers of a step on their way to the CPU: who makes one goes on at once, who asks for `numbers` waits.
+
+    On a GPU the copy stands in the queue behind the work that makes the numbers, so a loop that asks for those of the
+    step before always leaves the GPU a step to do.
+
+    Args:
+        values: one axis, on its device.
+    """
+
+    def __init__(self, values: Tensor):
+        gpu = values.device.type == "cuda"
+        self._values = values.detach().to("cpu", non_blocking=gpu)  # into pinned memory
+        self._copied = torch.cuda.Event() if gpu else None
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(values.device))
+
+    def numbers(self) -> list[float]:
+        """The values, once they are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
 
 
 def scale_adapts(fabric: Fabric) -> bool:

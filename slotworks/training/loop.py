@@ -32,7 +32,7 @@ from slotworks.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from slotworks.training.devices import clip, open_fabric, scale_adapts, shared_processor
+from slotworks.training.devices import Reading, clip, open_fabric, scale_adapts, shared_processor
 from slotworks.training.ema import EMA
 from slotworks.training.folder import device_name, read_folder, write_folder
 from slotworks.training.interrupt import Interrupt
@@ -267,13 +267,27 @@ def _train(
         if _due(done, run.eval_every, run.steps) and metrics.get("step") != done:
             evaluate()  # an earlier session was killed between saving and evaluating
 
+        def check(step: int, reading: Reading) -> dict[str, float]:
+            """The losses of a step and the norm of its gradient, which have to be finite."""
+            *values, _, grad_norm = reading.numbers()
+            losses = dict(zip(sums, values, strict=True))
+            total = sum(_weight(run, name) * value for name, value in losses.items())
+            if not math.isfinite(total) or not (math.isfinite(grad_norm) or scale_adapts(fabric)):
+                raise _diverged(folder, step, losses, grad_norm, order.batch(step), first)
+            return {f"loss/{name}": value for name, value in losses.items()} | {"total": total, "grad_norm": grad_norm}
+
         # ---- the loop ----------------------------------------------------------------------------------------------
         stop = min(run.steps, start + stop_after) if stop_after is not None else run.steps
         mark_step, mark_seconds, tick, stopped_by = done, seconds, time.perf_counter(), 0
+        watched = fabric.broadcast(bool(callbacks)) or run.precision == "16"  # whose loss scale is adapted on the CPU
+        sums: dict[str, Tensor] = {}
+        reading: Reading | None = None
+        checked = done  # the steps whose numbers are known to be finite
+        now: dict[str, float] = {}
         while done < stop:
             step = done  # finished updates so far, as in the papers' schedules
             lr = set_learning_rates(optimizer, run, step)
-            sums: dict[str, Tensor] = {}
+            sums = {}
             for micro in range(run.accumulate):
                 raw = {name: value.numpy() for name, value in next(batches).items()}
                 part, parts = micro * world + fabric.global_rank, run.accumulate * world
@@ -291,17 +305,27 @@ def _train(
             if step == start:
                 _check_weights(run, sums)
 
-            # Every process must see the same numbers and the same wish to stop, or one would wait for the others.
-            wish = torch.tensor(float(bool(interrupt.asked)), device=fabric.device)
-            means = fabric.all_reduce(torch.stack([*sums.values(), wish]))
+            # Numbers are asked for where somebody wants to see them, otherwise a step later, so that a GPU never waits
+            # for this loop. Every process must see the same numbers and the same wish to stop, or one would wait for
+            # the others: what another process wishes may be known a step later, too.
+            wish = torch.full((1,), float(bool(interrupt.asked)), device=fabric.device)
+            means = fabric.all_reduce(torch.cat([torch.stack(list(sums.values())), wish]))
             assert isinstance(means, Tensor)
-            *values, asked = means.tolist()
-            losses = dict(zip(sums, values, strict=True))
-            total_loss = sum(_weight(run, name) * value for name, value in losses.items())
             grad_norm = clip(fabric, model, optimizer, run)
-            if not math.isfinite(total_loss) or not (math.isfinite(grad_norm) or scale_adapts(fabric)):
-                batch = order.batch(step)
-                raise _diverged(folder, step, losses, grad_norm, batch, first)
+            before, reading = reading, Reading(torch.cat([means, grad_norm.float()[None]]))
+            logged = _due(done + 1, run.log_every, run.steps) or done == 0
+            saved = done + 1 == stop or any(
+                every and (done + 1) % every == 0 for every in (run.save_every, run.keep_every)
+            )
+            evaluated = _due(done + 1, run.eval_every, run.steps)
+            seen = logged or saved or evaluated or watched
+            known = reading if seen else before
+            asked = bool(interrupt.asked) if world == 1 else known is not None and known.numbers()[-2] > 0
+            saved, evaluated = saved or asked, evaluated and not asked
+            if before is not None and checked < done:
+                check(step - 1, before)
+            if seen:
+                now, checked = check(step, reading) | {"lr": lr}, done + 1
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if ema:
@@ -312,22 +336,20 @@ def _train(
             # ---- log, save, evaluate -------------------------------------------------------------------------------
             display.advance(done, seconds)
             stop, stopped_by = (done, interrupt.asked or signal.SIGINT) if asked else (stop, 0)
-            now = {f"loss/{name}": value for name, value in losses.items()}
-            now |= {"total": total_loss, "lr": lr, "grad_norm": grad_norm}
             for callback in callbacks:
                 callback.on_step(done, dict(now))
-            if log and (done % run.log_every == 0 or done in (1, run.steps)):
+            if log and logged:
                 speed = (done - mark_step) / max(seconds - mark_seconds, 1e-9)
                 mark_step, mark_seconds = done, seconds
-                weighted = {f"weighted/{name}": _weight(run, name) * value for name, value in losses.items()}
+                weighted = {f"weighted/{name}": _weight(run, name) * now[f"loss/{name}"] for name in sums}
                 values = {**now, **weighted, "images_per_second": speed * run.batch_size}
                 log.write(done, seconds, values)
-                display.losses(done, total_loss, speed)
+                display.losses(done, now["total"], speed)
                 if on_log:
                     on_log(done, values)
-            if done == stop or done % run.save_every == 0 or (run.keep_every and done % run.keep_every == 0):
+            if saved:
                 save()  # before the evaluation: if that fails, the training is kept
-            if _due(done, run.eval_every, run.steps) and not asked:
+            if evaluated:
                 evaluate()
             tick = time.perf_counter()  # saving and evaluating are not training time
         del batches  # ends the reading processes

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_recipes import tetrominoes
+from torch.overrides import TorchFunctionMode
 from training_toy import (
     STEADY,
     Toy,
@@ -28,6 +29,7 @@ from slotworks.nn.noise import batch_noise
 from slotworks.progress import following
 from slotworks.training import Adam, Diverged, load_method, load_run, open_fabric, train
 from slotworks.training.checkpoint import load_checkpoint, save_checkpoint
+from slotworks.training.devices import Reading
 from slotworks.training.order import BatchOrder
 from slotworks.training.run import schedule
 from slotworks.training.seeds import seed_for, set_seed
@@ -370,6 +372,54 @@ def test_weights_that_are_no_longer_finite_are_not_saved(tmp_path):
         train(toy_run(steps=1, optimizer=Adam(lr=1e39)), tmp_path / "other")
     assert before.step == 1
     assert not (tmp_path / "other" / "checkpoints").exists()
+
+
+class Asked(TorchFunctionMode):
+    """Notes each call with which code asks for a tensor's numbers; on a GPU it would wait there."""
+
+    NAMES = ("item", "tolist", "cpu", "equal", "nonzero", "__bool__", "__int__", "__float__", "__index__")
+
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in self.NAMES:
+            self.events.append(func.__name__)
+        return func(*args, **kwargs or {})
+
+
+def test_the_loop_asks_for_numbers_a_step_late(tmp_path, monkeypatch, ten_steps):
+    """Between the lines of the log nothing is asked of a step before the next one has been sent to the device."""
+    events = []
+
+    class Noted(Reading):
+        def __init__(self, values):
+            super().__init__(values)
+            events.append("sent")
+
+        def numbers(self):
+            events.append("read")
+            return super().numbers()
+
+    monkeypatch.setattr("slotworks.training.loop.Reading", Noted)
+    with Asked(events):
+        train(toy_run(log_every=4, save_every=100), tmp_path, stop_after=8, device="cpu")
+    numbers = ["read", "tolist"]
+    first, sent, logged = ["sent", *numbers], ["sent", *numbers], ["sent", *numbers, *numbers]
+    steps = [*first, "sent", *sent, *logged, "sent", *sent, *sent, *logged]
+    assert events[events.index("sent") :][: len(steps)] == steps
+    assert losses(tmp_path) == [line for line in losses(ten_steps) if line["step"] in (1, 4, 8)]
+
+
+def test_a_step_that_nobody_looks_at_is_found_when_it_diverges(tmp_path):
+    """Its own numbers are named, though the next step was on its way; weights that took part are not saved."""
+    run = toy_run(method=ToyConfig(explode_at=7), log_every=100)
+    with pytest.raises(Diverged, match=r"^Step 7 gave a loss or gradient that is not finite \(recon inf"):
+        train(run, tmp_path)
+    record = json.loads((tmp_path / "nan_batch.json").read_text())
+    assert (record["step"], record["indices"]) == (7, BatchOrder(20, run).batch(7))
+    assert last(tmp_path).step == 5
 
 
 # ---- one batch, split in different ways ----------------------------------------------------------------------------
