@@ -89,12 +89,12 @@ def simulate(shards: int, workers: int, failures: float, seed: int = 0) -> dict[
     }
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--failures", type=float, nargs="+", default=[0.0, 0.05])
     parser.add_argument("--workers", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     rows = [simulate(10 * n, n, share) | {"failures": share} for n in options.workers for share in options.failures]
     if options.json:
         print(json.dumps(rows, indent=1))

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from slotworks.nn.position import sine_grid
 from slotworks.types import DecoderOutput
@@ -68,14 +69,27 @@ class PatchMLPDecoder(nn.Module):
         return self._decode(slots, self.position[patches])[:2]
 
     def _decode(self, slots: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = slots[:, :, None] + position  # b n p d
-        for layer in self.hidden:
-            x = layer(x).relu()
+        x = _hidden(self.hidden, slots, position)  # b p n c
         logits = self.to_mask(x)[..., 0]
-        masks = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=1)  # b n p
-        mixed = torch.einsum("bnp,bnpc->bpc", masks.to(x.dtype), x)
+        masks = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=2)  # b p n
+        mixed = (masks[:, :, None].to(x.dtype) @ x)[:, :, 0]  # b p c
         recon = self.to_features(mixed)
-        return (recon if recon.dtype == torch.float64 else recon.float()), masks, x
+        return (recon if recon.dtype == torch.float64 else recon.float()), masks.mT, x.transpose(1, 2)
+
+
+def _hidden(layers: nn.ModuleList, slots: Float[Tensor, "b n d"], position: Float[Tensor, "p d"]) -> Tensor:
+    """Layers and ReLUs applied to `slots + position` of every slot at every patch, `b p n c`.
+
+    The first layer is linear: slots and positions pass it apart, `b n + p` rows in the place of `b n p`. The slots of a
+    patch lie side by side, so that masks mix them without moving anything.
+    """
+    first, *others = layers
+    weight, bias = first.weight, first.bias
+    x = linear(slots, weight)[:, None] + linear(position, weight, bias)[:, None]  # pyright: ignore[reportArgumentType]
+    rows, x = x.shape[:3], x.relu_().flatten(0, 2)
+    for layer in others:
+        x = layer(x).relu_()
+    return x.unflatten(0, rows)
 
 
 class FlatPatchDecoder(nn.Module):
@@ -133,14 +147,11 @@ class FlatPatchDecoder(nn.Module):
         self, slots: Float[Tensor, "b n d"], patches: Int64[Tensor, " q"]
     ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b n q"]]:
         """Features and masks of `forward` at some patches, numbered row by row, at the cost of those alone."""
-        x = slots[:, :, None] + self.position[patches]  # b n q d
-        for layer in self.hidden:
-            x = layer(x).relu()
-        logits = self.to_mask(x)[..., 0]
-        masks = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=1)  # b n q
+        logits = self.to_mask(_hidden(self.hidden, slots, self.position[patches]))[..., 0]
+        masks = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=2)  # b q n
         features = self.to_features(slots)
-        recon = masks.mT.to(features.dtype) @ features
-        return (recon if recon.dtype == torch.float64 else recon.float()), masks
+        recon = masks.to(features.dtype) @ features
+        return (recon if recon.dtype == torch.float64 else recon.float()), masks.mT
 
 
 def _positions(grid: tuple[int, int], width: int, how: Literal["normal", "sine"], std: float = 0.02) -> Tensor:

@@ -55,10 +55,12 @@ class BroadcastConv(nn.Conv2d):
         rows = _border_patterns(height, kernel, self.weight)
         columns = _border_patterns(width, kernel, self.weight)
         spread = torch.einsum("ya,xe->yxae", rows, columns).flatten(2).flatten(0, 1)  # (y x) (a e)
-        x = torch.matmul(spread, patterns)  # s (y x) c: channels last
         fixed = nn.functional.conv2d(position, self.weight, self.bias, padding=half)  # 1 c h w
-        x = x + fixed.flatten(2).transpose(1, 2)
-        return x.transpose(1, 2).unflatten(-1, (height, width))
+        if self.weight.is_contiguous():  # the layers that follow take maps as they lie, and are slow across
+            x = torch.matmul(patterns.transpose(1, 2), spread.T) + fixed.flatten(2)  # s c (y x)
+        else:
+            x = (torch.matmul(spread, patterns) + fixed.flatten(2).transpose(1, 2)).transpose(1, 2)  # channels last
+        return x.unflatten(-1, (height, width))
 
 
 class SameConvTranspose(nn.ConvTranspose2d):
@@ -182,13 +184,15 @@ class SpatialBroadcastDecoder(nn.Module):
         """Render slots. No activation on the colours, so they may leave their range."""
         b, n, _ = slots.shape
         position = self.position(*self.broadcast_size)
+        if self.layers[0].weight.is_contiguous():  # pyright: ignore[reportCallIssue]  (all maps then lie as this one)
+            position = position.contiguous()
         x = slots.flatten(0, 1)  # (b n) d
         for i, layer in enumerate(self.layers):
             if i == 0:
                 x = layer(x, position) if isinstance(layer, BroadcastConv) else layer(x[:, :, None, None] + position)
             else:
                 x = layer(x)
-            x = x.relu()
+            x = x.relu_() if type(layer) is nn.Conv2d else x.relu()  # in place costs a copy where `x` is a part
         x = self.last(x)
         x = x if x.dtype == torch.float64 else x.float()  # masks and colours leave mixed precision
         height, width = self.image_size

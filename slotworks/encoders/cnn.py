@@ -51,7 +51,7 @@ class CNNEncoder(StridedMap):
         """One feature for every position of the map, row by row."""
         x = image
         for conv in self.convs:
-            x = same_conv(conv, x).relu()  # pyright: ignore[reportArgumentType]  (ModuleList has no element type)
+            x = same_conv(conv, x).relu_()  # pyright: ignore[reportArgumentType]  (ModuleList has no element type)
         if self.position is not None:
             x = x + self.position(x.shape[-2], x.shape[-1])
         return self.mlp(self.norm(x.flatten(2).transpose(1, 2)))

@@ -68,5 +68,5 @@ class _Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(dim_in, dim, 1, stride, bias=False), nn.BatchNorm2d(dim))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
-        out = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
-        return (out + (x if self.shortcut is None else self.shortcut(x))).relu()
+        out = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
+        return (out + (x if self.shortcut is None else self.shortcut(x))).relu_()

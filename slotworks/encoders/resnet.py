@@ -93,7 +93,7 @@ class ResNetEncoder(StridedMap):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""
         x = self.stem_norm(self.stem(image))
-        x = self.blocks(self.stem_pool(x.relu() if self.stem_relu else x))
+        x = self.blocks(self.stem_pool(x.relu_() if self.stem_relu else x))
         return x.flatten(2).transpose(1, 2)
 
 
@@ -114,5 +114,5 @@ class _Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         out = same_conv(self.conv1, x) if self.same else self.conv1(x)
-        out = self.norm2(self.conv2(self.norm1(out).relu()))
-        return (out + (x if self.shortcut is None else self.shortcut(x))).relu()
+        out = self.norm2(self.conv2(self.norm1(out).relu_()))
+        return (out + (x if self.shortcut is None else self.shortcut(x))).relu_()

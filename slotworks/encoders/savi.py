@@ -48,7 +48,7 @@ class ConvBackbone(StridedMap):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
         """One feature for every position of the map, row by row."""
         for conv in self.convs:
-            image = same_conv(conv, image).relu()  # pyright: ignore[reportArgumentType]
+            image = same_conv(conv, image).relu_()  # pyright: ignore[reportArgumentType]
         return image.flatten(2).transpose(1, 2)
 
 

@@ -27,9 +27,9 @@ class SteveEncoder(nn.Module):
         super().__init__()
         self.stride = stride
         self.convs = nn.Sequential(
-            *(nn.Conv2d(3, channels, 5, stride, 2), nn.ReLU()),
-            *(nn.Conv2d(channels, channels, 5, 1, 2), nn.ReLU()),
-            *(nn.Conv2d(channels, channels, 5, 1, 2), nn.ReLU()),
+            *(nn.Conv2d(3, channels, 5, stride, 2), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(channels, channels, 5, 1, 2), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(channels, channels, 5, 1, 2), nn.ReLU(inplace=True)),
             nn.Conv2d(channels, dim, 5, 1, 2),
         )
         self.position = PositionEmbedding(dim, centers=True)

@@ -94,7 +94,7 @@ class ConvBlock(nn.Module):
         """What follows the convolution."""
         if self.norm is not None:
             x = group_norm(x, 1, self.norm.weight, self.norm.bias, self.norm.eps)
-        return x.relu()
+        return x.relu_()
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def step(name, precision):
     for part in method.modules():
         if hasattr(part, "ready"):  # an autoencoder that has to be trained before
             part.ready.fill_(True)
+    for weight in method.parameters():
+        if not weight.any():  # layers that start at zero would hide what comes before them
+            torch.nn.init.normal_(weight, std=0.02)
     torch.manual_seed(1)
     raw = noise(run, 2, video=isinstance(method, VideoMethod))
     set_seed(0, fabric.device)
