@@ -60,8 +60,8 @@ def build(run: Run, device: str, precision: str, compiled: bool = False) -> tupl
     run = settle_run(run, fabric)
     method, model, optimizer = set_up(run, fabric, earlier)
     for part in method.modules():
-        if hasattr(part, "ready"):  # an autoencoder that has to be trained before
-            part.ready.fill_(True)
+        if isinstance(ready := getattr(part, "ready", None), torch.Tensor):  # an autoencoder trained before
+            ready.fill_(True)
     for weight in method.parameters():
         if not weight.any():  # layers that start at zero would hide what comes before them
             torch.nn.init.normal_(weight, std=0.02)
@@ -165,11 +165,12 @@ def scoring(device: str, images: int = 512, side: int = 128) -> dict[str, Any]:
 
 def named(*, mini: bool, every: bool = False) -> Iterator[str]:
     """A recipe of each class of settings, or with `every` of each network, as far as noise can feed them."""
-    seen = {"PaintedDiffusionConfig", "TinyDiffusionConfig"}
+    seen = set()
     for name, function in recipes().items():
         run = function()
         kind = type(run.method).__name__
-        if kind in ("PaintedDiffusionConfig", "TinyDiffusionConfig") or not run.steps or name.endswith("_mini") != mini:
+        aside = kind in ("PaintedDiffusionConfig", "TinyDiffusionConfig") or name.startswith("ablations.")
+        if aside or not run.steps or name.endswith("_mini") != mini:
             continue
         key = re.sub(r"'(runs/|stabilityai)[^']*'", "", repr((run.method, run.batch_size))) if every else kind
         if key not in seen:
@@ -210,7 +211,7 @@ def machine(device: str) -> dict[str, Any]:
 
 def main(words: list[str]) -> None:
     """Run the jobs one after the other until the time is over."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="such as cuda, cuda:1 or cpu")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--long", action="store_true", help="everything, however long it takes")

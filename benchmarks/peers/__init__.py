@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def their_modules(folder: Path, *stand_ins: str) -> Iterator[None]:
     """Inside, `import` finds a repository's modules; afterwards their names are free for another repository's.
 
     `stand_ins` are packages that it imports and that what is measured does not call: empty modules take their place
-    where they are not installed. All their attributes are `nn.Identity`.
+    where they are not installed. All their attributes can be called and ask nothing.
     """
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
@@ -59,7 +60,7 @@ def their_modules(folder: Path, *stand_ins: str) -> Iterator[None]:
         except ImportError:
             module = types.ModuleType(name)
             module.__path__ = []  # a package, whose modules are stand-ins too
-            module.__getattr__ = lambda attribute: nn.Identity  # pyright: ignore[reportAttributeAccessIssue]
+            module.__getattr__ = lambda attribute: MagicMock()  # pyright: ignore[reportAttributeAccessIssue]
             sys.modules[name] = module
     try:
         yield
@@ -122,7 +123,7 @@ def commit_of(folder: Path) -> str | None:
 
 def main(words: list[str]) -> None:
     """Compare and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks peers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks peers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ADAPTERS)}; by default all")
     parser.add_argument("--peers", type=Path, required=True, help="folder of their clones")
     parser.add_argument("--out", type=Path, default=Path("peers.json"))

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def jobs(folder: Path) -> Iterator[Job]:
     source = Source(Path("slate"), "torch", {name: value.detach() for name, value in theirs.state_dict().items()})
     options = Options(Path("unused"), num_slots=3, num_iterations=3, num_heads=4, changes={"dropout": 0.0})
     made = convert_slate(source, options)
-    ours = made.run.method.build()
+    ours: Any = made.run.method.build()
     ours.load_state_dict(made.weights)
     ours.eval()
 
@@ -66,7 +67,9 @@ def jobs(folder: Path) -> Iterator[Job]:
         training_step(
             lambda: torch.stack(list(ours.loss({"image": image}, 0).values())).sum(), build_optimizer(ours, made.run)
         ),
-        training_step(lambda: sum(theirs(image, 1.0, False)[1:3]), torch.optim.Adam(theirs.parameters()), clip=1.0),
+        training_step(
+            lambda: torch.stack(theirs(image, 1.0, False)[1:3]).sum(), torch.optim.Adam(theirs.parameters()), clip=1.0
+        ),
         "weights; each side draws its own noise",
         None,
     )

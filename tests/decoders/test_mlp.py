@@ -73,6 +73,26 @@ def test_positions_may_start_as_waves_and_are_learned():
     assert decoder.position.grad.abs().min() > 0
 
 
+def test_the_first_layer_of_slots_and_positions_apart_is_that_of_their_sum():
+    """Values and gradients, against tiling the slots over the patches."""
+    torch.manual_seed(0)
+    decoder = PatchMLPDecoder(6, 5, (2, 3), hidden_dims=(8, 7)).double()
+    slots = torch.randn(2, 4, 6).double().requires_grad_()
+    x = slots[:, :, None] + decoder.position
+    for layer in decoder.hidden:
+        x = layer(x).relu()
+    masks = decoder.to_mask(x)[..., 0].softmax(1)
+    expected = (masks[..., None] * decoder.to_features(x)).sum(1)
+    out = decoder(slots)
+    torch.testing.assert_close(out.recon.flatten(2).mT, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(out.masks.flatten(2), masks, atol=1e-12, rtol=1e-12)
+    inputs = (slots, decoder.position, *(layer.weight for layer in decoder.hidden))
+    probe = torch.randn(expected.shape).double()
+    gradients = torch.autograd.grad((out.recon.flatten(2).mT * probe).sum(), inputs)
+    for actual, wish in zip(gradients, torch.autograd.grad((expected * probe).sum(), inputs), strict=True):
+        torch.testing.assert_close(actual, wish, atol=1e-12, rtol=1e-12)
+
+
 def test_refuses_no_hidden_layer():
     with pytest.raises(ValueError, match="hidden_dims is empty; give the width of at least one hidden layer"):
         build(hidden_dims=())

@@ -42,6 +42,22 @@ def test_broadcast_convolution_equals_the_plain_one(kernel, size):
         torch.testing.assert_close(actual, wish, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=["tiled", "transposed"])
+def test_maps_lie_as_the_weights_do(layout, strides):
+    """From the first layer on: the wrong layout made the CLEVR decoder 1.4 times slower. Values do not depend on it."""
+    torch.manual_seed(0)
+    decoder = SpatialBroadcastDecoder(6, (16, 16), channels=8, strides=strides).double()
+    slots = torch.randn(2, 3, 6).double()
+    expected = decoder(slots).recon
+    decoder.to(memory_format=layout)
+    seen = []
+    for layer in (*list(decoder.layers)[1:], decoder.last):
+        layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    torch.testing.assert_close(decoder(slots).recon, expected, atol=1e-12, rtol=1e-12)
+    assert [x.is_contiguous(memory_format=layout) for x in seen] == [True, True]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (5, 9)], ids=str)
 @pytest.mark.parametrize("kernel", [3, 4, 5])
 def test_transposed_convolution_crops_as_tensorflow_does(kernel, size):

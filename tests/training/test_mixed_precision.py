@@ -37,8 +37,8 @@ def step(name, precision):
     fabric = open_fabric(run, device="cpu")
     method, model, optimizer = set_up(run, fabric, lambda folder: recipes()[Path(folder).name]().method.build())
     for part in method.modules():
-        if hasattr(part, "ready"):  # an autoencoder that has to be trained before
-            part.ready.fill_(True)
+        if isinstance(ready := getattr(part, "ready", None), torch.Tensor):  # an autoencoder trained before
+            ready.fill_(True)
     for weight in method.parameters():
         if not weight.any():  # layers that start at zero would hide what comes before them
             torch.nn.init.normal_(weight, std=0.02)
