@@ -94,6 +94,27 @@ def _rows(
         return _source(draw, tuple(shape)).to(device=device, dtype=dtype)
     if _part is None:
         return draw(*shape, device=device, dtype=dtype)
+    if torch.compiler.is_compiling():
+        name = "uniform" if draw is torch.rand else "normal"
+        return _compiled_rows(list(shape), name, torch.device(device or "cpu"), dtype or torch.get_default_dtype())
+    return _shared_rows(draw, shape, device, dtype)
+
+
+def _shared_rows(
+    draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None
+) -> Tensor:
+    assert _part is not None
     rows, (part, parts) = shape[0], _part
     generator = _generators[torch.device(device or "cpu")]
     return draw(rows * parts, *shape[1:], generator=generator, device=device, dtype=dtype)[part * rows :][:rows]
+
+
+@torch.library.custom_op("slotworks::shared_rows", mutates_args=(), tags=torch.Tag.nondeterministic_seeded)
+def _compiled_rows(shape: list[int], name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One node of a compiled graph, which cannot hold a generator; without it each noise would cut the graph."""
+    return _shared_rows(torch.rand if name == "uniform" else torch.randn, shape, device, dtype).clone()
+
+
+@_compiled_rows.register_fake
+def _(shape: list[int], name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, device=device, dtype=dtype)
