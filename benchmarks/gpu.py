@@ -44,6 +44,10 @@ from slotworks.types import Method, VideoMethod
 
 MINUTES = 5.0
 TINY = ("slot_attention.tetrominoes_mini", "slot_diffusion.scenes_mini")
+READS_MORE = ("PaintedDiffusionConfig", "TinyDiffusionConfig", "TinyCLIPConfig", "CLIPpyConfig", "SegCLIPConfig")
+READS_MORE += ("OVSegmentorConfig",)
+"""Settings of methods whose steps read of their data what noise has not, such as captions."""
+
 Job = Callable[[], dict[str, Any]]
 
 
@@ -169,7 +173,7 @@ def named(*, mini: bool, every: bool = False) -> Iterator[str]:
     for name, function in recipes().items():
         run = function()
         kind = type(run.method).__name__
-        aside = kind in ("PaintedDiffusionConfig", "TinyDiffusionConfig") or name.startswith("ablations.")
+        aside = kind in READS_MORE or name.startswith("ablations.")
         if aside or not run.steps or name.endswith("_mini") != mini:
             continue
         key = re.sub(r"'(runs/|stabilityai)[^']*'", "", repr((run.method, run.batch_size))) if every else kind

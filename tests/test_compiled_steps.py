@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 MATCHED = "the Hungarian method runs on the CPU"
+ORDER = "the order of patches is drawn on the CPU"
+LOADED = "a frozen network is one of another library, loaded when it is first used"
 CUTS = {
     "DSPNConfig": f"its encoder takes a gradient inside of the loss; {MATCHED}",
-    "DatasetDiffusionConfig": "asks whether a class has no name",
+    "DatasetDiffusionConfig": f"asks whether a class has no name; {LOADED}",
     "GlassConfig": MATCHED,
     "SAViConfig": "asks whether boxes are some and lie in the image",
     "SetPredictionConfig": MATCHED,
     "SlotMLPConfig": MATCHED,
-    "SpotStudentConfig": MATCHED,
+    "SpotConfig": ORDER,
+    "SpotStudentConfig": f"{ORDER}; {MATCHED}; {LOADED}",
+    "VideoSlotDiffusionConfig": LOADED,
 }
 """Why the graph is cut, by the class of the settings; everything else is one graph."""
 
@@ -29,7 +33,8 @@ from slotworks.nn.noise import shared_noise
 from slotworks.training.bench import noise
 from slotworks.types import VideoMethod, to_batch
 
-seen = {"PaintedDiffusionConfig", "TinyDiffusionConfig"}  # their steps read of their data what noise has not
+# Steps of these read of their data what noise has not.
+seen = {"PaintedDiffusionConfig", "TinyDiffusionConfig", "CLIPpyConfig", "OVSegmentorConfig", "SegCLIPConfig"}
 for name, function in recipes().items():
     run = function()
     kind = type(run.method).__name__

@@ -23,7 +23,7 @@ COVERED = ("stable_lsd.scenes_mini", "spot.scenes_mini", "slot_diffusion.scenes_
 
 def miniatures():
     """A miniature of each class of settings; left out are those whose step reads of its data what noise has not."""
-    seen = {"PaintedDiffusionConfig", "TinyDiffusionConfig"}
+    seen = {"PaintedDiffusionConfig", "TinyDiffusionConfig", "CLIPpyConfig", "OVSegmentorConfig", "SegCLIPConfig"}
     for name, function in recipes().items():
         run = function()
         if name.endswith("_mini") and run.steps and type(run.method).__name__ not in seen:
