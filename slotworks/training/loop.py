@@ -324,7 +324,7 @@ def _train(
             saved, evaluated = saved or asked, evaluated and not asked
             if before is not None and checked < done:
                 check(step - 1, before)
-            if seen:
+            if seen or saved:
                 now, checked = check(step, reading) | {"lr": lr}, done + 1
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

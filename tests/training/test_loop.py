@@ -422,6 +422,22 @@ def test_a_step_that_nobody_looks_at_is_found_when_it_diverges(tmp_path):
     assert last(tmp_path).step == 5
 
 
+def test_a_step_that_diverges_while_somebody_stops_is_named(tmp_path, monkeypatch):
+    """Stopping saves, and what is saved has been looked at."""
+
+    class Stopping(Reading):
+        def __init__(self, values):
+            super().__init__(values)
+            Stopping.made = getattr(Stopping, "made", 0) + 1
+            if Stopping.made == 8:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("slotworks.training.loop.Reading", Stopping)
+    with pytest.raises(Diverged, match=r"^Step 7 gave a loss"):
+        train(toy_run(method=ToyConfig(explode_at=7), log_every=100), tmp_path)
+    assert last(tmp_path).step == 5
+
+
 # ---- one batch, split in different ways ----------------------------------------------------------------------------
 
 
