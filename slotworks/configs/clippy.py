@@ -75,6 +75,8 @@ def painted_mini() -> Run:
         optimizer=Adam(lr=1e-3, weight_decay=0.05, warmup_steps=50, decay="cosine", max_grad_norm=1.0),
         steps=600,
         batch_size=64,
+        precision="auto",
+        channels_last="auto",
         ema_decay=0.98,
         eval_every=600,
         save_every=100,

@@ -94,6 +94,8 @@ def painted_mini() -> Run:
         optimizer=Adam(lr=1e-3, weight_decay=0.05, warmup_steps=50, decay="cosine", max_grad_norm=1.0),
         steps=400,
         batch_size=64,
+        precision="auto",
+        channels_last="auto",
         eval_every=400,
         save_every=100,
         protocol="oclf",

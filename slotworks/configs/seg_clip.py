@@ -93,6 +93,8 @@ def painted_mini() -> Run:
         ),
         steps=300,
         batch_size=48,
+        precision="auto",
+        channels_last="auto",
         eval_every=300,
         save_every=100,
         protocol="oclf",
