@@ -76,6 +76,24 @@ def test_evaluate_prints_json_for_every_protocol(run_folder, capsys):
     assert records[0]["metrics"]["fg_ari"]["mean"] == pytest.approx(records[1]["metrics"]["fg_ari"]["mean"], abs=1e-12)
 
 
+def test_one_run_that_cannot_be_scored_does_not_end_the_others(run_folder, tmp_path, capsys):
+    bad = shutil.copytree(run_folder, tmp_path / "bad")
+    (bad / "checkpoints" / "last.safetensors").write_bytes(b"cut short")
+    words = ["evaluate", str(bad), str(run_folder), "--images", "2", "--json"]
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert {record["run"] for record in json.loads(printed.out)} == {str(run_folder)}
+    assert f"{bad} was not scored: {bad}/checkpoints/last.safetensors" in printed.err
+    assert "Traceback" not in printed.err
+    assert main(["evaluate", str(bad), str(bad), "--json"]) == 2
+    assert capsys.readouterr().err.startswith(f"slotworks evaluate: {bad}/checkpoints/last.safetensors")
+
+
+def test_features_are_of_recipes_that_keep_them(capsys):
+    assert main(["data", "features", RECIPE]) == 2
+    assert "trains on tetromino_scenes itself, and keeps no features" in capsys.readouterr().err
+
+
 def test_evaluate_prints_how_far_the_numbers_move(run_folder, capsys, monkeypatch):
     monkeypatch.setattr("slotworks.cli.evaluate.out", Console(width=300, highlight=False))
 

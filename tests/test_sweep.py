@@ -134,12 +134,15 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(tmp_path, monkeypatch, capsys)
         ("update=replace", ["RuntimeError: the accelerator is out of memory"], False),
         ("update=gru", [], True),
     ]
-    assert "Failed: RuntimeError: the accelerator is out of memory" in printed.err
+    told = next(tmp_path.rglob("traceback.txt"))
+    assert f"Failed: RuntimeError: the accelerator is out of memory ({told} says where)" in printed.err
+    assert "in fails_once" in told.read_text()
     table = (tmp_path / "table.md").read_text()
     assert "Failed: update=replace. RuntimeError: the accelerator is out of memory" in table
     monkeypatch.setattr(api, "train", train)
     assert main(words) == 0  # it is tried again
     assert all(r["metrics"] and not r["failed"] for r in json.loads(capsys.readouterr().out))
+    assert not list(tmp_path.rglob("traceback.txt"))
 
 
 def test_a_recipe_that_fails_is_tried_once_for_all_its_ablations(tmp_path, monkeypatch, capsys):

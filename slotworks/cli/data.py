@@ -1,21 +1,26 @@
-"""`slotworks data list | prepare | check`."""
+"""`slotworks data list | prepare | features | check`."""
 
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
 from slotworks import tables
 from slotworks.cli.console import out, parse, print_json, take_option
+from slotworks.cli.engines import HELP as ENGINES
+from slotworks.cli.engines import run_parts, take_engine
+from slotworks.engines import Engine, OneByOne, Part
 from slotworks.errors import UserError
 from slotworks.files import check_writable
 from slotworks.remote import RemotePath, is_url
 
-HELP = """usage: slotworks data list | prepare NAME | check ROOT
+HELP = """usage: slotworks data list | prepare NAME | features RECIPE | check ROOT
 
   slotworks data list                                            size, licence, splits, what background means
   slotworks data prepare voc2012 --root data/VOCdevkit           official files to memory-mapped stores; resumes
+  slotworks data features dinosaur.coco_mlp --workers 4          what its frozen encoder sees, before the training
   slotworks data check data/VOCdevkit                            which file is missing or damaged, and where it comes
   from
 
@@ -32,10 +37,25 @@ Turn official files into memory-mapped stores. Killed and started again, it goes
   --root DIR     folder of the official files; default data/NAME
   --split SPLIT  train, val or test: only the store of this one, where each has its own
   --send URL     also copy the stores there, s3://bucket/folder and the like (extra `remote`): a root for other machines
+{engines}
   --json         print the folders of the stores as JSON
 
 `slotworks data prepare NAME --help` lists the options of a data set. A recipe looks for a store that was made with its
-own options."""
+own options.""".replace("{engines}", ENGINES)
+
+FEATURES_HELP = """usage: slotworks data features RECIPE [--workers N] [--engine ray] [--json] [--OPTION VALUE ...]
+
+Compute the features, and latents, that a recipe's frozen networks see in its training images, which its training would
+do by one process at its start. The same bytes whoever computes them. Killed and started again, it goes on.
+
+  slotworks data features dinosaur.coco_mlp --workers 4
+  slotworks data features glass.coco --engine ray --address HOST:6379
+
+{engines}
+  --json         print the folder of the store as JSON
+
+Options of the recipe as of `slotworks train RECIPE`. Until the store is whole, the disk holds twice what it takes.
+""".replace("{engines}", ENGINES)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,13 +64,13 @@ def main(argv: Sequence[str]) -> int:
         print(HELP)
         return 0
     action, *rest = argv
-    if action == "prepare":
-        return prepare(rest)
+    if action in ("prepare", "features"):
+        return prepare(rest) if action == "prepare" else features(rest)
     if action == "list" and set(rest) <= {"--json"}:  # without the parser it answers at once
         return list_data(json=bool(rest))
     actions = {"list": list_data, "check": check}
     if action not in actions:
-        raise UserError(f"There is no action {action!r}; expected list, prepare or check.")
+        raise UserError(f"There is no action {action!r}; expected list, prepare, features or check.")
     return parse(actions[action], rest, verb=f"data {action}") or 0
 
 
@@ -109,6 +129,7 @@ def prepare(argv: Sequence[str]) -> int:
     row = catalog.find_row(name)
     rest, split = take_option(rest, "--split")
     rest, url = take_option(rest, "--send")
+    rest, engine = take_engine(rest)
     if url is not None:
         if not is_url(url):
             raise UserError(f"--send is {url}; expected a URL such as s3://bucket/folder.")
@@ -131,7 +152,8 @@ def prepare(argv: Sequence[str]) -> int:
         raise UserError(str(error)) from None
     options = {field.name: getattr(config, field.name) for field in fields(config)}
     changed = {key: value for key, value in options.items() if value != getattr(default, key) and key != "root"}
-    paths = catalog.prepare(row.name, root=config.root, **changed, **({"split": split} if split else {}))
+    stores = catalog.stores(row.name, root=config.root, **changed, **({"split": split} if split else {}))
+    paths = _all(engine, "stores", [Part(f"The store {one.store_path}", one.prepare) for one in stores])
     if url is not None:
         from slotworks.data.stores.store import send_store
 
@@ -143,6 +165,44 @@ def prepare(argv: Sequence[str]) -> int:
         for path in paths:
             out.print(f"Prepared: {path}", soft_wrap=True, markup=False)
     return 0
+
+
+def features(argv: Sequence[str]) -> int:
+    """Parse by hand what belongs to the action; the rest are fields of the recipe."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(FEATURES_HELP)
+        return 0
+    name, *rest = argv
+    if name.startswith("-"):
+        raise UserError(f"The first word after `features` is {name}, expected a recipe.")
+    from slotworks.cli.train import build
+    from slotworks.data.stores.features import CachedFeatures, compute_block
+
+    rest, engine = take_engine(rest)
+    as_json = "--json" in rest
+    data = build(name, [word for word in rest if word != "--json"]).data
+    if not isinstance(data, CachedFeatures):
+        raise UserError(f"{name} trains on {data.name} itself, and keeps no features; there is nothing to compute.")
+    if not isinstance(engine, OneByOne):
+        blocks = data.missing_blocks()
+        parts = [Part(f"Rows {one.start} to {one.stop}", compute_block, (data, one.start, one.stop)) for one in blocks]
+        _all(engine, "blocks", parts)
+    data.open("train")
+    path = data.store_path(data.key(data.images.open("train")))
+    if as_json:
+        print_json({"features": str(path)})
+    else:
+        out.print(f"Features: {path}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _all(engine: Engine, unit: str, parts: Sequence[Part]) -> list[Any]:
+    """The answers of parts that are all needed; the others are finished before an error is raised."""
+    answers = dict(run_parts(engine, unit, parts))
+    for answer in answers.values():
+        if isinstance(answer, Exception):
+            raise answer
+    return [answers[number] for number in range(len(parts))]
 
 
 def check(root: Path, /, name: str | None = None, json: bool = False) -> int:

@@ -1,11 +1,12 @@
 """Options of verbs whose work falls into independent parts: which engine runs them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 from slotworks.cli.console import take_option
-from slotworks.engines import Engine, OneByOne, find_engine
+from slotworks.engines import Engine, OneByOne, Part, find_engine
 from slotworks.errors import UserError
 from slotworks.progress import progress
 from slotworks.ranges import whole_number
@@ -53,14 +54,13 @@ def engine_of(
     )
 
 
-@contextmanager
-def seen(engine: Engine, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over the parts of an engine whose parts show none of their own; gives the function that moves it."""
-    if isinstance(engine, OneByOne):
-        yield lambda count: None
-        return
-    with progress(what, total, unit=what) as advance:
-        yield advance
+def run_parts(engine: Engine, unit: str, parts: Sequence[Part]) -> Iterator[tuple[int, Any]]:
+    """`Engine.run`, under a bar that counts `unit` where the parts show none of their own."""
+    bar = nullcontext(lambda count: None) if isinstance(engine, OneByOne) else progress(unit, len(parts), unit=unit)
+    with bar as advance:
+        for number, answer in engine.run(parts):
+            advance(1)
+            yield number, answer
 
 
 def _amount(option: str, text: str) -> float:

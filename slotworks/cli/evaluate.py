@@ -22,8 +22,8 @@ from slotworks.cli.console import (
     take_option,
     units,
 )
-from slotworks.cli.engines import engine_of, seen
-from slotworks.engines import OneByOne, Part
+from slotworks.cli.engines import engine_of, run_parts
+from slotworks.engines import Part
 from slotworks.errors import UserError
 from slotworks.tables import learn, metric, read, task_row
 
@@ -66,7 +66,7 @@ def evaluate(
 
     RUN is a run folder, or a recipe that needs no training; its results go to runs/NAME. Of a folder of several seeds,
     as `slotworks train --seeds` makes, each is scored; mean and standard deviation are printed. Scores that cannot be
-    saved are printed all the same; the exit code is then 2.
+    saved are printed all the same, as are those of the other runs where one cannot be scored; the exit code is then 2.
 
     Examples:
       slotworks evaluate runs/slot_attention.tetrominoes_mini
@@ -148,16 +148,15 @@ def evaluate(
         calls.append(partial(api.evaluate, folder, **how))
     runner = engine_of(engine, None if workers is None else str(workers), address)
     with silent() if json else nullcontext():
-        if isinstance(runner, OneByOne):
-            answers = {number: call() for number, call in enumerate(calls)}
-        else:
-            parts = [Part(run, call) for run, call in zip(runs, calls, strict=True)]
-            with seen(runner, "runs", len(parts)) as advance:
-                answers = {number: answer for number, answer in runner.run(parts) if not advance(1)}
-    for answer in answers.values():
-        if isinstance(answer, Exception):
-            raise answer
-    records: list[dict[str, Any]] = [record for number in range(len(calls)) for record in answers[number]]
+        parts = [Part(run, call) for run, call in zip(runs, calls, strict=True)]
+        answers = dict(run_parts(runner, "runs", parts))
+    failed = {runs[k]: answer for k, answer in sorted(answers.items()) if isinstance(answer, Exception)}
+    for error in failed.values():
+        if len(failed) == len(runs) or not isinstance(error, UserError):
+            raise error
+    scored = [k for k in range(len(runs)) if runs[k] not in failed]
+    folders, places = [folders[k] for k in scored], [places[k] for k in scored]
+    records: list[dict[str, Any]] = [record for k in scored for record in answers[k]]
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
     for record in records:
         learn(record.get("about"))
@@ -171,7 +170,9 @@ def evaluate(
         _print_seeds(records, [(base, seeds) for base, seeds in bases if len(seeds) > 1])
     for reason in unsaved:
         err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
-    return 2 if unsaved else 0
+    for run, error in failed.items():
+        err.print(f"{run} was not scored: {error}", soft_wrap=True, markup=False, highlight=False)
+    return 2 if unsaved or failed else 0
 
 
 def _comparable(names: set[str]) -> bool:

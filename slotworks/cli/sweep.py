@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import signal
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotworks import tables
 from slotworks.cli.console import err, percent, print_json, take_all, take_option
-from slotworks.cli.engines import seen, take_engine
+from slotworks.cli.engines import run_parts, take_engine
 from slotworks.engines import Engine, OneByOne, Part
 from slotworks.errors import Stopped, UserError
 from slotworks.files import write_text
@@ -48,6 +49,7 @@ Other options change a field of the recipe in all variants: --steps 500. Ablatio
 """
 
 RESULT = "result.json"
+TRACEBACK = "traceback.txt"  # of what failed for another reason than a mistake of the user
 
 
 @dataclass(frozen=True)
@@ -215,20 +217,18 @@ def sweep(
         parts.append(Part(title, _one, (run, folder, device, title, more)))
     order = list(jobs)
     try:
-        with seen(engine, "trainings", len(parts)) as advance:
-            for number, answer in engine.run(parts):
-                if isinstance(answer, UserError) and not isinstance(engine, OneByOne):  # lost, or refused by a machine
-                    answer = {"seed": jobs[order[number]][0].seed, "failed": str(answer)}
-                if isinstance(answer, Exception):
-                    raise answer
-                if "signal" in answer:
-                    raise Stopped(answer["signal"])
-                tried[order[number]] = answer
-                advance(1)
-                for variant, folders in list(wanted.items()):
-                    if all(folder in tried for folder in folders):
-                        rows.append(_row(variant, [tried[folder] for folder in folders]))
-                        del wanted[variant]
+        for number, answer in run_parts(engine, "trainings", parts):
+            if isinstance(answer, UserError) and not isinstance(engine, OneByOne):  # lost, or refused by a machine
+                answer = {"seed": jobs[order[number]][0].seed, "failed": str(answer)}
+            if isinstance(answer, Exception):
+                raise answer
+            if "signal" in answer:
+                raise Stopped(answer["signal"])
+            tried[order[number]] = answer
+            for variant, folders in list(wanted.items()):
+                if all(folder in tried for folder in folders):
+                    rows.append(_row(variant, [tried[folder] for folder in folders]))
+                    del wanted[variant]
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         err.print("Stopped; the same command goes on from there. The table holds what is finished.")
@@ -342,14 +342,18 @@ def _one(
             return dict(read_json(done.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{done} is damaged ({error}); delete it to have the run measured anew.") from None
+    (folder / TRACEBACK).unlink(missing_ok=True)
     try:
         answer = train(run, folder, device=device)
     except Diverged as error:
         err.print(str(error), soft_wrap=True, markup=False)
         answer = {"diverged": str(error)}
     except Exception as error:  # whatever it was, the other variants go on
-        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        err.print(f"Failed: {words}", soft_wrap=True, markup=False, highlight=False)
+        words, where = str(error), ""
+        if not isinstance(error, UserError):
+            words, where = f"{type(error).__name__}: {error}", f" ({folder / TRACEBACK} says where)"
+            write_text(folder / TRACEBACK, traceback.format_exc())
+        err.print(f"Failed: {words}{where}", soft_wrap=True, markup=False, highlight=False)
         return {"seed": run.seed, "failed": words}
     if "signal" in answer:
         return answer

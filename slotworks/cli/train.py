@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from slotworks import tables
 from slotworks.cli.console import err, out, percent, print_json, take_all, take_option
-from slotworks.cli.engines import seen, take_engine
+from slotworks.cli.engines import run_parts, take_engine
 from slotworks.engines import Engine, OneByOne, Part
 from slotworks.errors import Stopped, UserError
 from slotworks.outputs import Outputs, writing
@@ -297,17 +297,15 @@ def train_seeds(
         parts.append(
             Part(f"Seed {seed}", _train_seed, (one, base / f"seed{seed}", how, more * isinstance(engine, OneByOne)))
         )
-    with seen(engine, "seeds", len(parts)) as advance:
-        for number, answer in engine.run(parts):
-            if isinstance(answer, Diverged):
-                err.print(str(answer), soft_wrap=True, markup=False)
-                answer = {"diverged": str(answer)}
-            elif isinstance(answer, Exception):
-                raise answer
-            found[number] = {"seed": run.seed + number, **answer}
-            advance(1)
-            if "signal" in answer:
-                break  # the remaining seeds are not wanted now
+    for number, answer in run_parts(engine, "seeds", parts):
+        if isinstance(answer, Diverged):
+            err.print(str(answer), soft_wrap=True, markup=False)
+            answer = {"diverged": str(answer)}
+        elif isinstance(answer, Exception):
+            raise answer
+        found[number] = {"seed": run.seed + number, **answer}
+        if "signal" in answer:
+            break  # the remaining seeds are not wanted now
     answers = [found[number] for number in sorted(found)]
     finished = [answer for answer in answers if "metrics" in answer]
     summary = {}

@@ -55,7 +55,14 @@ def find_row(name: str) -> CatalogRow:
 
 
 def prepare(name: str, root: str | Path | None = None, *, split: str | None = None, **options: Any) -> list[Path]:
-    """Prepare a data set from its official files below `root` and return the folders of its stores.
+    """Prepare a data set from its official files below `root` and return the folders of its stores; see `stores`."""
+    return [part.prepare() for part in stores(name, root, split=split, **options)]
+
+
+def stores(
+    name: str, root: str | Path | None = None, *, split: str | None = None, **options: Any
+) -> "list[PreparedData]":
+    """The stores of a data set, each of which `prepare` makes, if it is not there, without the others.
 
     Args:
         name: as `list_rows` gives it.
@@ -74,12 +81,12 @@ def prepare(name: str, root: str | Path | None = None, *, split: str | None = No
     if split not in (None, *SPLITS):
         raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
     config = replace(config, **({"root": str(root)} if root else {}), **options)
-    parts = [config.part(split)] if split else config.parts()
+    parts = [config.part(split)] if split else list(config.parts())
     for part in parts:
         if not part.store_path.exists():
             check_writable(part.store_path.parent)
             part.source()
-    return [part.prepare() for part in parts]
+    return parts
 
 
 def check(root: str | Path, name: str | None = None) -> list[Finding]:

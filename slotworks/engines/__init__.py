@@ -10,6 +10,7 @@ again when its process or machine is lost. What it gives back is small, and what
 """
 
 import pickle
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -50,13 +51,17 @@ def carry_out(packed: bytes) -> bytes:
         answer = pickle.loads(part)()
     except Exception as error:
         answer = error
+    if isinstance(answer, Exception) and not isinstance(answer, UserError):
+        answer.add_note("In the process that computed it:\n" + "".join(traceback.format_exception(answer)))
     try:
         data = pickle.dumps(answer)
         pickle.loads(data)  # some exceptions cannot be built again from what they say
         return data
     except Exception as error:
-        told = f"{type(answer).__name__}: {answer}" if isinstance(answer, Exception) else str(error)
-        return pickle.dumps(RuntimeError(told))
+        told = RuntimeError(f"{type(answer).__name__}: {answer}" if isinstance(answer, Exception) else str(error))
+        for note in getattr(answer, "__notes__", ()):
+            told.add_note(note)
+        return pickle.dumps(told)
 
 
 @runtime_checkable
@@ -126,9 +131,9 @@ def find_engine(
     return Processes(workers)
 
 
-def lost(part: Part, where: str) -> UserError:
-    """What is said of a part that was lost as often as it was tried."""
+def lost(part: Part, where: str, log: str) -> UserError:
+    """What is said of a part that was lost as often as it was tried; `log` is where its last words stand."""
     return UserError(
         f"{part.name} was lost with its {where} {TRIES} times, as happens when memory runs out; give it more, or fewer "
-        "--workers. The same command goes on."
+        f"--workers. What it said last is in {log}. The same command goes on."
     )

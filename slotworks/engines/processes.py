@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
+import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,10 @@ from slotworks.machine import threads_given, usable_cores
 
 
 class Processes:
-    """So many workers, each a fresh interpreter that takes part after part; one that dies is replaced."""
+    """So many workers, each a fresh interpreter that takes part after part; one that dies is replaced.
+
+    What workers write to their standard output and error is kept, in a temporary folder, where a part was lost.
+    """
 
     def __init__(self, workers: int):
         self.workers, self.gpus = workers, _gpus()
@@ -31,6 +36,7 @@ class Processes:
         context, waiting, tries = multiprocessing.get_context("spawn"), deque(range(len(parts))), Counter()
         free = deque(range(min(self.workers, len(parts))))  # numbers of workers
         workers: dict[Connection, tuple[int, Any]] = {}
+        logs, kept = Path(tempfile.mkdtemp(prefix="slotworks-")), False
         busy: dict[Connection, int] = {}
 
         def give(pipe: Connection) -> None:
@@ -44,7 +50,8 @@ class Processes:
             while waiting or busy:
                 while waiting and free:
                     pipe, theirs = context.Pipe()
-                    process = context.Process(target=_work, args=(theirs, self._environment(free[0])), daemon=True)
+                    given = theirs, self._environment(free[0]), logs / f"{free[0]}.log"
+                    process = context.Process(target=_work, args=given, daemon=True)
                     process.start()
                     theirs.close()
                     workers[pipe] = free.popleft(), process
@@ -62,7 +69,7 @@ class Processes:
                         if tries[number] < TRIES:
                             waiting.append(number)
                             continue
-                        answer = lost(parts[number], "process")
+                        answer, kept = lost(parts[number], "process", str(logs / f"{place}.log")), True
                     else:
                         if waiting:
                             give(pipe)
@@ -74,6 +81,8 @@ class Processes:
                 pipe.close()
             for _, process in workers.values():
                 process.join()
+            if not kept:
+                shutil.rmtree(logs, ignore_errors=True)
 
     def _environment(self, worker: int) -> dict[str, str]:
         """Of one worker: its share of the cores, and its GPU."""
@@ -90,12 +99,12 @@ def _gpus() -> list[str]:
     return [str(k) for k in range(len(list(there.iterdir())))] if there.is_dir() else []
 
 
-def _work(pipe: Connection, environment: dict[str, str]) -> None:
+def _work(pipe: Connection, environment: dict[str, str], log: Path) -> None:
     """The life of a worker. Nothing has imported torch before: it reads the environment then."""
     os.environ.update(environment)
-    silent = os.open(os.devnull, os.O_WRONLY)
+    own = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):  # several bars and logs across each other say nothing; what matters is in answers and files
-        os.dup2(silent, stream)
+        os.dup2(own, stream)
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is for the parent, which says what it means here
     parent = multiprocessing.parent_process()

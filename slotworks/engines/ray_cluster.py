@@ -47,7 +47,7 @@ class Ray:
                     except (RayTaskError, RaySystemError) as error:  # what no part says itself
                         answer = UserError(f"{parts[number].name} failed on Ray: {str(error).splitlines()[-1]}")
                     except RayError:  # its process or machine died
-                        answer = lost(parts[number], "machine or process")
+                        answer = lost(parts[number], "machine or process", "Ray's session_latest/logs")
                     yield number, answer
         finally:
             for task in running:

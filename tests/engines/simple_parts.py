@@ -30,6 +30,7 @@ def die(folder, times):
             Path(folder, f"died{k}").touch(exist_ok=False)
         except FileExistsError:
             continue
+        print("It dies.", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return "alive"
 

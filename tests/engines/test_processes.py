@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import simple_parts
@@ -22,6 +24,9 @@ def test_answers_and_errors_of_parts(engine):
     assert isinstance(found[4], UserError)
     assert [str(found[k]) for k in (4, 6)] == ["Give less.", "no"]
     assert "1 and 2" in str(found[5])
+    if engine.slots() > 1:
+        assert all("in fail\n" in found[k].__notes__[0] for k in (5, 6))
+    assert not hasattr(found[4], "__notes__")
     assert list(engine.run([])) == []
 
 
@@ -32,6 +37,9 @@ def test_a_part_whose_process_dies_is_run_again(tmp_path):
     found = dict(Processes(2).run(parts))
     assert (found[0][0], found[1]) == (9, "alive")
     assert str(found[2]).startswith("Seed 7 was lost with its process 4 times, as happens when memory runs out;")
+    log = Path(str(found[2]).partition("What it said last is in ")[2].partition(" The same")[0].rstrip("."))
+    assert "It dies." in log.read_text()
+    shutil.rmtree(log.parent)
 
 
 def test_each_worker_has_its_gpu_and_its_share_of_the_cores(monkeypatch):

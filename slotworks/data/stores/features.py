@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +30,14 @@ from torch.nn.functional import interpolate
 from slotworks.data.random import scene_keys, uniform
 from slotworks.data.stores.store import Row, Store, write_store
 from slotworks.encoders.vit import ViTConfig, ViTEncoder, weights_hash
+from slotworks.files import replacing
 from slotworks.nn.resize import resize
 from slotworks.progress import MEASURED, cpu_advice, duration, say
 from slotworks.types import Batch, DataConfig, Dataset, MethodConfig, RawBatch, UserError, to_batch
 
 VERSION = 1  # part of the key: raised when the same settings give other features
 PROBES = 32  # images whose pixels enter the key
+BLOCK_BYTES = 256 << 20  # of rows that one worker computes at once
 TRIED = 2  # images whose time is measured before the work
 
 _FOLDERS = ("root", "cutouts", "backgrounds")  # settings that say where files lie, and not what is in them
@@ -138,7 +141,17 @@ class CachedFeatures(DataConfig):
             advice = (lambda: cpu_advice(torch.get_num_threads())) if on_cpu else None
             settings = {"batch_size": self.batch_size}
             write_store(path, rows, source=key, settings=settings, total=rows.total, advice=advice)
+            shutil.rmtree(rows.blocks, ignore_errors=True)
         return Store(path)
+
+    def missing_blocks(self) -> list[range]:
+        """Rows of the store of `open("train")` that nobody has computed, in blocks for `compute_block`."""
+        dataset = self.images.open("train")
+        path = self.store_path(self.key(dataset))
+        rows = _Rows(self, dataset, path)
+        starts = range(0, 0 if path.exists() else rows.total, rows.block)
+        blocks = [range(start, min(start + rows.block, rows.total)) for start in starts]
+        return [block for block in blocks if not rows.block_file(block.start).exists()]
 
     def preview(self) -> Dataset:
         """The stored features, or else an `OnDemand`, which computes those that are asked for and stores nothing."""
@@ -266,15 +279,28 @@ class _Rows:
         self.config, self.dataset, self.path = config, dataset, path
         self.ways = 2 if config.flips else 1
         self.total = len(dataset) * (1 + config.crops) * self.ways
+        self.blocks = path.with_name(f".{path.name}.blocks")  # of rows that others computed, a file for each
+        self.block = config.batch_size * max(1, BLOCK_BYTES // (config.batch_size * config.row_bytes))
+
+    def block_file(self, start: int) -> Path:
+        """Where the rows of a block are, until they are in the store."""
+        return self.blocks / f"{start}.npz"
 
     def __call__(self, start: int) -> Iterator[Row]:
         self._check_disk((self.total - start) * self.config.row_bytes)
         compute, size = self.config.computation(), self.config.batch_size
-        if self.total - start >= MEASURED:
+        if self.total - start >= MEASURED and not self.blocks.exists():
             self._say_before(start, compute)
+        held: tuple[int, RawBatch] = -1, {}
         for first in range(start // size * size, self.total, size):
-            indices = np.arange(first, min(first + size, self.total))
-            arrays = self.arrays(indices, compute)
+            indices, block = np.arange(first, min(first + size, self.total)), first // self.block * self.block
+            if held[0] != block and self.block_file(block).exists():
+                with np.load(self.block_file(block), allow_pickle=False) as found:
+                    held = block, dict(found)
+            if held[0] == block:
+                arrays = {name: values[first - block :][: len(indices)] for name, values in held[1].items()}
+            else:
+                arrays = self.arrays(indices, compute)
             for k, index in enumerate(indices):
                 if index >= start:
                     yield {name: values[k] for name, values in arrays.items()}
@@ -330,6 +356,30 @@ class _Rows:
                 f"The features of {self.config.name} need {decimal(needed)} more in {self.path.parent}, where "
                 f"{decimal(free)} are free; free some space or choose another root."
             )
+
+
+def compute_block(config: CachedFeatures, start: int, stop: int) -> None:
+    """Compute rows `start` to `stop` of a store into a file beside it, from which `CachedFeatures.open` takes them.
+
+    The same bytes as without: batches begin at the same rows. Nothing is done where the file or the store is there.
+    """
+    dataset, compute = _opened(config)
+    path = config.store_path(config.key(dataset))
+    rows, size = _Rows(config, dataset, path), config.batch_size
+    file = rows.block_file(start)
+    if path.exists() or file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows._check_disk((stop - start) * config.row_bytes)
+    made = [rows.arrays(np.arange(k, min(k + size, stop)), compute) for k in range(start, stop, size)]
+    with replacing(file) as beside, beside.open("wb") as stream:
+        np.savez(stream, **{name: np.concatenate([one[name] for one in made]) for name in made[0]})  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def _opened(config: CachedFeatures) -> tuple[Dataset, Callable[[Batch], dict[str, np.ndarray]]]:
+    """Images and network, for one block after another."""
+    return config.images.open("train"), config.computation()
 
 
 class OnDemand:

@@ -355,6 +355,33 @@ def test_several_processes_compute_once(cache, monkeypatch, tmp_path):
     assert len(stores(cache)) == 1
 
 
+def test_blocks_that_others_computed_are_taken(cache, tmp_path, monkeypatch):
+    """The same bytes, and no row is computed twice; of a block that is missing they are computed."""
+    cache.open()
+    monkeypatch.setattr(module, "BLOCK_BYTES", 2 * 4 * cache.row_bytes)
+    spread = replace(cache, root=str(tmp_path / "spread"))
+    blocks = spread.missing_blocks()
+    assert [(block.start, block.stop) for block in blocks] == [(0, 8), (8, COUNT)]
+    for block in blocks[::-1]:
+        module.compute_block(spread, block.start, block.stop)
+    assert spread.missing_blocks() == []
+    blocks_folder = next(module.Path(spread.root).glob(".*.blocks"))
+    assert sorted(file.name for file in blocks_folder.iterdir()) == ["0.npz", "8.npz"]
+    (blocks_folder / "8.npz").unlink()
+    arrays, seen = module._Rows.arrays, []
+
+    def watched(self, indices, compute):
+        seen.append(int(indices[0]))
+        return arrays(self, indices, compute)
+
+    monkeypatch.setattr(module._Rows, "arrays", watched)
+    spread.open()
+    assert seen == [8]
+    assert contents(spread) == contents(cache)
+    assert not blocks_folder.exists()
+    assert spread.missing_blocks() == []
+
+
 def test_a_disk_that_is_too_small_is_said_before(cache, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(
