@@ -217,6 +217,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slotworks" / "remote"
 
 
+def _limit() -> int:
+    """Bytes of whole files that the cache may hold.
+
+    Raises:
+        UserError: the environment says something else than a number.
+    """
+    said = os.environ.get("SLOTWORKS_CACHE_BYTES") or str(CACHE_BYTES)
+    if not said.isdecimal():
+        raise UserError(f"SLOTWORKS_CACHE_BYTES is {said}; expected a number of bytes, such as {CACHE_BYTES}.")
+    return int(said)
+
+
 def _used(copy: Path) -> None:
     """Note that it was used now: the times that file systems note themselves may lie milliseconds back."""
     now = time.time_ns()
@@ -224,8 +236,12 @@ def _used(copy: Path) -> None:
 
 
 def make_room(folder: Path, size: int) -> None:
-    """Delete the copies that were used longest ago, until one of this size fits below the limit."""
-    limit = int(os.environ.get("SLOTWORKS_CACHE_BYTES") or CACHE_BYTES)
+    """Delete the copies that were used longest ago, until one of this size fits below the limit.
+
+    Raises:
+        UserError: the limit is no number.
+    """
+    limit = _limit()
     copies = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in folder.iterdir())
     total = size + sum(bytes_ for _, bytes_, _ in copies)
     for _, bytes_, path in copies:

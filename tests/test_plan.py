@@ -174,6 +174,11 @@ def test_hours_follow_from_operations_and_peak(capsys):
     text = capsys.readouterr().out
     assert "500,000 steps of 128" in text
     assert "9.79 x 10^12 operations" in text
+    per_image = 2 * 14 * 14 * 768 * 2  # each mirrored as well, two bytes a number
+    checkpoint = 4 * (answer["parameters"] + 2 * answer["trained"])
+    disk = {"checkpoint": checkpoint, "features": per_image, "data": "17.8 GB for training, 3.3 GB for validation"}
+    assert answer["disk"] == disk
+    assert "0.6 MB of features for each image, 60.2 GB for 100,000, the data prepared 17.8 GB for training" in text
 
 
 @pytest.mark.parametrize(

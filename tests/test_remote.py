@@ -73,6 +73,14 @@ def test_the_cache_stays_below_its_limit(url, monkeypatch):
     assert (as_place(url) / "0").local().read_bytes() == b"new"
 
 
+def test_a_limit_that_is_no_number(url, monkeypatch):
+    with replacing(as_place(f"{url}/0")) as beside:
+        beside.write_bytes(b"some")
+    monkeypatch.setenv("SLOTWORKS_CACHE_BYTES", "20 GB")
+    with pytest.raises(UserError, match=r"SLOTWORKS_CACHE_BYTES is 20 GB; expected a number of bytes, such as 2147"):
+        (as_place(url) / "0").local()
+
+
 def test_a_store_at_a_url_is_the_same_store(url, tmp_path, monkeypatch):
     monkeypatch.setattr(RemoteArray, "BLOCK", 4 * 12)
     monkeypatch.setattr(RemoteArray, "KEPT", 3)

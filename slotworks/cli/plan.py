@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slotworks import tables
 from slotworks.cli.console import out, print_json, take_option
 from slotworks.cli.train import build
 from slotworks.errors import UserError, nearest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 HELP = """usage: slotworks plan CONFIG [--gpu NAME] [--devices N] [--utilisation U] [--json] [--OPTION VALUE ...]
 
 What a training will ask of a machine, before its data or weights are there: parameters, operations and memory of a
-step, counted without computing one, and the hours that follow on a GPU.
+step, the disk, counted without computing one, and the hours that follow on a GPU.
 
   slotworks plan glass.coco                          on an A100, at 30 percent of its peak
   slotworks plan glass.coco_phase2 --gpu h100 --devices 8
@@ -114,6 +115,25 @@ def hours_of(run: "Run", plan: "Plan", gpu: str, devices: int, utilisation: floa
         "step_seconds": seconds,
         "hours": seconds * run.steps / 3600,
         "gpu_hours": seconds * run.steps * devices / 3600,
+        "disk": disk_of(run, plan),
+    }
+
+
+def disk_of(run: "Run", plan: "Plan") -> dict:
+    """On the disk: bytes of a checkpoint and of stored features of an image, and what the prepared data take in words."""
+    from slotworks.data import CachedFeatures
+    from slotworks.encoders.blank import without_weights
+    from slotworks.plan import BYTES
+
+    stored = run.data if isinstance(run.data, CachedFeatures) else None
+    name = run.data.name if stored is None else stored.source_images.name
+    rows = {row["name"]: row["disk"] for row in tables.read()["data"]}
+    with without_weights():
+        features = None if stored is None else stored.row_bytes * (1 + stored.crops) * (1 + stored.flips)
+    return {
+        "checkpoint": (plan.parameters + (2 + (run.ema_decay is not None)) * plan.trained) * BYTES,
+        "features": features,
+        "data": rows.get(name),
     }
 
 
@@ -128,6 +148,12 @@ def _lines(recipe: str, answer: dict) -> dict[str, str]:
     there = answer["gpu_memory_gb"]
     fits = "" if there is None or total <= there else "; more than it has: use 16 bits, or more micro-batches"
     days = f" ({answer['hours'] / 24:.1f} days)" if answer["hours"] > 48 else ""
+    disk = answer["disk"]
+    kept_there = [f"{_size(disk['checkpoint'])} for each checkpoint"]
+    if disk["features"]:
+        many_images = f"{_size(100_000 * disk['features'])} for 100,000"
+        kept_there.append(f"{_size(disk['features'])} of features for each image, {many_images}")
+    kept_there += [f"the data prepared {disk['data']}"] * bool(disk["data"])
     waits = ", ".join(f"{count} x {what}" for what, count in answer["visits"].items()) or "never"
     return {
         "recipe": f"{recipe}: {answer['steps']:,} steps of {answer['batch_size']}",
@@ -135,9 +161,18 @@ def _lines(recipe: str, answer: dict) -> dict[str, str]:
         "a step": f"{answer['flops'] / 1e12:,.2f} x 10^12 operations on each device, forward and backward",
         "memory": f"{total:.1f} GB in float32 (weights {weights:.1f}, gradients and moments {optimizer:.1f}, "
         f"activations {activations:.1f}){'' if there is None else f' of {there} GB'}{fits}",
+        "disk": ", ".join(kept_there),
         "waits": f"for numbers of the device in a step: {waits}",
         "time": f"{_round(answer['hours'])} hours{days} on {many}{answer['gpu']}{_share_of(answer)}",
     }
+
+
+def _size(count: int) -> str:
+    """
+    >>> _size(1_700_000), _size(17_800_000_000)
+    ('1.7 MB', '17.8 GB')
+    """
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _share_of(answer: dict) -> str:

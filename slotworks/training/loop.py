@@ -101,7 +101,7 @@ def set_up(
     if run.shard:
         check_shard(method, run.precision)
         model = fabric.setup_module(TrainStep(method, run, fabric.device))
-        optimizer = fabric.setup_optimizers(build_optimizer(method, run))  # of weights that are shared by now
+        optimizer: Any = fabric.setup_optimizers(build_optimizer(method, run))  # of weights that are shared by now
     else:
         model, optimizer = fabric.setup(TrainStep(method, run, fabric.device), build_optimizer(method, run))
     if checkpoint:

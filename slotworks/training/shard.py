@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from slotworks.types import Method, UserError
 
 if TYPE_CHECKING:  # it takes seconds to import
-    from lightning.fabric.strategies import ModelParallelStrategy
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
 
 def sharded(processes: int) -> "ModelParallelStrategy":
     """The strategy of a Fabric whose processes share one copy of the module that calls a method's loss."""
-    from lightning.fabric.strategies import ModelParallelStrategy
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
     from torch.distributed.fsdp import fully_shard
 
     def share(step: Any, mesh: Any) -> nn.Module:
