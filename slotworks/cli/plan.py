@@ -120,7 +120,7 @@ def hours_of(run: "Run", plan: "Plan", gpu: str, devices: int, utilisation: floa
 
 
 def disk_of(run: "Run", plan: "Plan") -> dict:
-    """On the disk: bytes of a checkpoint and of stored features of an image, and what the prepared data take in words."""
+    """On the disk: bytes of a checkpoint and of stored features of an image; in words what prepared data take."""
     from slotworks.data import CachedFeatures
     from slotworks.encoders.blank import without_weights
     from slotworks.plan import BYTES
