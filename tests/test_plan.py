@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from networks import networks
 from torch import nn
 
 from slotworks.cli import main
-from slotworks.cli.plan import hours_of
-from slotworks.configs import recipes
+from slotworks.cli.plan import disk_of, hours_of
+from slotworks.configs import find, recipes
 from slotworks.encoders import ViTConfig
 from slotworks.encoders.blank import TRANSFORMERS, blank_transformer, without_weights
 from slotworks.encoders.diffusion import load_diffusion
@@ -174,11 +175,24 @@ def test_hours_follow_from_operations_and_peak(capsys):
     text = capsys.readouterr().out
     assert "500,000 steps of 128" in text
     assert "9.79 x 10^12 operations" in text
-    per_image = 2 * 14 * 14 * 768 * 2  # each mirrored as well, two bytes a number
-    checkpoint = 4 * (answer["parameters"] + 2 * answer["trained"])
-    disk = {"checkpoint": checkpoint, "features": per_image, "data": "17.8 GB for training, 3.3 GB for validation"}
-    assert answer["disk"] == disk
-    assert "0.6 MB of features for each image, 60.2 GB for 100,000, the data prepared 17.8 GB for training" in text
+    assert "for each checkpoint, the data prepared 17.8 GB for training, 3.3 GB for validation" in text
+
+
+@pytest.mark.parametrize("name", ["stable_lsd.scenes_mini", "dataset_diffusion.scenes_mini"])
+def test_networks_that_are_read_from_files(name):
+    """Those of the package itself, whose shapes no list holds."""
+    found = plan(find(name)(), count_flops=False)
+    assert 0 < found.trained < found.parameters + found.frozen
+
+
+def test_what_a_run_takes_on_the_disk():
+    """Weights and two moments of those that are trained; ViT-B/14 features at 448 pixels and moments of 32 x 32."""
+    run, found = find("glass.coco")(), SimpleNamespace(parameters=10, trained=3)
+    per_image = 32 * 32 * 768 * 2 + 8 * 32 * 32 * 4
+    assert disk_of(run, found) == {"checkpoint": 4 * (10 + 2 * 3), "features": per_image, "data": None}
+    averaged = replace(find("slot_attention.clevr6")(), ema_decay=0.9)
+    on_disk = "6.6 GB (CLEVR6 and CLEVR10 together)"
+    assert disk_of(averaged, found) == {"checkpoint": 4 * (10 + 3 * 3), "features": None, "data": on_disk}
 
 
 @pytest.mark.parametrize(

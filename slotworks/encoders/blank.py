@@ -130,3 +130,9 @@ def _known(table: dict[str, Any], model: str) -> Any:
     if model not in table:
         raise UserError(f"The shape of {model} is not known without its files; known are {', '.join(table)}.")
     return table[model]
+
+
+def as_planned(network: Any) -> Any:
+    """A network that was read, on the CPU, since no file can be read to torch's meta device; where that is the default,
+    as in a plan, the network on it."""
+    return network.to("meta") if torch.get_default_device().type == "meta" else network

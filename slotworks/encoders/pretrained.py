@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from slotworks.encoders.blank import as_planned
 from slotworks.encoders.reports import quiet
 from slotworks.encoders.vit import loading_errors, package_folder
 from slotworks.files import replacing_tree, write_text
@@ -65,12 +66,19 @@ def load_part(load: Callable[..., Any], model: str, part: str = "", **options: A
     for name, local in places:
         try:
             # Weights that a checkpoint lacks would be drawn at random: loading late must not disturb the run.
-            with torch.inference_mode(False), torch.random.fork_rng(devices=[]), _no_bars() if local else nullcontext():
+            with (
+                torch.inference_mode(False),
+                torch.random.fork_rng(devices=[]),
+                _no_bars() if local else nullcontext(),
+                torch.device("cpu"),
+            ):
                 loaded = load(name, local_files_only=local, **({"subfolder": part} if part else {}), **options)
         except loading_errors() as error:
             errors.append(error)
         else:
-            return loaded.eval().requires_grad_(False) if isinstance(loaded, torch.nn.Module) else loaded
+            if not isinstance(loaded, torch.nn.Module):
+                return loaded
+            return as_planned(loaded.eval().requires_grad_(False))
     reason = f"{type(errors[-1]).__name__}: {next(iter(str(errors[-1]).splitlines()), '')}"[:200].rstrip(" .:")
     raise UserError(
         f"{f'The part {part} of ' if part else ''}{model!r} could not be loaded ({reason}); check the name and the "

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slotworks.encoders.blank import blank_transformer, wanted
+from slotworks.encoders.blank import as_planned, blank_transformer, wanted
 from slotworks.encoders.reports import first_line, quiet
 from slotworks.errors import needs_extra, quote, transport_errors
 from slotworks.json_text import read_json
@@ -403,7 +403,7 @@ def _read_network(config: ViTConfig) -> Any:
     folder = str(files[0].parent)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # Lazy loading must not disturb the run: transformers draws weights that a checkpoint lacks, such as a pooler's.
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), quiet():
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), quiet(), torch.device("cpu"):
         try:
             settings = AutoConfig.from_pretrained(folder, **options)
             if hasattr(settings, "mask_ratio"):
@@ -424,7 +424,7 @@ def _read_network(config: ViTConfig) -> Any:
             f"The weights of {config.model} do not belong to its config.json: {len(wrong)} tensors are missing or have "
             f"another shape, such as {wrong[0]}."
         )
-    return network
+    return as_planned(network)
 
 
 def _offset_positions(network: Any, config: ViTConfig) -> None:
