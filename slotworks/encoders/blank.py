@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
+
 from slotworks.errors import needs_extra
 from slotworks.types import UserError
 
