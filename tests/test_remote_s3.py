@@ -15,10 +15,12 @@ from slotworks.remote import as_place
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     import boto3
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     made = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     made.start()
+    s3fs.S3FileSystem.clear_instance_cache()  # a test before knew another address
     host, port = made.get_host_and_port()
     known = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in {**known, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
@@ -44,7 +46,5 @@ def test_files_and_stores_of_a_bucket(server, tmp_path):
 
 
 def test_a_bucket_that_is_not_there_is_a_sentence(server):
-    with pytest.raises(
-        UserError, match=r"s3://absent/folder/\.partial\..* could not be written .*does not exist"
-    ):
+    with pytest.raises(UserError, match=r"s3://absent/folder/\.partial\..* could not be written .*does not exist"):
         check_writable(as_place("s3://absent/folder"))
