@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from slotworks.errors import UserError, needs_extra, shorten
 
 PARTIAL = ".partial."
+BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "az")  # have no folders; making one would make a bucket that is missing
 CACHE_BYTES = 20 << 30  # of whole files; SLOTWORKS_CACHE_BYTES in the environment says another number
 
 
@@ -133,7 +134,8 @@ class RemotePath:
         beside = f"{self.path.rpartition('/')[0]}/{PARTIAL}{self.name}"
         with _telling(self.url, doing="written"):
             try:
-                self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+                if self.url.partition("://")[0] not in BUCKETS:
+                    self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
                 self.fs.put_file(str(file), beside)
                 self.fs.mv(beside, self.path)
             except BaseException:
