@@ -259,8 +259,12 @@ def _telling(url: str, doing: str = "opened") -> Iterator[None]:
     """What storages refuse, each by errors of its own library, in one sentence."""
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except UserError:
         raise
+    except FileNotFoundError as error:
+        if doing == "opened":  # a file that may be absent is the caller's affair
+            raise
+        raise UserError(f"{url} could not be {doing} ({str(error).rstrip('.')}); make the bucket first.") from None
     except ImportError as error:
         raise UserError(f"{url} needs a library that is not installed: {error}") from None
     except Exception as error:

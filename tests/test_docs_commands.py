@@ -78,7 +78,8 @@ def nothing_done(monkeypatch, tmp_path):
     monkeypatch.setattr(synthesize, "_run", lambda *args, **options: 0)
     monkeypatch.setattr(synthesize, "_measure", lambda *args, **options: 0)
     monkeypatch.setattr(sweep, "sweep", lambda *args, **options: [])
-    monkeypatch.setattr(catalog, "prepare", lambda *args, **options: [])
+    monkeypatch.setattr(catalog, "stores", lambda *args, **options: [])
+    monkeypatch.setattr("slotworks.cli.data._compute", lambda *args: "")
 
 
 def check_evaluation(runs, tasks, **options):

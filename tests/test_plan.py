@@ -187,7 +187,8 @@ def test_networks_that_are_read_from_files(name):
 
 def test_what_a_run_takes_on_the_disk():
     """Weights and two moments of those that are trained; ViT-B/14 features at 448 pixels and moments of 32 x 32."""
-    run, found = find("glass.coco")(), SimpleNamespace(parameters=10, trained=3)
+    run: Any = find("glass.coco")()
+    found: Any = SimpleNamespace(parameters=10, trained=3)
     per_image = 32 * 32 * 768 * 2 + 8 * 32 * 32 * 4
     assert disk_of(run, found) == {"checkpoint": 4 * (10 + 2 * 3), "features": per_image, "data": None}
     averaged = replace(find("slot_attention.clevr6")(), ema_decay=0.9)

@@ -176,24 +176,31 @@ def features(argv: Sequence[str]) -> int:
     if name.startswith("-"):
         raise UserError(f"The first word after `features` is {name}, expected a recipe.")
     from slotworks.cli.train import build
-    from slotworks.data.stores.features import CachedFeatures, compute_block
+    from slotworks.data.stores.features import CachedFeatures
 
     rest, engine = take_engine(rest)
     as_json = "--json" in rest
     data = build(name, [word for word in rest if word != "--json"]).data
     if not isinstance(data, CachedFeatures):
         raise UserError(f"{name} trains on {data.name} itself, and keeps no features; there is nothing to compute.")
-    if not isinstance(engine, OneByOne):
-        blocks = data.missing_blocks()
-        parts = [Part(f"Rows {one.start} to {one.stop}", compute_block, (data, one.start, one.stop)) for one in blocks]
-        _all(engine, "blocks", parts)
-    data.open("train")
-    path = data.store_path(data.key(data.images.open("train")))
+    path = _compute(data, engine)
     if as_json:
         print_json({"features": str(path)})
     else:
         out.print(f"Features: {path}", soft_wrap=True, markup=False)
     return 0
+
+
+def _compute(data: Any, engine: Engine) -> Path:
+    """Blocks of features by an engine, and from them the store; its folder."""
+    from slotworks.data.stores.features import compute_block
+
+    if not isinstance(engine, OneByOne):
+        blocks = data.missing_blocks()
+        parts = [Part(f"Rows {one.start} to {one.stop}", compute_block, (data, one.start, one.stop)) for one in blocks]
+        _all(engine, "blocks", parts)
+    data.open("train")
+    return data.store_path(data.key(data.images.open("train")))
 
 
 def _all(engine: Engine, unit: str, parts: Sequence[Part]) -> list[Any]:

@@ -1,7 +1,7 @@
 """`slotworks evaluate`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, make_dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from slotworks.cli.console import (
     units,
 )
 from slotworks.cli.engines import engine_of, run_parts
-from slotworks.engines import Part
+from slotworks.engines import OneByOne, Part
 from slotworks.errors import UserError
 from slotworks.tables import learn, metric, read, task_row
 
@@ -148,8 +148,11 @@ def evaluate(
         calls.append(partial(api.evaluate, folder, **how))
     runner = engine_of(engine, None if workers is None else str(workers), address)
     with silent() if json else nullcontext():
-        parts = [Part(run, call) for run, call in zip(runs, calls, strict=True)]
-        answers = dict(run_parts(runner, "runs", parts))
+        if isinstance(runner, OneByOne):
+            answers = {number: _answer(call) for number, call in enumerate(calls)}
+        else:
+            parts = [Part(run, call) for run, call in zip(runs, calls, strict=True)]
+            answers = dict(run_parts(runner, "runs", parts))
     failed = {runs[k]: answer for k, answer in sorted(answers.items()) if isinstance(answer, Exception)}
     for error in failed.values():
         if len(failed) == len(runs) or not isinstance(error, UserError):
@@ -173,6 +176,14 @@ def evaluate(
     for run, error in failed.items():
         err.print(f"{run} was not scored: {error}", soft_wrap=True, markup=False, highlight=False)
     return 2 if unsaved or failed else 0
+
+
+def _answer(call: Callable[[], Any]) -> Any:
+    """What it gives, or its error, as of a part."""
+    try:
+        return call()
+    except Exception as error:
+        return error
 
 
 def _comparable(names: set[str]) -> bool:
