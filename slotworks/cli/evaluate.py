@@ -153,11 +153,11 @@ def evaluate(
         else:
             parts = [Part(run, call) for run, call in zip(runs, calls, strict=True)]
             answers = dict(run_parts(runner, "runs", parts))
-    failed = {runs[k]: answer for k, answer in sorted(answers.items()) if isinstance(answer, Exception)}
+    failed = {k: answer for k, answer in sorted(answers.items()) if isinstance(answer, Exception)}
     for error in failed.values():
         if len(failed) == len(runs) or not isinstance(error, UserError):
             raise error
-    scored = [k for k in range(len(runs)) if runs[k] not in failed]
+    scored = [k for k in range(len(runs)) if k not in failed]
     folders, places = [folders[k] for k in scored], [places[k] for k in scored]
     records: list[dict[str, Any]] = [record for k in scored for record in answers[k]]
     unsaved = dict.fromkeys(record["unsaved"] for record in records if "unsaved" in record)
@@ -173,16 +173,16 @@ def evaluate(
         _print_seeds(records, [(base, seeds) for base, seeds in bases if len(seeds) > 1])
     for reason in unsaved:
         err.print(f"Not saved: {reason}", soft_wrap=True, markup=False, highlight=False)
-    for run, error in failed.items():
-        err.print(f"{run} was not scored: {error}", soft_wrap=True, markup=False, highlight=False)
+    for k, error in failed.items():
+        err.print(f"{runs[k]} was not scored: {error}", soft_wrap=True, markup=False, highlight=False)
     return 2 if unsaved or failed else 0
 
 
 def _answer(call: Callable[[], Any]) -> Any:
-    """What it gives, or its error, as of a part."""
+    """What it gives, or the user's mistake that it raised, as of a part."""
     try:
         return call()
-    except Exception as error:
+    except UserError as error:
         return error
 
 
