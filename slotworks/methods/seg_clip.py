@@ -29,6 +29,7 @@ from slotworks.encoders.text import CLIP_TEXT, TextConfig, TextEncoder, captions
 from slotworks.errors import needs_extra
 from slotworks.nn.contrastive import contrastive_loss
 from slotworks.nn.noise import batch_uniform
+from slotworks.nn.precision import without_autocast
 from slotworks.nn.superpixels import felzenszwalb, most_frequent
 from slotworks.nn.zero_shot import a_or_an, classes_of_groups, scores_of_groups
 from slotworks.slots.centers import CenterGrouping, QuickGELU
@@ -304,9 +305,10 @@ def superpixel_loss(hard: Float[Tensor, "b g p"], superpixels: Int64[Tensor, "b 
     As the released code, choices go through a softmax over groups before they are compared, and the sum is divided by
     all numbers of the choices.
     """
-    choice = hard.mT  # b p g
-    same = (superpixels[:, :, None] == superpixels[:, None]).to(choice)
-    mean = same @ choice / same.sum(2, keepdim=True)
+    with without_autocast(hard.device):  # choices differ in what eight bits do not hold
+        choice = hard.mT.to(torch.promote_types(hard.dtype, torch.float32))  # b p g
+        same = (superpixels[:, :, None] == superpixels[:, None]).to(choice)
+        mean = same @ choice / same.sum(2, keepdim=True)
     ours, theirs = choice.log_softmax(2), mean.log_softmax(2)
     both = (theirs.exp() * (theirs - ours) + ours.exp() * (ours - theirs)) / 2
     return both.mean()

@@ -110,6 +110,14 @@ def test_superpixels_ask_for_one_group():
     torch.testing.assert_close(superpixel_loss(hard, torch.zeros(1, 4, dtype=torch.int64)), one / 4)
 
 
+def test_superpixels_are_compared_in_float32_in_mixed_precision():
+    hard = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    parts = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = superpixel_loss(hard, parts)
+    assert mixed.item() == superpixel_loss(hard, parts).item()
+
+
 def test_a_step_trains_all_but_the_token_that_takes_no_part():
     torch.manual_seed(0)
     method = SMALL.build()
