@@ -20,6 +20,7 @@ from slotworks.encoders import ViTEncoder
 from slotworks.encoders.known import compare
 from slotworks.errors import UserError
 from slotworks.hub import from_pretrained, local_run, save_pretrained
+from slotworks.reports.card import files_of
 from slotworks.training.checkpoint import LAST, load_checkpoint, load_weights
 
 SHIPPED = [member for member in zoo.MEMBERS if (zoo.SHIPPED / member.name / "config.json").is_file()]
@@ -84,6 +85,16 @@ def test_a_card_says_what_the_record_says(member):
     assert row["license"] == license
     for path in folder.rglob("*.json"):
         assert not re.search(r'"/|/(root|tmp|home|work)/', path.read_text()), path
+
+
+def test_a_card_says_how_a_method_for_videos_is_asked():
+    """A clip instead of a picture, and the boxes that it starts from."""
+    card = (zoo.SHIPPED / "savi-scenes" / "README.md").read_text()
+    assert "Takes a video apart" in card
+    assert "method.encode(videos, boxes=boxes).slots  # videos: batch, frames, 3, height, width" in card
+    assert "slotworks segment zoo:savi-scenes clip.mp4 --boxes 0.1,0.2,0.4,0.5 0.6,0.6,0.9,0.8" in card
+    assert files_of({"short_clips": [], "initializer": "learned"}) == "clip.mp4"
+    assert files_of({"initializer": "boxes"}) == "photo.jpg"
 
 
 def test_the_member_for_photographs_on_its_encoder(tmp_path, capsys):

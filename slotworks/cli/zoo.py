@@ -20,7 +20,7 @@ zoo:NAME.
 
   slotworks zoo                                     which there are: data, size, number, picture; what others take
   slotworks segment zoo:dinosaur-scenes photo.jpg
-  slotworks zoo build savi-scenes                   train one that does not come along; stopped, it goes on
+  slotworks zoo build spot-scenes                   train one that does not come along; stopped, it goes on
 """
 
 KEPT = ("started", "slotworks", "python", "torch", "commit", "device", "cores")
@@ -78,7 +78,7 @@ def build(
     in the folder are moved to eval/before-CHECKSUM.
 
     Examples:
-      slotworks zoo build savi-scenes
+      slotworks zoo build spot-scenes
       slotworks zoo build savi-scenes --run runs/mine        of a run that was trained already
 
     Args:
@@ -96,7 +96,7 @@ def build(
     from slotworks.files import write_text
     from slotworks.hub import CARD, CONFIG, PICTURE, make_run, save_pretrained
     from slotworks.json_text import read_json
-    from slotworks.reports.card import card
+    from slotworks.reports.card import card, files_of
     from slotworks.training import load_run
 
     known = zoo.member(name)
@@ -134,7 +134,8 @@ def build(
     if json:
         print_json({"folder": str(place), "metrics": made[0]["metrics"]})
     else:
-        out.print(f"{place}: `slotworks segment zoo:{known.name} photo.jpg` takes it.", soft_wrap=True, markup=False)
+        how = f"slotworks segment zoo:{known.name} {files_of(config['run']['method'])}"
+        out.print(f"{place}: `{how}` takes it.", soft_wrap=True, markup=False)
     return 0
 
 

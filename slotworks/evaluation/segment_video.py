@@ -72,6 +72,11 @@ def segment_files(
         raise UserError(
             f"{videos[0]} is a video; {option} are for pictures: leave --{option} out, or give pictures only."
         )
+    if pictures and boxes is not None:
+        raise UserError(
+            f"{pictures[0]} is a picture; boxes are those of the first frame of a video: leave --boxes out, or give "
+            "videos only."
+        )
     for path in pictures:
         outputs.name_for(path, PICTURE_KINDS)
     for path in videos:

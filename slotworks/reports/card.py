@@ -44,6 +44,9 @@ def card(
         tag=run["method"]["kind"].removesuffix("Config").lower(),
         name=name,
         place=name if name.startswith("zoo:") else f"hf://{name}",
+        films=_films(run["method"]),
+        boxes=run["method"].get("initializer") == "boxes",
+        asked=files_of(run["method"]),
         config=config,
         run=run,
         data=data_name(run["data"]),
@@ -57,6 +60,17 @@ def card(
         encoder=_read(run_folder / "encoder.json"),
         left_out=config.get("left_out", ()),
     )
+
+
+def files_of(method: Mapping[str, Any]) -> str:
+    """What `segment` is given for a method of these settings, as an example."""
+    if not _films(method):
+        return "photo.jpg"
+    return "clip.mp4" + " --boxes 0.1,0.2,0.4,0.5 0.6,0.6,0.9,0.8" * (method.get("initializer") == "boxes")
+
+
+def _films(method: Mapping[str, Any]) -> bool:
+    return "short_clips" in method  # as all have that are trained on clips
 
 
 def picture_for_card(run_folder: Path) -> Path | None:

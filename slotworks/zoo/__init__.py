@@ -2,7 +2,7 @@
 
     slotworks zoo                                   which there are: data, size, number
     slotworks segment zoo:dinosaur-scenes photo.jpg
-    slotworks zoo build savi-scenes                 train one that does not come along
+    slotworks zoo build spot-scenes                 train one that does not come along
 
 A folder holds what `slotworks.hub.save_pretrained` writes, weights in float16, and `eval/`, the records of these very
 weights, from which the number of the table and the card are made. One that was built lies in `runs/zoo` and takes the

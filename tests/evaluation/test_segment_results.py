@@ -173,3 +173,10 @@ def test_masks_are_those_that_are_scored(tmp_path, options, segments):
     with writing(tmp_path / "out", doing="writing results") as outputs:
         (found,) = segment_files(Disagreeing(), [picture], outputs, image_size=(64, 64), **options)
     assert found["slots"] == segments
+
+
+def test_pictures_are_told_no_boxes(tmp_path):
+    """They would be passed over in silence."""
+    file = write_scene(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a.png is a picture; boxes are those of the first frame of a video: leave"):
+        [*segment_files(Colors(), [file], Outputs(tmp_path / "out"), image_size=(64, 64), boxes=[[0.0, 0.0, 1.0, 1.0]])]
