@@ -30,23 +30,25 @@ def whole_number(text: str) -> int | None:
 
 
 COUNTS = """
-    accumulate basnet_width batch_size box_size categories channels clip_length clip_stride cnn_channels cnn_stride
-    columns context_dim decoded_patches decoder_blocks decoder_channels decoder_dim decoder_dims decoder_heads
-    decoder_kernel_size decoder_layers decoder_mask_pool decoder_strides dims dvae_channels encoder_channels
-    encoder_hidden_dim encoder_kernel_size encoder_strides encoder_width epochs feature_components feature_dim
-    feature_mlp_dim feature_side first_iterations frames_per_video head_dim hidden_dim hidden_dims images_per_pass
-    input_size kmeans_restarts latent_dim latent_size layers map_size map_stride max_classes max_iterations
-    max_objects max_tokens mlp_dim model_dim norm_groups num_codes num_depths num_eigenvectors num_frames num_heads
-    num_images num_iterations num_layers num_neighbors num_parts num_steps num_support num_timesteps num_train_images
-    patch_size per_class per_slot_dim points_per_image predictor_blocks predictor_dim predictor_heads
-    predictor_mlp_dim predictor_qkv_dim prompts_per_pass qkv_dim rates resnet_norm_groups resnet_strides resnet_width
-    restarts rows saliency_size seeds short_clips slot_dim slot_heads smooth splices steps test_iterations text_heads
-    text_layers top_k unet_dims vae_batch vae_dims vae_steps vocab_size
+    accumulate basnet_width batch_size box_size categories center_layers channels clip_length clip_stride cnn_channels
+    cnn_stride columns context_dim decoded_patches decoder_blocks decoder_channels decoder_dim decoder_dims
+    decoder_heads decoder_kernel_size decoder_layers decoder_mask_pool decoder_strides dims dvae_channels embed_dim
+    encoder_channels encoder_hidden_dim encoder_kernel_size encoder_strides encoder_width epochs feature_components
+    feature_dim feature_mlp_dim feature_side first_iterations first_layers frames_per_video head_dim hidden_dim
+    hidden_dims images_per_pass input_size kmeans_restarts latent_dim latent_size layers map_size map_stride max_caption
+    max_classes max_iterations max_objects max_tokens mlp_dim model_dim norm_groups num_codes num_depths
+    num_eigenvectors num_frames num_groups num_heads num_images num_iterations num_layers num_neighbors num_parts
+    num_steps num_support num_timesteps num_tokens num_train_images patch_size per_class per_slot_dim points_per_image
+    predictor_blocks predictor_dim predictor_heads predictor_mlp_dim predictor_qkv_dim project_dim prompts_per_pass
+    qkv_dim rates resnet_norm_groups resnet_strides resnet_width restarts rows saliency_size seeds short_clips slot_dim
+    slot_heads smooth splices steps superpixel_scale test_iterations text_dim text_heads text_layers top_k unet_dims
+    vae_batch vae_dims vae_steps vocab_size
 """
 NOT_NEGATIVES = """
     attention_from attentions autoencode_steps crf_iterations crops decoder_mask_shuffle decoder_shuffle dilate
     encoder_blocks erode frozen_stages held_out init_noise_steps low_level_dim min_area min_objects modulated_timestep
-    num_test num_train num_val power refinement tau_steps test_size timestep train_size trained_blocks val_size
+    num_test num_train num_val power refinement superpixels tau_steps test_size timestep train_size trained_blocks
+    val_size vocabulary
 """
 SHARES = """
     appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light looks_above mask_ratio

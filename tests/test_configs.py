@@ -20,11 +20,12 @@ PUBLISHED = {"tetrominoes": "99.5", "multi_dsprites": "91.3", "clevr6": "98.8"}
 
 
 EARLIER = ("glass.", "stable_lsd.", "slot_diffusion.", "dataset_diffusion.", "diffu_mask.", "comus.")
+WITH_CAPTIONS = ("clippy.", "ov_segmentor.", "seg_clip.")  # that take more than one image; tests/methods steps them
 LEARNS = [  # the others start from an earlier run, load weights, or are as large as their papers say
     name
     for name in recipes()
     if name.startswith("slot_attention.")
-    or (name.endswith("_mini") and "stage2" not in name and not name.startswith(EARLIER))
+    or (name.endswith("_mini") and "stage2" not in name and not name.startswith((*EARLIER, *WITH_CAPTIONS)))
 ]
 
 

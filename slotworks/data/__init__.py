@@ -6,6 +6,7 @@ from slotworks.data.readers.clevr_with_masks import CLEVR
 from slotworks.data.readers.clevrtex import CLEVRTex
 from slotworks.data.readers.coco import COCO
 from slotworks.data.readers.folders import Bitmoji, CLEVRMirror
+from slotworks.data.readers.image_text import ImageText
 from slotworks.data.readers.movi import MOVi
 from slotworks.data.readers.multi_dsprites import MultiDSprites
 from slotworks.data.readers.objects365 import Objects365
@@ -34,6 +35,7 @@ __all__ = [
     "CelebA",
     "CollageScenes",
     "Generated",
+    "ImageText",
     "MOVi",
     "MultiDSprites",
     "Objects365",

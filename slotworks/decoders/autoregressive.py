@@ -86,7 +86,8 @@ class AutoregressiveDecoder(nn.Module):
             self.hidden_token = nn.Parameter(begin_std * torch.randn(feature_dim))
             self.project_place = nn.Linear(feature_dim, feature_dim, bias=False)
             self.register_buffer("places", sine_grid(*grid, feature_dim), persistent=False)
-        self.register_buffer("orders", patch_orders(*grid)[:num_orders].clone(), persistent=False)
+        orders = patch_orders(*grid)[:num_orders].clone().to(torch.get_default_device())
+        self.register_buffer("orders", orders, persistent=False)
 
     def forward(
         self, slots: Float[Tensor, "b n d"], features: Float[Tensor, "b p c"], *, order: int = 0

@@ -21,7 +21,7 @@ def patch_orders(height: int, width: int) -> Int[Tensor, "9 p"]:
     >>> patch_orders(3, 3)[8].tolist()
     [4, 1, 0, 3, 6, 7, 8, 5, 2]
     """
-    rows = torch.arange(height * width).view(height, width)
+    rows = torch.arange(height * width, device="cpu").view(height, width)  # kept, whatever the default device is now
     columns = rows.T
     corners = [
         rows,  # 0: from the top left

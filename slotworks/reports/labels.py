@@ -73,6 +73,7 @@ DATA = {
     "COCO": "COCO",
     "CollageScenes": "collages of cut-outs",
     "Generated": "generated images",
+    "ImageText": "images with texts",
     "MOVi": "MOVi",
     "MultiDSprites": "Multi-dSprites",
     "PaintedScenes": "painted scenes",

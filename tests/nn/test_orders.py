@@ -34,3 +34,11 @@ def test_the_spiral_winds_outwards():
     steps = torch.stack([patch_orders(5, 5)[8] // 5, patch_orders(5, 5)[8] % 5], dim=1).diff(dim=0)
     assert (steps.abs().sum(dim=1) == 1).all()  # always to a neighbour
     assert patch_orders(5, 5)[8][[0, -1]].tolist() == [12, 4]  # from the middle to the top right corner
+
+
+def test_what_is_kept_has_its_numbers():
+    """Networks are planned on the meta device; whoever comes after in the same process asks for the same orders."""
+    grid = (2, 7)  # which nobody has asked for yet
+    with torch.device("meta"):
+        assert patch_orders(*grid).device.type == "cpu"
+    assert patch_orders(*grid)[0].tolist() == [*range(14)]

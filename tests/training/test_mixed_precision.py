@@ -21,6 +21,9 @@ from slotworks.types import VideoMethod
 COVERED = ("stable_lsd.scenes_mini", "spot.scenes_mini", "slot_diffusion.scenes_mini")  # by GLASS, stage 2, videos
 
 
+CODES = {"vqvae.scenes_mini": 1e-2}  # latents of eight bits have other nearest codes where two are as near; 0.6 percent
+
+
 def miniatures():
     """A miniature of each class of settings; left out are those whose step reads of its data what noise has not."""
     seen = {"PaintedDiffusionConfig", "TinyDiffusionConfig", "CLIPpyConfig", "OVSegmentorConfig", "SegCLIPConfig"}
@@ -57,11 +60,11 @@ def step(name, precision):
 
 @pytest.mark.parametrize("name", list(miniatures()))
 def test_a_step_in_mixed_precision(name):
-    """Losses within half a percent; a gradient that overflows with the loss scale of float16 halves the scale."""
+    """Losses within half a percent, where no codes are chosen; a gradient that overflows with the loss scale of float16 halves the scale."""
     plain, norm, _ = step(name, "32")
     bf16, bf16_norm, _ = step(name, "bf16")
     fp16, fp16_norm, scale = step(name, "16")
-    assert bf16 == pytest.approx(plain, rel=5e-3)
+    assert bf16 == pytest.approx(plain, rel=CODES.get(name, 5e-3))
     assert fp16 == pytest.approx(plain, rel=5e-3)
     assert bf16_norm == pytest.approx(norm, rel=0.1)
     assert scale == (65536 if math.isfinite(fp16_norm) else 32768)
