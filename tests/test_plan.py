@@ -170,12 +170,13 @@ def test_hours_follow_from_operations_and_peak(capsys):
     assert answer["hours"] == pytest.approx(6.86, rel=0.01)
     assert main(["plan", "dinosaur.coco_mlp", "--gpu", "h100", "--devices", "2", "--utilisation", "0.4", "--json"]) == 0
     shared = json.loads(capsys.readouterr().out)
-    assert shared["flops"] == answer["flops"] // 2
-    assert shared["gpu_hours"] == pytest.approx(answer["hours"] * 312 * 0.3 / (989 * 0.4))
+    positions = 3 * 2 * 196 * 256 * 2_048  # their layer: forward, its weights and its inputs, once on each device
+    assert 2 * shared["flops"] - answer["flops"] == positions
+    assert shared["gpu_hours"] == pytest.approx(2 * shared["flops"] / (989e12 * 0.4) * 500_000 / 3600)
     assert main(["plan", "dinosaur.coco_mlp", "--batch-size", "128"]) == 0
     text = capsys.readouterr().out
     assert "500,000 steps of 128" in text
-    assert "9.79 x 10^12 operations" in text
+    assert "9.24 x 10^12 operations" in text
     assert "for each checkpoint, the data prepared 17.8 GB for training, 3.3 GB for validation" in text
 
 

@@ -60,7 +60,7 @@ def step(name, precision):
 
 @pytest.mark.parametrize("name", list(miniatures()))
 def test_a_step_in_mixed_precision(name):
-    """Losses within half a percent, where no codes are chosen; a gradient that overflows with the loss scale of float16 halves the scale."""
+    """Losses within half a percent, or as `CODES` has it; a float16 gradient that overflows halves the loss scale."""
     plain, norm, _ = step(name, "32")
     bf16, bf16_norm, _ = step(name, "bf16")
     fp16, fp16_norm, scale = step(name, "16")
