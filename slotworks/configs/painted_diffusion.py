@@ -13,8 +13,8 @@ PAINTED_SCENES = PaintedScenes(num_train=1_000_000, min_objects=0)  # an empty g
 
 
 @recipe(
-    takes="90 minutes on one thread of a CPU without bfloat16 beside much other work; on two, 45 to 56 by its first 340 "
-    "steps",
+    takes="90 minutes on one thread of a CPU without bfloat16 beside much other work; on two, 45 to 56 by its "
+    "first 340 steps",
     no_record="95.4 % of the objects placed, see the README of package:painted_diffusion",
 )
 def scenes() -> Run:
