@@ -20,12 +20,11 @@ PUBLISHED = {"tetrominoes": "99.5", "multi_dsprites": "91.3", "clevr6": "98.8"}
 
 
 EARLIER = ("glass.", "stable_lsd.", "slot_diffusion.", "dataset_diffusion.", "diffu_mask.", "comus.")
-WITH_CAPTIONS = ("clippy.", "ov_segmentor.", "seg_clip.")  # that take more than one image; tests/methods steps them
 LEARNS = [  # the others start from an earlier run, load weights, or are as large as their papers say
     name
     for name in recipes()
     if name.startswith("slot_attention.")
-    or (name.endswith("_mini") and "stage2" not in name and not name.startswith((*EARLIER, *WITH_CAPTIONS)))
+    or (name.endswith("_mini") and "stage2" not in name and not name.startswith(EARLIER))
 ]
 
 
@@ -54,6 +53,7 @@ LARGE = ("clevrtex", "coco", "voc", "celeba")  # of slot_attention.*: ten second
         pytest.param(name, marks=pytest.mark.slow if name in [f"slot_attention.{data}" for data in LARGE] else ())
         for name in LEARNS
         if recipes()[name]().steps
+        and not getattr(recipes()[name]().method, "reads_captions", False)  # of several images: tests/methods
     ],
 )
 def test_two_steps_lower_the_loss_of_one_sample(name):

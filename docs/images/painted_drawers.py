@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from slotworks import load
 from slotworks.data.scenes import PaintedScenes
@@ -22,7 +23,7 @@ from slotworks.evaluation.removal import chosen, slot_of
 from slotworks.evaluation.rendering import render
 from slotworks.evaluation.samples import contact_sheet, to_pixels
 from slotworks.evaluation.show import show, show_edits
-from slotworks.types import Batch, Method, to_batch
+from slotworks.types import Batch, Method, SlotOutput, to_batch
 
 HERE = Path(__file__).parent
 
@@ -40,17 +41,15 @@ def pictures(folders: list[str]) -> None:
         rows += list(shown.values())[2 * bool(rows) :]
         if name != "slot_attention":
             show_edits(method, batch).sheet(across=True).save(HERE / f"{name}_edits.png", optimize=True)
-            contact_sheet(composed(method, batch)).save(HERE / f"{name}_composed.png", optimize=True)
+            contact_sheet(composed(method, batch, out, masks)).save(HERE / f"{name}_composed.png", optimize=True)
     contact_sheet(rows).save(HERE / "painted_drawers.png", optimize=True)
 
 
-def composed(method: Method, batch: Batch) -> list[list[Image.Image]]:
+def composed(method: Method, batch: Batch, out: SlotOutput, masks: Tensor) -> list[list[Image.Image]]:
     """A row for each scene: it, three objects alone, and a picture of the slots of its ground and of these objects."""
     image, mask = batch["image"], batch["mask"]
     where = mask == chosen(mask)[:, None, None]
     with inspecting(method, seed=0):
-        out = method.encode(image)
-        masks = predicted_masks(out, decode(method, out), size=(64, 64))
         every = torch.arange(len(image))
         ground, own = (out.slots[every, slot_of(masks, one)] for one in (mask == 0, where))
         slots = torch.stack([ground, *(own.roll(-k, 0) for k in range(3))], 1)

@@ -24,13 +24,13 @@ from slotworks.encoders.clip import CLIP_MEAN, CLIP_STD
 from slotworks.encoders.text import SENTENCE_T5, TextConfig, TextEncoder, captions_of
 from slotworks.encoders.trained_vit import TrainedViT, TrainedViTConfig
 from slotworks.nn.contrastive import contrastive_loss
-from slotworks.nn.zero_shot import a_or_an, with_background
+from slotworks.nn.zero_shot import NamesClasses, a_or_an, slots_of_names, with_background
 from slotworks.types import Batch, Method, MethodConfig, SlotOutput
 from slotworks.vocabulary import SURROUNDINGS, VOC_CLASSES, as_words
 
 
 @dataclass(frozen=True)
-class CLIPpyConfig(MethodConfig):
+class CLIPpyConfig(NamesClasses, MethodConfig):
     """Hyperparameters; the defaults are those of the released code."""
 
     vit: TrainedViTConfig = field(default_factory=lambda: TrainedViTConfig(mean=CLIP_MEAN, std=CLIP_STD))
@@ -47,10 +47,6 @@ class CLIPpyConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not any(self.class_names):
-            raise ValueError("method.class_names names no class; give at least one.")
-        if "{}" not in self.template:
-            raise ValueError(f"method.template is {self.template!r}; write {{}} where the name of a class goes.")
         if not 0 <= self.patch_dropout < 1:
             raise ValueError(f"method.patch_dropout is {self.patch_dropout}; it is a share from 0 to below 1.")
         if self.vit.hidden_dim != self.text.embed_dim:
@@ -65,19 +61,9 @@ class CLIPpyConfig(MethodConfig):
         return self.vit.image_size
 
     @property
-    def num_slots(self) -> int:
-        """One for each class id and one for the background."""
-        return len(self.class_names) + 1
-
-    @property
     def networks(self) -> tuple[str, ...]:
         """Hub ids or folders of the weights that training starts from."""
         return tuple(filter(None, (self.vit.model, self.text.model)))
-
-    @property
-    def reads_captions(self) -> bool:
-        """Batches have a `caption`."""
-        return True
 
     def build(self) -> "CLIPpy":
         """Make the method with fresh weights; those that it starts from are read when training begins."""
@@ -136,11 +122,5 @@ class CLIPpy(Method):
         size = (config.map_size, config.map_size)
         cosines = F.interpolate((patches @ classes.T).mT.unflatten(2, grid), size, mode="bilinear")
         probs = (config.temperature * cosines.flatten(2)).softmax(1).mT
-        ids = [0, *(k for k, name in enumerate(config.class_names, 1) if name)]
-        attn = image.new_zeros(len(image), probs.shape[1], config.num_slots)
-        attn[..., ids] = with_background(probs, len(names)).to(attn)
-        slots = classes.new_zeros(config.num_slots, classes.shape[1])
-        slots[ids[1:]] = classes[: len(names)]
-        if config.background_names:
-            slots[0] = classes[len(names) :].mean(0)
-        return SlotOutput(slots.expand(len(image), -1, -1), attn.mT, grid=size)
+        shares = with_background(probs, len(names)).to(image).mT
+        return SlotOutput(*slots_of_names(classes, shares, config.class_names), grid=size)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slotworks.encoders.clip import CLIPEncoder
-from slotworks.nn.zero_shot import with_background
+from slotworks.nn.zero_shot import slots_of_names, with_background
 from slotworks.types import MethodConfig, SlotOutput, Untrained
 from slotworks.vocabulary import SURROUNDINGS, VOC_CLASSES, as_words
 
@@ -86,15 +86,10 @@ class MaskCLIP(Untrained):
         classes = self.class_embeddings(patches)  # m d, names of surroundings last
         probs = (self.config.temperature * patches @ classes.T).softmax(2)  # b p m
         probs = self._smooth(self._denoise(probs), keys)
-        ids = [k for k, name in enumerate(self.config.class_names, 1) if name]
-        named, slots = len(ids), classes.new_zeros(self.config.num_slots, classes.shape[1])
-        attn = probs.new_zeros(*probs.shape[:2], self.config.num_slots)
-        attn[..., [0, *ids]] = self._with_background(probs, named)
-        slots[ids] = classes[:named]
-        if named < len(classes):
-            slots[0] = classes[named:].mean(0)
-        rows = round((attn.shape[1] * image.shape[-2] / image.shape[-1]) ** 0.5)
-        return SlotOutput(slots.expand(len(image), -1, -1), attn.mT, grid=(rows, attn.shape[1] // rows))
+        shares = self._with_background(probs, sum(map(bool, self.config.class_names)))
+        slots, attn = slots_of_names(classes, shares.mT, self.config.class_names)
+        rows = round((attn.shape[2] * image.shape[-2] / image.shape[-1]) ** 0.5)
+        return SlotOutput(slots, attn, grid=(rows, attn.shape[2] // rows))
 
     def class_embeddings(self, like: Tensor) -> Float[Tensor, "m d"]:
         """One embedding per class with a name, then per name of the background: means over templates, length 1."""

@@ -29,7 +29,7 @@ from slotworks.encoders.trained_vit import TrainedViT, TrainedViTConfig
 from slotworks.matching import best_pairs
 from slotworks.nn.batch_norm import processes
 from slotworks.nn.contrastive import contrastive_loss
-from slotworks.nn.zero_shot import a_or_an, classes_of_groups, scores_of_groups
+from slotworks.nn.zero_shot import NamesClasses, a_or_an, classes_of_groups, scores_of_groups, slots_of_names
 from slotworks.slots.group_tokens import Completion, Grouped, GroupingBlock
 from slotworks.types import Batch, Method, MethodConfig, SlotOutput, UserError, refuse_ignored
 from slotworks.vocabulary import COCO_CLASSES, VOC_CLASSES, as_words
@@ -41,7 +41,7 @@ ENTITIES = tuple(dict.fromkeys(filter(None, (*as_words(VOC_CLASSES), *as_words(C
 
 
 @dataclass(frozen=True)
-class OVSegmentorConfig(MethodConfig):
+class OVSegmentorConfig(NamesClasses, MethodConfig):
     """Hyperparameters; the defaults are those of the released code for VOC."""
 
     loss_weights: dict[str, float] = field(default_factory=lambda: {"mask": 0.1})
@@ -67,10 +67,6 @@ class OVSegmentorConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not any(self.class_names):
-            raise ValueError("method.class_names names no class; give at least one.")
-        if "{}" not in self.template:
-            raise ValueError(f"method.template is {self.template!r}; write {{}} where the name of a class goes.")
         if not self.entities:
             raise ValueError("method.entities is empty; give the nouns that are masked in captions.")
         if not 0 < self.first_layers <= self.vit.num_layers:
@@ -91,11 +87,6 @@ class OVSegmentorConfig(MethodConfig):
         return self.vit.image_size
 
     @property
-    def num_slots(self) -> int:
-        """One for each class id and one for the background."""
-        return len(self.class_names) + 1
-
-    @property
     def starts_trained(self) -> bool:
         """Whether `stage_1` names a run."""
         return self.stage_1 is not None
@@ -104,11 +95,6 @@ class OVSegmentorConfig(MethodConfig):
     def networks(self) -> tuple[str, ...]:
         """Hub ids or folders of the weights that training starts from."""
         return tuple(filter(None, (self.vit.model, self.text.model)))
-
-    @property
-    def reads_captions(self) -> bool:
-        """Batches have a `caption`."""
-        return True
 
     def build(self) -> "OVSegmentor":
         """Make the method with fresh weights; those that it starts from are read when training begins."""
@@ -266,13 +252,9 @@ class OVSegmentor(Method):
         whole, groups = self.project_image(found.groups.mean(1)), self.project_image(found.groups)
         scores = scores_of_groups(groups, whole, classes, self.log_scale.exp())
         grid = (image.shape[-2] // config.vit.patch_size, image.shape[-1] // config.vit.patch_size)
-        shares = classes_of_groups(found.soft, grid, scores, config.map_size, config.threshold)
-        ids = [0, *(k for k, name in enumerate(config.class_names, 1) if name)]
-        attn = image.new_zeros(len(image), config.num_slots, shares.shape[2])
-        attn[:, ids] = shares.to(attn)
-        slots = classes.new_zeros(config.num_slots, classes.shape[1])
-        slots[ids[1:]] = F.normalize(classes, dim=1)
-        return SlotOutput(slots.expand(len(image), -1, -1), attn, grid=(config.map_size, config.map_size))
+        shares = classes_of_groups(found.soft, grid, scores, config.map_size, config.threshold).to(image)
+        slots, attn = slots_of_names(F.normalize(classes, dim=1), shares, config.class_names)
+        return SlotOutput(slots, attn, grid=(config.map_size, config.map_size))
 
 
 def partners(nouns: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:

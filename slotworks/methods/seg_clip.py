@@ -31,14 +31,14 @@ from slotworks.nn.contrastive import contrastive_loss
 from slotworks.nn.noise import batch_uniform
 from slotworks.nn.precision import without_autocast
 from slotworks.nn.superpixels import felzenszwalb, most_frequent
-from slotworks.nn.zero_shot import a_or_an, classes_of_groups, scores_of_groups
+from slotworks.nn.zero_shot import NamesClasses, a_or_an, classes_of_groups, scores_of_groups, slots_of_names
 from slotworks.slots.centers import CenterGrouping, QuickGELU
 from slotworks.types import Batch, Method, MethodConfig, SlotOutput
 from slotworks.vocabulary import VOC_CLASSES, as_words
 
 
 @dataclass(frozen=True)
-class SegCLIPConfig(MethodConfig):
+class SegCLIPConfig(NamesClasses, MethodConfig):
     """Hyperparameters; the defaults are those of the released code for VOC."""
 
     model: str = "openai/clip-vit-base-patch16"  # hub id or folder of the image tower's first weights; "": fresh ones
@@ -64,10 +64,6 @@ class SegCLIPConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not any(self.class_names):
-            raise ValueError("method.class_names names no class; give at least one.")
-        if "{}" not in self.template:
-            raise ValueError(f"method.template is {self.template!r}; write {{}} where the name of a class goes.")
         if not 0 < self.first_layers <= self.num_layers:
             raise ValueError(
                 f"method.first_layers is {self.first_layers} of num_layers {self.num_layers} blocks; give 1 to all."
@@ -79,19 +75,9 @@ class SegCLIPConfig(MethodConfig):
             )
 
     @property
-    def num_slots(self) -> int:
-        """One for each class id and one for the background."""
-        return len(self.class_names) + 1
-
-    @property
     def networks(self) -> tuple[str, ...]:
         """Hub ids or folders of the weights that training starts from."""
         return tuple(filter(None, dict.fromkeys((self.model, self.text.model))))
-
-    @property
-    def reads_captions(self) -> bool:
-        """Batches have a `caption`."""
-        return True
 
     def build(self) -> "SegCLIP":
         """Make the method with fresh weights; those that it starts from are read when training begins."""
@@ -223,13 +209,9 @@ class SegCLIP(Method):
         groups, whole, _, soft = self.groups(self.patches(image))
         scores = scores_of_groups(groups, whole, classes, self.log_scale.exp())
         grid = (image.shape[-2] // config.patch_size, image.shape[-1] // config.patch_size)
-        found = classes_of_groups(soft, grid, scores, config.map_size, config.threshold)
-        ids = [0, *(k for k, name in enumerate(config.class_names, 1) if name)]
-        attn = image.new_zeros(len(image), config.num_slots, found.shape[2])
-        attn[:, ids] = found.to(attn)
-        slots = classes.new_zeros(config.num_slots, classes.shape[1])
-        slots[ids[1:]] = F.normalize(classes, dim=1)
-        return SlotOutput(slots.expand(len(image), -1, -1), attn, grid=(config.map_size, config.map_size))
+        shares = classes_of_groups(soft, grid, scores, config.map_size, config.threshold).to(image)
+        slots, attn = slots_of_names(F.normalize(classes, dim=1), shares, config.class_names)
+        return SlotOutput(slots, attn, grid=(config.map_size, config.map_size))
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """`clip`, what CLIP's weights start and the grouping leaves as it was; `new`, all else with the last blocks."""

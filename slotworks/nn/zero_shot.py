@@ -1,5 +1,7 @@
 """From similarities with names of classes to masks of classes, as methods that read have it."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,6 +11,30 @@ from slotworks.nn.contrastive import MAX_SCALE
 
 TOP_CLASSES = 5
 """Classes that a group may have: those nearest to the whole image (GroupViT's evaluation code)."""
+
+
+class NamesClasses:
+    """A part of the settings of methods that learn from captions and whose slots are classes by name."""
+
+    class_names: tuple[str, ...]
+    template: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue]
+        if not any(self.class_names):
+            raise ValueError("method.class_names names no class; give at least one.")
+        if "{}" not in self.template:
+            raise ValueError(f"method.template is {self.template!r}; write {{}} where the name of a class goes.")
+
+    @property
+    def num_slots(self) -> int:
+        """One for each class id and one for the background."""
+        return len(self.class_names) + 1
+
+    @property
+    def reads_captions(self) -> bool:
+        """Batches have a `caption`."""
+        return True
 
 
 def a_or_an(template: str, name: str) -> str:
@@ -29,6 +55,26 @@ def with_background(probs: Float[Tensor, "b p m"], named: int) -> Float[Tensor, 
     first = rest.amax(2, keepdim=True) if rest.shape[2] else torch.zeros_like(classes[..., :1])
     both = torch.cat([first, classes], 2)
     return both / both.sum(2, keepdim=True)
+
+
+def slots_of_names(
+    embeddings: Float[Tensor, "m d"], shares: Float[Tensor, "b k q"], class_names: Sequence[str]
+) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n q"]]:
+    """Slots and their masks from what is known of the names: slot `k` is class `k`, empty where it has no name.
+
+    Args:
+        embeddings: of the classes with a name, then of the background's names, if there are any; slot 0 is their mean.
+        shares: of the background, then of the classes with a name.
+        class_names: class i + 1; "": no class.
+    """
+    ids = [k for k, name in enumerate(class_names, 1) if name]
+    masks = shares.new_zeros(len(shares), len(class_names) + 1, shares.shape[2])
+    masks[:, [0, *ids]] = shares
+    slots = embeddings.new_zeros(len(class_names) + 1, embeddings.shape[1])
+    slots[ids] = embeddings[: len(ids)]
+    if len(ids) < len(embeddings):
+        slots[0] = embeddings[len(ids) :].mean(0)
+    return slots.expand(len(shares), -1, -1), masks
 
 
 def scores_of_groups(
