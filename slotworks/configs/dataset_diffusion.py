@@ -13,8 +13,7 @@ GLASS. docs/methods/dataset_diffusion.md says what is not in our sources.
 from dataclasses import replace
 
 from slotworks.configs.recipe import Published, changed, recipe
-from slotworks.configs.shared import glass_table
-from slotworks.configs.stable_lsd import SCENES_ENCODER
+from slotworks.configs.shared import SCENES_ENCODER, glass_table
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.scenes import PaintedScenes

@@ -15,8 +15,7 @@ from dataclasses import replace
 from slotworks.configs import dataset_diffusion
 from slotworks.configs.blocks import NOTHING
 from slotworks.configs.recipe import changed, recipe
-from slotworks.configs.shared import glass_table, untrained
-from slotworks.configs.stable_lsd import SCENES_ENCODER
+from slotworks.configs.shared import SCENES_ENCODER, glass_table, untrained
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.stores.generated import Generated

@@ -3,7 +3,7 @@
 from slotworks.configs.blocks import NOTHING
 from slotworks.configs.dinosaur import SCENES
 from slotworks.configs.recipe import recipe
-from slotworks.configs.shared import PAINTED, SCENES_VIT, untrained
+from slotworks.configs.shared import PAINTED, SCENES_ENCODER, SCENES_VIT, untrained
 from slotworks.data import COCO, VOC
 from slotworks.data.readers.pictures import Pictures
 from slotworks.encoders.vit import DINO_B16, DINOV2_S14_NORMED
@@ -35,7 +35,7 @@ def scenes_mini() -> Run:
 @recipe(takes=NOTHING)
 def painted_mini() -> Run:
     """Painted scenes and the small ViT of this package, six clusters: what slot_diffusion.painted_mini has to beat."""
-    return untrained(FeatureKMeansConfig(encoder=SCENES_VIT, num_slots=6, normalize=False), PAINTED.images)
+    return untrained(FeatureKMeansConfig(encoder=SCENES_ENCODER, num_slots=6, normalize=False), PAINTED.images)
 
 
 @recipe(takes=NOTHING)

@@ -14,8 +14,8 @@ from typing import Any
 
 from slotworks.configs import stable_lsd
 from slotworks.configs.recipe import Published, Recipe, changed, recipe
-from slotworks.configs.shared import glass_table, images_from_slots, properties, so_po_go, zero_shot
-from slotworks.configs.stable_lsd import PAINTED_DIFFUSION, SCENES_ADAM, SCENES_ENCODER, TINY_DIFFUSION
+from slotworks.configs.shared import SCENES_ENCODER, glass_table, images_from_slots, properties, so_po_go, zero_shot
+from slotworks.configs.stable_lsd import PAINTED_DIFFUSION, SCENES_ADAM, TINY_DIFFUSION
 from slotworks.configs.tiny_diffusion import REPEATED_SCENES, TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.scenes import PaintedScenes

@@ -4,6 +4,7 @@ SlotDiffusion's tables compare it with Slot Attention, SLATE, SAVi and STEVE as 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from slotworks.configs.recipe import Published
 from slotworks.data.scenes import PaintedScenes, PaintedVideos, ShapeScenes, VideoScenes
@@ -27,9 +28,10 @@ VIDEO_SCENES = VideoScenes(
 )
 
 SCENES_VIT = ViTConfig("package:scenes_vit", image_size=64, patch_size=4, feature_dim=128)  # of mae.scenes_mini
+SCENES_ENCODER = replace(SCENES_VIT, features="normed")
 
 # What Slot Attention, SLATE and SlotDiffusion are compared on: features once, the images beside them to draw.
-PAINTED = CachedFeatures(PaintedScenes(num_train=6_000), SCENES_VIT, resize=True, keep_images=True)
+PAINTED = CachedFeatures(PaintedScenes(num_train=6_000), SCENES_ENCODER, resize=True, keep_images=True)
 # Three objects that SAVi is told in the first frame; some leave, and what comes in later would have no box there.
 PAINTED_VIDEOS = PaintedVideos(min_objects=3, max_objects=3, appearing=0.0, clip_length=3)
 

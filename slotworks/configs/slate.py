@@ -5,7 +5,7 @@ Chang et al. 2022, SlotDiffusion); they were not checked against the paper itsel
 """
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import FROM_SPOT, PAINTED, SCENES, SCENES_VIT, glass_table, slot_diffusion_run
+from slotworks.configs.shared import FROM_SPOT, PAINTED, SCENES, SCENES_ENCODER, glass_table, slot_diffusion_run
 from slotworks.data import COCO, VOC, Bitmoji, CelebA, CLEVRMirror, CLEVRTex, Shapes3D, ShapeStacks
 from slotworks.methods import SlateConfig
 from slotworks.training import Adam, Run
@@ -196,7 +196,7 @@ painted_mini = scenes_mini.but(
     takes="about 15 minutes of one core without bfloat16, reckoned from 0.18 s a step; not run to its end yet",
     method={
         "image_size": 64,
-        "encoder": SCENES_VIT,
+        "encoder": SCENES_ENCODER,
         "vocab_size": 256,
         "dvae_run": "runs/dvae.painted_mini",
         "target_tokens": "probable",
@@ -205,8 +205,8 @@ painted_mini = scenes_mini.but(
     },
     data=PAINTED,
     optimizer={"lr_scales": {}, "final_lr_scale": 0.05},
-    steps=5_000,
-    eval_every=2_500,
+    steps=3_500,
+    eval_every=1_750,
     save_every=500,
     protocol="slot-diffusion",
 )

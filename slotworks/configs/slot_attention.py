@@ -1,7 +1,7 @@
 """Slot Attention: every row of the supplement's tables, the rows of SlotDiffusion's, and reduced-cost `_mini`s."""
 
 from slotworks.configs.recipe import Published, changed, recipe
-from slotworks.configs.shared import FROM_SPOT, PAINTED, SCENES_VIT, glass_table, slot_diffusion_run
+from slotworks.configs.shared import FROM_SPOT, PAINTED, SCENES_ENCODER, glass_table, slot_diffusion_run
 from slotworks.data import CLEVR, COCO, VOC, CelebA, CLEVRTex, MultiDSprites, Tetrominoes
 from slotworks.data.scenes import ShapeScenes, SpriteScenes, TetrominoScenes
 from slotworks.methods import SlotAttentionConfig
@@ -232,7 +232,7 @@ painted_mini = tetrominoes_long_mini.but(
     "and\nthere is one more than objects, for the ground; the broadcast decoder works at a quarter of the side.",
     method=SlotAttentionConfig(
         image_size=(64, 64),
-        encoder=SCENES_VIT,
+        encoder=SCENES_ENCODER,
         num_slots=6,
         decoder_shuffle=4,
         initializer="learned",
@@ -240,8 +240,8 @@ painted_mini = tetrominoes_long_mini.but(
     ),
     data=PAINTED,
     optimizer={"lr": 2e-3, "warmup_steps": 200, "final_lr_scale": 0.05},
-    steps=4_500,
-    eval_every=1_500,
+    steps=3_500,
+    eval_every=1_750,
     save_every=500,
     protocol="slot-diffusion[decoder]",
 )

@@ -8,7 +8,7 @@ GLASS's tables exist: its steps and batch are GLASS's. `CachedLatents` around `d
 from dataclasses import replace
 
 from slotworks.configs.recipe import Published, recipe
-from slotworks.configs.shared import SCENES_VIT, glass_table, images_from_slots, properties, so_po_go, zero_shot
+from slotworks.configs.shared import SCENES_ENCODER, glass_table, images_from_slots, properties, so_po_go, zero_shot
 from slotworks.configs.tiny_diffusion import TINY_SCENES
 from slotworks.data import COCO, VOC
 from slotworks.data.scenes import PaintedScenes
@@ -17,7 +17,6 @@ from slotworks.decoders import StableDiffusionConfig
 from slotworks.methods import StableLSDConfig
 from slotworks.training import Adam, Run
 
-SCENES_ENCODER = replace(SCENES_VIT, features="normed")
 SCENES_ADAM = Adam(lr=1e-3, warmup_steps=100, decay="linear", decay_start=0.5, final_lr_scale=0.05, max_grad_norm=1.0)
 TINY_DIFFUSION = StableDiffusionConfig("package:tiny_diffusion", image_size=64, context_dim=64)
 PAINTED_DIFFUSION = replace(TINY_DIFFUSION, model="package:painted_diffusion", time_power=4.0)
