@@ -1,6 +1,7 @@
 """Errors that are meant for the user; in a file of its own because the report page must not import torch."""
 
 import difflib
+import errno
 import importlib
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from slotworks.version import __version__
 
 MESSAGE = 4000  # characters of a message; room for the names of every data set, not for a file
 QUOTE = 200  # characters of a value in a message
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how the system says that a file finds no room
 
 
 class Stopped(KeyboardInterrupt):

@@ -31,7 +31,7 @@ def replacing(path: Place | str) -> Iterator[Path]:
     """
     path = as_place(path)
     if isinstance(path, RemotePath):
-        with written_at(path) as file:
+        with written_at(path) as file, _SystemErrors():
             yield file
         return
     beside = path.with_name(f"{PARTIAL}{path.name}")  # the same name every time: a killed process leaves one at most

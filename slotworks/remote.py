@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slotworks.errors import UserError, needs_extra, shorten
+from slotworks.errors import DISK_FULL, UserError, needs_extra, shorten
 
 PARTIAL = ".partial."
 BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "az")  # have no folders; making one would make a bucket that is missing
@@ -144,24 +144,38 @@ class RemotePath:
                 raise
 
     def local(self) -> Path:
-        """A copy of the whole file on this disk, as it is now; used longest ago, copies are deleted to make room."""
+        """A copy of the whole file on this disk, as it is now; used longest ago, copies are deleted to make room.
+
+        Raises:
+            UserError: the storage refuses, or this disk does.
+        """
         with _telling(self.url):
             self.fs.invalidate_cache()
             known = f"{self.url} {self.fs.ukey(self.path)}"
-            place = cache_folder() / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}-{self.name}"
-            if place.exists():
-                _used(place)
-                return place
+            size = self.fs.size(self.path) or 0
+        place = cache_folder() / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}-{self.name}"
+        if place.exists():
+            _used(place)
+            return place
+        try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            make_room(place.parent, self.fs.size(self.path) or 0)
+            make_room(place.parent, size)
             handle, beside = tempfile.mkstemp(prefix=PARTIAL, dir=place.parent)
             os.close(handle)
-            try:
-                self.fs.get_file(self.path, beside)
-                Path(beside).replace(place)
-                _used(place)
-            finally:
-                Path(beside).unlink(missing_ok=True)
+        except OSError as error:
+            raise _no_copy(self.url, error) from None
+        try:
+            with _telling(self.url):
+                try:
+                    self.fs.get_file(self.path, beside)
+                except OSError as error:
+                    if error.errno in DISK_FULL:  # storages have errors of their own
+                        raise _no_copy(self.url, error) from None
+                    raise
+            Path(beside).replace(place)
+            _used(place)
+        finally:
+            Path(beside).unlink(missing_ok=True)
         return place
 
 
@@ -195,10 +209,17 @@ def written_at(path: RemotePath) -> Iterator[Path]:
     Raises:
         UserError: the disk or the storage refuses.
     """
-    with tempfile.TemporaryDirectory(prefix="slotworks-") as folder:
-        file = Path(folder) / path.name
-        yield file
-        path.put(file)
+    try:
+        with tempfile.TemporaryDirectory(prefix="slotworks-") as folder:
+            file = Path(folder) / path.name
+            yield file
+            path.put(file)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: before it is sent it lies in {tempfile.tempdir or 'a temporary folder'} "
+            f"({_reason(error)}); make room there, or let TMPDIR name another folder. What is finished stays, and the "
+            "same command goes on."
+        ) from None
 
 
 def check_writable_url(folder: RemotePath) -> None:
@@ -217,6 +238,17 @@ def check_writable_url(folder: RemotePath) -> None:
 def cache_folder() -> Path:
     """Where copies of whole files lie."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slotworks" / "remote"
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)  # pyarrow has words of its own for it
+
+
+def _no_copy(url: str, error: OSError) -> UserError:
+    return UserError(
+        f"{url} could not be copied to {cache_folder()} ({_reason(error)}); make room there, let XDG_CACHE_HOME name "
+        "another folder, or SLOTWORKS_CACHE_BYTES a smaller number of bytes. The same command goes on."
+    )
 
 
 def _limit() -> int:

@@ -1,11 +1,14 @@
 """Places at a URL, in the memory of this process: written whole, read in pieces, copied into a bounded cache."""
 
+import resource
 import sys
-from contextlib import suppress
+import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from slotworks.data.stores.store import RemoteArray, Store, send_store, write_store
 from slotworks.errors import UserError
@@ -71,6 +74,50 @@ def test_the_cache_stays_below_its_limit(url, monkeypatch):
     with replacing(as_place(f"{url}/0")) as beside:
         beside.write_bytes(b"new")
     assert (as_place(url) / "0").local().read_bytes() == b"new"
+
+
+@contextmanager
+def room(size):
+    """No file may become larger: what the system then says is what it says of a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_what_is_to_be_sent(url, tmp_path, monkeypatch):
+    """It says which disk of this machine is full; what was there stays, and nothing lies about."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = as_place(url) / "a.npy"
+    save_file({"x": np.zeros(1)}, tmp_path / "old")
+    place.put(tmp_path / "old")
+    (tmp_path / "old").unlink()
+    said = rf"a\.npy could not be written: before it is sent it lies in {tmp_path} \(File too large\); make room there"
+    for write in (lambda path: path.write_bytes(bytes(2000)), lambda path: save_file({"x": np.zeros(999)}, path)):
+        with room(1000), pytest.raises(UserError, match=said), replacing(place) as beside:
+            write(beside)
+    assert len(place.read_bytes()) < 100
+    assert names(url) == ["a.npy"]
+    assert list(tmp_path.iterdir()) == []
+    with replacing(place) as beside:
+        beside.write_bytes(bytes(2000))
+    assert place.stat().st_size == 2000
+
+
+def test_no_room_for_a_copy(url, tmp_path, monkeypatch):
+    with replacing(as_place(f"{url}/a.txt")) as beside:
+        beside.write_bytes(bytes(2000))
+    said = rf"a\.txt could not be copied to {cache_folder()} \(File too large\); make room there, let XDG_"
+    with room(1000), pytest.raises(UserError, match=said):
+        (as_place(url) / "a.txt").local()
+    assert list(cache_folder().iterdir()) == []
+    assert len((as_place(url) / "a.txt").local().read_bytes()) == 2000
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"could not be copied to .*/file/slotworks/remote \(Not a directory\);"):
+        (as_place(url) / "a.txt").local()
 
 
 def test_a_limit_that_is_no_number(url, monkeypatch):

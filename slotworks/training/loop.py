@@ -39,7 +39,7 @@ from slotworks.training.interrupt import Interrupt
 from slotworks.training.logs import Display, Log, cut_back
 from slotworks.training.numerics import numerics_notes, settle_run
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
-from slotworks.training.order import BatchOrder, loader
+from slotworks.training.order import BatchOrder, read_batches
 from slotworks.training.run import Run, check_objects
 from slotworks.training.seeds import seed_for, set_seed
 from slotworks.training.shard import check_shard, gather, whole
@@ -199,11 +199,12 @@ def _train(
             set_seed(seed_for("noise", run.seed), fabric.device)
             method.fit(_some_batches(run, dataset, fabric.device))
     order = BatchOrder(len(dataset), run, start=start, rank=fabric.global_rank, world_size=world)
-    batches = iter(loader(dataset, order, num_workers=run.num_workers, pin_memory=fabric.device.type == "cuda"))
+    readers = read_batches(dataset, order, num_workers=run.num_workers, pin_memory=fabric.device.type == "cuda")
 
     # ---- run folder ------------------------------------------------------------------------------------------------
     done, seconds, metrics, log = start, checkpoint.seconds if checkpoint else 0.0, {}, None
     with ExitStack() as stack:
+        batches = stack.enter_context(readers)  # before there are threads: it forks
         if first:
             remove_partial(folder / LAST.parent)
             write_folder(run, folder, device=device_name(fabric.device), world_size=world, step=start)
@@ -352,7 +353,6 @@ def _train(
             if evaluated:
                 evaluate()
             tick = time.perf_counter()  # saving and evaluating are not training time
-        del batches  # ends the reading processes
         if done < run.steps:
             display.say(f"Stopped at step {done} of {run.steps}; the same command goes on from there.")
     fabric.barrier()  # when any process returns, the folder is complete

@@ -6,7 +6,8 @@ rank by rank.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from slotworks.training.run import Run
 from slotworks.training.seeds import seed_for
-from slotworks.types import Dataset, RawBatch
+from slotworks.types import Dataset, RawBatch, UserError
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -50,19 +51,57 @@ class BatchOrder(Sampler[list[int]]):
         return int(self._permutation[offset])
 
 
-def loader(dataset: Dataset, order: BatchOrder, *, num_workers: int, pin_memory: bool) -> DataLoader:
-    """Reads the batches of `order`, in other processes if asked to, as CPU tensors that hold the stored integers."""
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # reads whole batches through __getitems__
-        batch_sampler=order,
-        collate_fn=_tensors,  # type: ignore[arg-type]
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_ignore_signals,
+@contextmanager
+def read_batches(
+    dataset: Dataset, order: BatchOrder, *, num_workers: int, pin_memory: bool
+) -> Iterator[Iterator[dict[str, Tensor]]]:
+    """Gives the batches of `order`, read in other processes if asked to, as CPU tensors of the stored integers.
+
+    The next batch raises `UserError` where reading it did, in the words that were said there. At the end, or after an
+    error, the other processes are ended.
+    """
+    batches = iter(
+        DataLoader(
+            _Telling(dataset),  # type: ignore[arg-type]  # reads whole batches through __getitems__
+            batch_sampler=order,
+            collate_fn=_tensors,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_ignore_signals,
+        )
     )
+    try:
+        yield map(_told, batches)
+    finally:
+        if num_workers:  # a traceback keeps them, and Python would wait for processes that ignore its SIGTERM
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _tensors(raw: RawBatch) -> dict[str, Tensor]:
+def _told(batch: dict[str, Tensor] | UserError) -> dict[str, Tensor]:
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
+
+
+class _Telling:
+    """Gives a `UserError` as if it were a batch: what a reading process raises, torch packs into a traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch | UserError:
+        try:
+            return self.dataset.__getitems__(indices)
+        except UserError as error:
+            return error
+
+
+def _tensors(raw: RawBatch | UserError) -> dict[str, Tensor] | UserError:
+    if isinstance(raw, UserError):
+        return raw
     return {key: torch.from_numpy(np.require(value, requirements=["C", "W"])) for key, value in raw.items()}
 
 

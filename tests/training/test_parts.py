@@ -2,11 +2,13 @@
 
 import json
 import math
+import multiprocessing
 import sys
 import types
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from training_toy import ToyConfig, toy_run
@@ -19,7 +21,7 @@ from slotworks.training.ema import EMA
 from slotworks.training.folder import write_folder
 from slotworks.training.logs import Display, Log, cut_back
 from slotworks.training.optimizer import build_optimizer, set_learning_rates
-from slotworks.training.order import BatchOrder
+from slotworks.training.order import BatchOrder, read_batches
 from slotworks.training.seeds import seed_for, set_seed
 from slotworks.types import UserError
 
@@ -55,6 +57,39 @@ def test_parts_of_ranks_and_micro_batches_join_to_the_global_batch():
 def test_a_batch_may_be_larger_than_the_data():
     (batch,) = BatchOrder(3, toy_run(steps=1))
     assert sorted(batch[:3]) == sorted(batch[3:6]) == [0, 1, 2]
+
+
+class Refusing:
+    """Data of which batch after batch can be read, until one cannot."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 20
+
+    def __getitems__(self, indices):
+        if 12 in indices:
+            raise self.error
+        return {"row": np.asarray(indices)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [UserError("shard-3 finds no room."), ValueError("a fault")], ids=["user", "fault"])
+def test_what_a_reading_process_refuses_is_said_in_its_words(workers, error):
+    """A process that is left would be waited for at the end, without end: it ignores SIGTERM."""
+    found, order = [], [[1, 2], [12], [3]]
+
+    def read():
+        with read_batches(Refusing(error), order, num_workers=workers, pin_memory=False) as batches:
+            found.extend(batch["row"].tolist() for batch in batches)
+
+    with pytest.raises(type(error)) as raised:
+        read()
+    assert found == [[1, 2]]
+    assert str(error) in str(raised.value)
+    assert ("Traceback" in str(raised.value)) == (workers == 1 and isinstance(error, ValueError))
+    assert multiprocessing.active_children() == []
 
 
 def test_seeds_differ_by_purpose_seed_and_number():

@@ -369,7 +369,7 @@ def compute_block(config: CachedFeatures, start: int, stop: int) -> None:
     file = rows.block_file(start)
     if path.exists() or file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     rows._check_disk((stop - start) * config.row_bytes)
     made = [rows.arrays(np.arange(k, min(k + size, stop)), compute) for k in range(start, stop, size)]
     with replacing(file) as beside, beside.open("wb") as stream:

@@ -12,7 +12,6 @@ goes on from there and ends with the same bytes. Checksums are CRC-32C of a fiel
 unlike that of SHA-256, can be saved and continued.
 """
 
-import errno
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
-from slotworks.errors import quote
+from slotworks.errors import DISK_FULL, quote
 from slotworks.files import flush, only_one
 from slotworks.json_text import read_json
 from slotworks.progress import Advice, progress
@@ -40,7 +39,6 @@ VERSION = 1
 CHUNK_BYTES = 16 << 20
 HEADER_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError, EOFError)
 HEADER_DAMAGE += (OverflowError, RecursionError, MemoryError, TokenError)  # what NumPy raises for a damaged header
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Row = dict[str, np.ndarray]
 """One image and what is known about it, by field name, without a batch axis."""
@@ -222,8 +220,8 @@ def write_store(
                         writer.add(row)
                         advance(1)
                     writer.finish()
-            except UserError:
-                if not writer.index["rows"]:  # nothing to go on from
+            except (UserError, OSError):
+                if not writer.index["rows"] or not (work / "index.json").is_file():  # nothing to go on from
                     shutil.rmtree(work, ignore_errors=True)
                 raise
             os.rename(work, path)
@@ -231,8 +229,9 @@ def write_store(
                 flush(path.parent)
     except OSError as error:
         if error.errno in DISK_FULL:
+            kept = f"what is done is kept in {work}" if work.exists() else "nothing of it is kept"
             raise UserError(
-                f"The disk is full: {path} could not be finished; what is done is kept in {work}. "
+                f"The disk is full: {path} could not be finished; {kept}. "
                 "Free some space and run the same command again to go on."
             ) from error
         raise UserError(f"{path} cannot be written: {error.strerror or error} ({error.filename}).") from error

@@ -227,6 +227,18 @@ def test_full_disk(tmp_path, whole):
     assert contents(tmp_path / "store") == contents(whole)
 
 
+def test_a_disk_that_is_full_before_anything_is_safe(tmp_path):
+    """Nothing can be gone on from, so nothing takes what little room there is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128 + 30, hard))
+    try:
+        with pytest.raises(UserError, match=r"^The disk is full: .* not be finished; nothing of it is kept\."):
+            write(tmp_path / "store")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == [".store.lock"]
+
+
 def test_two_processes_prepare_once(tmp_path, whole):
     """Each GPU's process opens the data set: one prepares, the others wait for it."""
 
