@@ -28,6 +28,7 @@ from slotworks.nn.diffusion import (
     starting_noise,
     target_of,
 )
+from slotworks.nn.position import wave_coordinates
 from slotworks.nn.precision import without_autocast
 from slotworks.nn.resize import resize
 from slotworks.nn.vqvae import VQAutoencoder, VQConfig
@@ -52,6 +53,7 @@ class DenoiserConfig:
     solver: Solver = "singlestep"  # DPM-Solver++ of order 3, as in the code
     quantize_steps: bool = True  # quantise each estimate of the latents while sampling
     latent_scale: float = 1.0  # factor on latents, of about 1 over their standard deviation (not in the paper)
+    coordinates: bool = False  # place beside the latents, which the U-Net else reads off its borders (likewise)
     time_power: float = 1.0  # of training: t = 1 - (1 - u) ** power, above 1 more of it is spent on noise (likewise)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class LatentDiffusionDecoder(nn.Module):
 
     alphas: Tensor
     ready: Tensor
+    place: Tensor
 
     def __init__(self, context_dim: int, image_size: int, config: DenoiserConfig, autoencoder: VQConfig | None):
         super().__init__()
@@ -99,7 +102,7 @@ class LatentDiffusionDecoder(nn.Module):
         attended = [level >= config.attention_from for level in range(levels)]
         self.unet: Any = UNet2DConditionModel(
             sample_size=self.shape[-1],
-            in_channels=channels,
+            in_channels=channels + 10 * config.coordinates,
             out_channels=channels,
             down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attended),
             up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended)),
@@ -117,6 +120,8 @@ class LatentDiffusionDecoder(nn.Module):
                     nn.init.zeros_(module.bias)
         alphas = scaled_linear_alphas(config.num_timesteps, config.beta_start, config.beta_end)
         self.register_buffer("alphas", alphas, persistent=False)
+        side = self.shape[-1]
+        self.register_buffer("place", wave_coordinates(side, side).T.unflatten(1, (side, side)), persistent=False)
         self.register_buffer("ready", torch.tensor(autoencoder is None))
         self._known_ready = False  # so that the device is asked once
 
@@ -167,6 +172,8 @@ class LatentDiffusionDecoder(nn.Module):
         self, latents: Float[Tensor, "b l y x"], timestep: Int64[Tensor, "*b"], context: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b l y x"]:
         """What the U-Net says to noisy latents and slots."""
+        if self.config.coordinates:
+            latents = torch.cat([latents, self.place.to(latents.dtype).expand(len(latents), -1, -1, -1)], 1)
         return self.unet(latents, timestep, encoder_hidden_states=context).sample
 
     def loss(self, latents: Float[Tensor, "b l y x"], context: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:

@@ -194,3 +194,19 @@ def test_more_of_training_may_be_spent_on_noise(monkeypatch):
     assert share.quantile(0.25).item() == pytest.approx(1 - 0.75**4, abs=0.03)
     with pytest.raises(ValueError, match=r"denoiser\.time_power is 0\.5; give 1"):
         decoder(time_power=0.5)
+
+
+def test_the_unet_may_be_told_the_place():
+    """Ten channels of coordinates behind the latents, the same for every image and not saved."""
+    plain, made, seen = decoder(), decoder(coordinates=True), []
+    assert plain.unet.conv_in.in_channels == 3
+    assert made.unet.conv_in.in_channels == 13
+    made.unet.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    latents = torch.randn(2, *made.shape)
+    made.predict(latents, torch.tensor([3, 900]), SLOTS)
+    assert torch.equal(seen[0][:, :3], latents)
+    column, row = seen[0][:, 4] / 3**0.5, seen[0][:, 3] / 3**0.5  # -1 to 1
+    places = torch.linspace(-1, 1, made.shape[-1])
+    torch.testing.assert_close(row, places[:, None].expand(2, *made.shape[1:]))
+    torch.testing.assert_close(column, places.expand(2, *made.shape[1:]))
+    assert not any("place" in name for name in made.state_dict())
