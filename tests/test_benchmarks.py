@@ -76,7 +76,7 @@ def test_modules_of_one_repository_do_not_stay_for_the_next(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "their_layers.py").write_text(f"import not_installed.deep\nNAME = {name!r}\n")
     for name in ("one", "two"):
-        with peers.their_modules(tmp_path / name, "not_installed", "not_installed.deep"):
+        with peers.their_modules(tmp_path / name, stand_ins=("not_installed",)):
             import their_layers  # pyright: ignore[reportMissingImports]
 
             assert name == their_layers.NAME

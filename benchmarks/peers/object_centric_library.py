@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from slotworks.training.optimizer import build_optimizer
 from slotworks.types import DataConfig
 
 REPOSITORY, COMMIT = "addtt/object-centric-library", "c13c550cc193b50af63f027e4d147d2bf47bb62d"
+STAND_INS = ("omegaconf", "ignite", "torchvision", "hydra")
 STRIDED = {  # config/special_cases/slot-attention-clevr.yaml
     "encoder": {"channels": [64] * 4, "kernels": [5] * 4, "paddings": [2] * 4, "strides": [1, 2, 2, 1]},
     "decoder": {
@@ -58,13 +60,13 @@ def jobs(folder: Path) -> Iterator[Job]:
         ("Slot Attention step, Tetrominoes, 35 px, batch 16", plain, PLAIN, 16, 35),
         ("Slot Attention step, CLEVR6, 128 px, their strides, batch 2", strided, STRIDED, 2, 8),
     ):
-        yield _step(folder, name, config, layers, batch, grid)
+        yield replace(_step(folder, name, config, layers, batch, grid), target=2.5 if layers is PLAIN else 1.2)
 
 
 def _step(folder: Path, name: str, config: SlotAttentionConfig, layers: dict, batch: int, grid: int) -> Job:
     torch.manual_seed(0)
     side = config.image_size[0]
-    with their_modules(folder, "omegaconf", "ignite", "ignite.engine", "torchvision", "hydra"):
+    with their_modules(folder, stand_ins=STAND_INS):
         model_of = importlib.import_module("models.slot_attention.model").SlotAttentionAE
         theirs = model_of(
             name="slot-attention",

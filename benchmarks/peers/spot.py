@@ -17,6 +17,7 @@ from slotworks.training.optimizer import build_optimizer
 from slotworks.types import DataConfig
 
 REPOSITORY, COMMIT = "gkakogeorgiou/spot", "13c5926f4839e0c87acd7c4b0024545ed90dddae"
+STAND_INS = ("timm", "torchvision")
 BATCH = 4
 ARGUMENTS = {  # the defaults of its train_spot.py; one order, so that both sides take the same
     "which_encoder": "dino",
@@ -62,7 +63,7 @@ def jobs(folder: Path) -> Iterator[Job]:
         torch.manual_seed(0)
         features = torch.randn(BATCH, 196, width)
         encoder = Stored(features)
-        with their_modules(folder, "timm", "timm.models", "timm.models.layers", "torchvision", "torchvision.utils"):
+        with their_modules(folder, stand_ins=STAND_INS):
             theirs = importlib.import_module("spot").SPOT(encoder, SimpleNamespace(**ARGUMENTS))
         config = SpotConfig(
             encoder=ViTConfig(model, feature_dim=width), train_orders="standard", eval_orders="standard"
@@ -98,6 +99,7 @@ def jobs(folder: Path) -> Iterator[Job]:
             ),
             "the loss",
             difference,
+            target=3.0,
         )
         yield Job(
             f"SPOT decoder, forward and backward, {model.split('/')[1]}, batch {BATCH}",
@@ -107,4 +109,5 @@ def jobs(folder: Path) -> Iterator[Job]:
             ),
             "what it predicts",
             decoders,
+            target=1.3,
         )
