@@ -91,7 +91,7 @@ def _scored(row: "Row", where: Any, runs: Path, how: dict[str, Any]) -> dict[str
     from slotworks.configs.table9 import PER_IMAGE
 
     name = row.recipe(where)
-    one: dict[str, Any] = {"method": row.method, "printed": row.printed.get(where, ""), "note": ""}
+    one: dict[str, Any] = {"method": row.method, "printed": row.printed(where), "note": ""}
     if name is None:
         return one | {"note": "no recipe on these data"}
     one["recipe"] = name
@@ -113,5 +113,5 @@ def _scored(row: "Row", where: Any, runs: Path, how: dict[str, Any]) -> dict[str
         "seconds": time.monotonic() - began,
         "rule": record["protocol"].removeprefix("semantic-"),
         "images": record["num_images"],
-        "note": row.note if where == "painted" or not row.printed.get(where) else "",
+        "note": row.note if where == "painted" or not row.printed(where) else "",
     }
