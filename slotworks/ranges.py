@@ -51,8 +51,8 @@ NOT_NEGATIVES = """
     val_size vocabulary
 """
 SHARES = """
-    appearing both_share classes_share drawn_share dropout empty_share hidden_inputs light looks_above mask_ratio
-    max_share predictor_dropout shadow test_fraction top_p val_fraction word_dropout
+    appearing areas both_share classes_share drawn_share dropout empty_share erased_share hidden_inputs light
+    looks_above mask_ratio max_share predictor_dropout shadow test_fraction top_p val_fraction word_dropout
 """
 RANGES: dict[str, Range] = {
     "num_slots": (1, MAX_SLOTS),

@@ -319,7 +319,10 @@ class PredictsSets(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Random access to samples. `DataLoader` asks for whole batches through `__getitems__`, already stacked."""
+    """Random access to samples. `DataLoader` asks for whole batches through `__getitems__`, already stacked.
+
+    One with `renewed = True` draws its samples anew in each epoch, and is asked for `index + epoch * len(self)`.
+    """
 
     def __len__(self) -> int: ...
 

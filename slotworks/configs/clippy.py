@@ -17,6 +17,9 @@ from slotworks.methods import CLIPpyConfig
 from slotworks.training import Adam, Run
 from slotworks.vocabulary import COCO_CLASSES, as_words
 
+PAIRS = ImageText(
+    root="data/cc12m", crop="window", areas=(0.9, 1.0), real=VOC(image_size=224, mask_size=320, crop="whole")
+)
 QUOTED = "taken to be of its own paper, which trains on 134 million pairs"
 
 
@@ -32,7 +35,7 @@ def voc() -> Run:
     """
     return Run(
         method=CLIPpyConfig(),
-        data=ImageText(root="data/cc12m", real=VOC(image_size=224, mask_size=320, crop="whole")),
+        data=PAIRS,
         optimizer=Adam(lr=5e-4, weight_decay=0.2, warmup_steps=10_000),
         steps=5_000,
         batch_size=8_192,
@@ -47,7 +50,7 @@ coco = voc.but(
     "CC12M, scored on COCO 2017 with 80 classes and the background.",
     glass_table("table 9", {"mIoU over classes": "32.0"}, QUOTED),
     method={"class_names": as_words(COCO_CLASSES)},
-    data=ImageText(root="data/cc12m", real=COCO(image_size=224, mask_size=320, crop="whole")),
+    data={"real": COCO(image_size=224, mask_size=320, crop="whole")},
 )
 
 TOWER = TrainedViTConfig("", image_size=64, patch_size=8, hidden_dim=96, num_layers=4, num_heads=4)

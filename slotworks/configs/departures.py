@@ -810,13 +810,6 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         ),
         Departure(
             "*",
-            "data.crop",
-            "a random window of 90 to 100 % of the area (src/open_clip/transform.py)",
-            "center",
-            "pairs are read once and cropped once; the window is nearly the whole",
-        ),
-        Departure(
-            "*",
             "optimizer.decay",
             "a cosine over 32 epochs behind the warm-up, which 5,000 steps do not reach",
             "none",
@@ -826,17 +819,11 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
     "seg_clip": (
         Departure(
             "*",
-            "data.crop",
-            "a random window of 50 to 100 % of the area (dataloaders/rawimage_util.py)",
-            "center",
-            "pairs are read once and cropped once",
-        ),
-        Departure(
-            "*",
             "data.superpixels",
-            "the mean of the numbers of superpixels over a patch, which can be that of another (rawimage_util.py)",
+            "superpixels of the whole image; of a patch the mean of their numbers, which can be that of another "
+            "(dataloaders/rawimage_util.py)",
             16,
-            "the superpixel that covers most of a patch",
+            "superpixels of the window at its 224 pixels; the one that covers most of a patch",
         ),
         Departure("*", "precision", FLOAT16, "bf16", HALF),
         Departure(
@@ -849,7 +836,7 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
         Departure(
             "*",
             "steps",
-            "ten epochs of CC3M, of which every download has another number of pairs, and of COCO 2014",
+            "ten epochs of CC3M, of which every download has another number of pairs, and of COCO's 414,113 captions",
             STEPS_OF_SEG_CLIP,
             "for 2.8 million pairs of CC3M",
         ),
@@ -868,13 +855,6 @@ DEPARTURES: Mapping[str, tuple[Departure, ...]] = {
             "the 4.3 million pairs of CC12M that name one of them (docs/DATA_README.md)",
             "data/cc12m",
             "what lies there: leave out the others before",
-        ),
-        Departure(
-            "*",
-            "data.crop",
-            "random windows, changed colours, parts erased (configs/default.yml)",
-            "center",
-            "pairs are read once and cropped once",
         ),
         Departure(
             "voc coco",

@@ -20,6 +20,7 @@ from slotworks.vocabulary import COCO_CLASSES, as_words
 
 PAIRS = 4_300_000  # of CC12M that name one of its hundred nouns: the paper's CC4M
 FIRST, SECOND = PAIRS // 2_048, PAIRS // 1_024  # steps of an epoch of either stage
+MASK = {"mask": 0.1}  # of the second stage alone
 SEEN = VOC(image_size=448, mask_size=320, crop="whole")
 
 
@@ -31,7 +32,16 @@ def stage_1() -> Run:
     """The first stage on CC12M: 30 epochs of contrast and of masked nouns, ViT-B/16 from DINO, BERT, eight groups."""
     return Run(
         method=OVSegmentorConfig(),
-        data=ImageText(root="data/cc12m", real=SEEN),
+        data=ImageText(
+            root="data/cc12m",
+            crop="window",
+            areas=(0.08, 1.0),
+            interpolation="bilinear",
+            flip=True,
+            changes=True,
+            erased_share=0.25,
+            real=SEEN,
+        ),
         optimizer=Adam(
             lr=6.4e-4,
             weight_decay=0.05,
@@ -54,7 +64,8 @@ def stage_1() -> Run:
 voc = stage_1.but(
     "The second stage: ten epochs that also ask two images to agree on a noun, scored on VOC 2012 with the background.",
     glass_table("table 9", {"mIoU over classes": "53.8"}, "as OVSeg; its own paper's"),
-    method={"stage_1": "runs/ov_segmentor.stage_1"},
+    method={"stage_1": "runs/ov_segmentor.stage_1", "loss_weights": MASK},
+    data={"areas": (0.4, 1.0), "changes": False, "erased_share": 0.0},
     optimizer={"lr": 1e-5, "warmup_steps": 0, "final_lr_scale": 0.1},
     steps=10 * SECOND,
     batch_size=1_024,
@@ -64,7 +75,7 @@ coco = voc.but(
     "The second stage, scored on COCO 2017 with 80 classes and the background.",
     glass_table("table 9", {"mIoU over classes": "25.1"}, "as OVSeg; its own paper's"),
     method={"class_names": as_words(COCO_CLASSES), "threshold": 0.9},
-    data=ImageText(root="data/cc12m", real=COCO(image_size=448, mask_size=320, crop="whole")),
+    data={"real": COCO(image_size=448, mask_size=320, crop="whole")},
 )
 
 
@@ -110,7 +121,7 @@ def painted_stage_2_mini() -> Run:
     """
     return changed(
         painted_mini(),
-        method={"stage_1": "runs/ov_segmentor.painted_mini"},
+        method={"stage_1": "runs/ov_segmentor.painted_mini", "loss_weights": MASK},
         optimizer={"lr": 2e-4, "warmup_steps": 0},
         steps=100,
     )

@@ -16,7 +16,7 @@ from slotworks.methods import SegCLIPConfig
 from slotworks.training import Adam, Run
 from slotworks.vocabulary import COCO_CLASSES, as_words
 
-PAIRS = 2_800_000 + 113_287  # of CC3M about so many can still be had; of COCO the images of Karpathy's training split
+PAIRS = 2_800_000 + 414_113  # of CC3M about so many can still be had; the captions of COCO's training images of 2014
 STEPS = 10 * (PAIRS // 768)
 
 
@@ -30,11 +30,18 @@ STEPS = 10 * (PAIRS // 768)
 def voc() -> Run:
     """Ten epochs of CC3M and COCO's captions, scored on VOC 2012 with the background: CLIP ViT-B/16, eight centres.
 
-    Put the shards of both below `data/cc3m_coco`. New parts learn a thousand times faster than CLIP's.
+    Put CC3M's shards, and COCO's captions (`captions_train2014.json`) with their images (`train2014`), below
+    `data/cc3m_coco`. New parts learn a thousand times faster than CLIP's.
     """
     return Run(
         method=SegCLIPConfig(),
-        data=ImageText(root="data/cc3m_coco", superpixels=16, real=VOC(image_size=224, mask_size=320, crop="whole")),
+        data=ImageText(
+            root="data/cc3m_coco",
+            crop="window",
+            areas=(0.5, 1.0),
+            superpixels=16,
+            real=VOC(image_size=224, mask_size=320, crop="whole"),
+        ),
         optimizer=Adam(
             lr=4e-3,
             betas=(0.9, 0.98),
@@ -59,7 +66,7 @@ coco = voc.but(
     "Ten epochs of CC3M and COCO's captions, scored on COCO 2017 with 80 classes and the background.",
     glass_table("table 9", {"mIoU over classes": "26.5"}, "its own paper's"),
     method={"class_names": as_words(COCO_CLASSES), "threshold": 0.65},
-    data=ImageText(root="data/cc3m_coco", superpixels=16, real=COCO(image_size=224, mask_size=320, crop="whole")),
+    data={"real": COCO(image_size=224, mask_size=320, crop="whole")},
 )
 
 

@@ -44,8 +44,6 @@ ENTITIES = tuple(dict.fromkeys(filter(None, (*as_words(VOC_CLASSES), *as_words(C
 class OVSegmentorConfig(NamesClasses, MethodConfig):
     """Hyperparameters; the defaults are those of the released code for VOC."""
 
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"mask": 0.1})
-    """by term; a term not named here weighs 1"""
     vit: TrainedViTConfig = field(default_factory=lambda: TrainedViTConfig(num_heads=8))
     text: TextConfig = BERT
     first_layers: int = 6  # blocks before the grouping; the others see groups

@@ -2,11 +2,13 @@
 
     image, labels  --several in one-->  image, labels
     image, labels  --another size, crop, mirrored-->  image, labels  --brightness, contrast, saturation, hue-->  image
+    image  --a rectangle of noise-->  image
 
 Read from `mmseg/datasets/transforms/transforms.py` (`RandomCrop`, `PhotoMetricDistortion`) and the configs that use
 them. Numbers are not rounded to 8 bits on the way, and the nearest label is that of the pixel's centre.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from slotworks.nn.noise import batch_uniform
+from slotworks.nn.noise import batch_noise, batch_uniform
+
+ERASE_TRIES = 10
+"""Rectangles that are drawn until one fits."""
 
 CROPS = 10
 """Crops that are tried for one in which no class has more than `max_share`."""
@@ -186,3 +191,35 @@ def to_rgb(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     h, s, v = image.unbind(1)
     turned = [(number + 6 * h) % 6 for number in (5, 3, 1)]
     return torch.stack([v - v * s * torch.minimum(k, 4 - k).clamp(0, 1) for k in turned], dim=1)
+
+
+def erase(
+    image: Float[Tensor, "b 3 h w"], share: float, *, mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "b 3 h w"]:
+    """Images in [0, 1], in some of which a rectangle is noise: Zhong et al. 2020, as timm has it with `pixel`.
+
+    Its area is 2 to 33 % of the image's, its height a third to three times of its width; of ten the first that fits is
+    taken. The noise is normal and is not cut to [0, 1].
+
+    Args:
+        image: RGB.
+        share: of the images that this happens to.
+        mean: of the noise, by colour.
+        std: its deviation.
+    """
+    b, _, height, width = image.shape
+    draws = batch_uniform((b, 1 + 4 * ERASE_TRIES), image.device)
+    area, aspect, down, across = draws[:, 1:].unflatten(1, (ERASE_TRIES, 4)).unbind(2)
+    area = (0.02 + (1 / 3 - 0.02) * area) * height * width
+    aspect = (math.log(0.3) * (1 - 2 * aspect)).exp()
+    tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (tall < height) & (wide < width)
+    first = fits.float().argmax(1, keepdim=True)
+    tall, wide, down, across = (one.gather(1, first) for one in (tall, wide, down, across))  # b 1
+    top, left = (down * (height - tall + 1)).floor(), (across * (width - wide + 1)).floor()
+    rows, columns = (torch.arange(side, device=image.device) for side in (height, width))
+    inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((columns >= left) & (columns < left + wide))[:, None]
+    chosen = (draws[:, 0] < share) & fits.any(1)
+    low, spread = (image.new_tensor(values)[:, None, None] for values in (mean, std))
+    noise = low + spread * batch_noise(image.shape, image.device)
+    return torch.where((inside & chosen[:, None, None])[:, None], noise.to(image), image)

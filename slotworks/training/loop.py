@@ -198,7 +198,8 @@ def _train(
         with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []), torch.no_grad():
             set_seed(seed_for("noise", run.seed), fabric.device)
             method.fit(_some_batches(run, dataset, fabric.device))
-    order = BatchOrder(len(dataset), run, start=start, rank=fabric.global_rank, world_size=world)
+    renewed = getattr(dataset, "renewed", False)
+    order = BatchOrder(len(dataset), run, start=start, rank=fabric.global_rank, world_size=world, renewed=renewed)
     readers = read_batches(dataset, order, num_workers=run.num_workers, pin_memory=fabric.device.type == "cuda")
 
     # ---- run folder ------------------------------------------------------------------------------------------------

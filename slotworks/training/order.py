@@ -20,10 +20,16 @@ from slotworks.types import Dataset, RawBatch, UserError
 
 
 class BatchOrder(Sampler[list[int]]):
-    """Sample indices of one part (`rank` of `world_size`) of every micro-batch, from step `start` to the last."""
+    """Sample indices of one part (`rank` of `world_size`) of every micro-batch, from step `start` to the last.
 
-    def __init__(self, length: int, run: Run, *, start: int = 0, rank: int = 0, world_size: int = 1):
-        self.length, self.run, self.start = length, run, start
+    Of a data set that draws each sample anew in each epoch (`renewed`) the indices of the second epoch follow those of
+    the first, and so on: `index % length` is the sample.
+    """
+
+    def __init__(
+        self, length: int, run: Run, *, start: int = 0, rank: int = 0, world_size: int = 1, renewed: bool = False
+    ):
+        self.length, self.run, self.start, self.renewed = length, run, start, renewed
         self.rank, self.world_size = rank, world_size
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
@@ -48,7 +54,7 @@ class BatchOrder(Sampler[list[int]]):
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(seed_for("order", self.run.seed, epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator).numpy()
-        return int(self._permutation[offset])
+        return int(self._permutation[offset]) + (epoch * self.length if self.renewed else 0)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slotworks.nn import augment
-from slotworks.nn.augment import distort_colors, random_crops, splice, to_hsv, to_rgb
+from slotworks.nn.augment import distort_colors, erase, random_crops, splice, to_hsv, to_rgb
 
 FILL = torch.tensor([0.2, 0.4, 0.6])
 
@@ -140,3 +140,21 @@ def test_each_change_happens_to_half_of_the_images():
     same = (distort_colors(image) - image).abs().amax((1, 2, 3)) < 1e-6
     assert 0.22 < same.float().mean() < 0.28  # neither brightness nor contrast
     assert distort_colors(torch.rand(200, 3, 4, 4)).amax() <= 1
+
+
+def test_a_rectangle_of_noise():
+    """A quarter of the images; areas of 2 to 33 %, one rectangle each, noise of the mean and deviation asked for."""
+    torch.manual_seed(0)
+    image = torch.full((400, 3, 32, 48), 0.5)
+    found = erase(image, 0.25, mean=(0.1, 0.5, 0.9), std=(0.1, 0.2, 0.3))
+    changed = (found != image).any(1)
+    some = changed.flatten(1).any(1)
+    assert 0.18 < some.float().mean() < 0.32
+    areas = changed[some].flatten(1).float().mean(1)
+    assert 0.01 < areas.min() < 0.05
+    assert 0.25 < areas.max() < 0.36
+    sides = [changed[some].any(axis).sum(1) for axis in (1, 2)]
+    assert torch.equal(sides[0] * sides[1], changed[some].flatten(1).sum(1))  # it is a rectangle
+    noise = found.movedim(1, -1)[changed]
+    torch.testing.assert_close(noise.mean(0), torch.tensor([0.1, 0.5, 0.9]), rtol=0, atol=0.01)
+    torch.testing.assert_close(noise.std(0), torch.tensor([0.1, 0.2, 0.3]), rtol=0, atol=0.01)

@@ -35,6 +35,12 @@ def test_every_epoch_is_a_fresh_permutation_and_none_is_left_out():
     assert len({tuple(epoch.tolist()) for epoch in seen}) == 6
 
 
+def test_samples_of_later_epochs_may_be_others():
+    """Their indices follow those of the first epoch; the order is the same."""
+    plain, renewed = (np.array(list(BatchOrder(20, toy_run(steps=15), renewed=one))).ravel() for one in (False, True))
+    assert np.array_equal(renewed, plain + 20 * np.repeat(np.arange(6), 20))
+
+
 def test_order_is_a_function_of_seed_and_step():
     run = toy_run()
     batches = list(BatchOrder(20, run))

@@ -1,33 +1,37 @@
-"""Images with texts from the web, in shards as img2dataset writes them: tar files of WebDataset, or Parquet.
+"""Images with texts from the web, in shards as img2dataset writes them, and COCO with its captions.
 
-    00000.tar        000000000.jpg, 000000000.txt, 000000000.json, 000000001.jpg, ...
-    00000.parquet    columns of image bytes and of text
+    00000.tar                           000000000.jpg, 000000000.txt, 000000000.json, 000000001.jpg, ...
+    00000.parquet                       columns of image bytes and of text
+    annotations/captions_train2017.json, train2017/*.jpg
 
-CC3M, CC12M, RedCaps, YFCC and the like come so. Nothing is copied: a pair is read from its shard when it is asked for.
+CC3M, CC12M, RedCaps, YFCC and the like come as shards. Nothing is copied: a pair is read from its shard when it is
+asked for.
 """
 
-import json
-import tarfile
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
+from PIL import Image
 
+from slotworks.data.random import scene_keys, uniform
 from slotworks.data.readers.marks import MAX_CAPTION
-from slotworks.data.stores.shrink import Crop, shrink
-from slotworks.errors import needs_extra, quote
-from slotworks.images import IMAGE_SUFFIXES, open_picture, reading
+from slotworks.data.readers.pair_shards import Pair, Shard, open_shards
+from slotworks.data.readers.views import CHANGE_DRAWS, WINDOW_DRAWS, random_changes, random_window
+from slotworks.data.stores.shrink import Interpolation, shrink
+from slotworks.encoders.vit import IMAGENET_MEAN, IMAGENET_STD
+from slotworks.images import open_picture, reading
+from slotworks.nn.augment import erase
 from slotworks.nn.superpixels import felzenszwalb, most_frequent
-from slotworks.types import DataConfig, Dataset, RawBatch, UserError
+from slotworks.types import Batch, DataConfig, Dataset, RawBatch, UserError
 
-IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
-TEXT_COLUMNS = ("caption", "text", "txt", "title")
+PairCrop = Literal["center", "whole", "window"]
+
 NEXT = 100
 """Pairs behind a damaged one that are tried in its place."""
 
@@ -40,9 +44,16 @@ class ImageText(DataConfig):
     each patch. A pair whose image is damaged is passed over: the one behind it takes its place.
 
     Args:
-        root: folder of the shards, `*.tar` or `*.parquet`, also in folders below.
+        root: folder of the shards, `*.tar` or `*.parquet`, and of COCO's `captions_train2017.json`, also in folders
+            below; or one such file.
         image_size: pixels, square.
-        crop: `center` keeps the middle square, `whole` squeezes the picture into the square.
+        crop: `center` keeps the middle square, `whole` squeezes the picture into the square, `window` is a random
+            window, another one in each epoch; validation and test then see the middle square.
+        areas: smallest and largest area of a random window, as shares of the picture's.
+        interpolation: of pictures that are made smaller or larger.
+        flip: whether half of the training images are mirrored.
+        changes: whether training images are changed by RandAugment (`slotworks.data.readers.views.random_changes`).
+        erased_share: of the training images, in which a rectangle becomes noise.
         real: where validation and test images come from; then all pairs are for training.
         held_out: how many of the last pairs are kept for validation and test otherwise.
         superpixels: pixels of a patch: the number of the superpixel that covers most of it; 0: none.
@@ -50,15 +61,20 @@ class ImageText(DataConfig):
 
     root: str = "data/cc3m"
     image_size: int = 224
-    crop: Crop = "center"
+    crop: PairCrop = "center"
+    areas: tuple[float, float] = (0.5, 1.0)
+    interpolation: Interpolation = "bicubic"
+    flip: bool = False
+    changes: bool = False
+    erased_share: float = 0.0
     real: DataConfig | None = None
     held_out: int = 64
     superpixels: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop not in ("center", "whole"):
-            raise ValueError(f"data.crop is {self.crop!r}; expected one of center, whole.")
+        if not 0 < self.areas[0] <= self.areas[1] <= 1:
+            raise ValueError(f"data.areas is {self.areas}; expected two shares above 0, the larger one last.")
         if self.superpixels and self.image_size % self.superpixels:
             raise ValueError(
                 f"data.superpixels is {self.superpixels} pixels, which do not fill an image of {self.image_size}; "
@@ -78,7 +94,7 @@ class ImageText(DataConfig):
         """
         if self.real is not None and split != "train":
             return self.real.open(split)
-        shards = [_open(file) for file in find_shards(Path(self.root))]
+        shards = open_shards(Path(self.root))
         total, held_out = sum(map(len, shards)), 0 if self.real is not None else self.held_out
         rows = range(max(0, total - held_out)) if split == "train" else range(max(0, total - held_out), total)
         if not rows:
@@ -86,31 +102,32 @@ class ImageText(DataConfig):
                 f"{self.root} holds {total} pairs, of which {held_out} are held out: none is left for the split "
                 f"{split!r}; add shards, or change held_out."
             )
+        if split != "train":
+            return Pairs(replace(self, crop="whole" if self.crop == "whole" else "center", **PLAIN), shards, rows)
         return Pairs(self, shards, rows)
+
+    def augment(self, batch: Batch) -> Batch:
+        """A training batch, in some of its images a rectangle of noise."""
+        if not self.erased_share:
+            return batch
+        return {**batch, "image": erase(batch["image"], self.erased_share, mean=IMAGENET_MEAN, std=IMAGENET_STD)}
 
     def shown(self, split: str) -> DataConfig:
         """Real images, where there are any, to look at."""
         return self if self.real is None or split == "train" else self.real.shown(split)
 
 
-class Pair(NamedTuple):
-    """An image as its file's bytes, and a text."""
-
-    image: bytes
-    text: str
-
-
-@runtime_checkable
-class Shard(Protocol):
-    """A file of pairs."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Pair: ...
+PLAIN = {"flip": False, "changes": False, "erased_share": 0.0}
 
 
 class Pairs:
-    """One split: batches of images and captions, read when they are asked for."""
+    """One split: batches of images and captions, read when they are asked for.
+
+    What is drawn at random for an image follows from its index; `index + len(self)` is the same pair with other draws,
+    which training asks for in its second epoch.
+    """
+
+    renewed = True
 
     def __init__(self, config: ImageText, shards: Sequence[Shard], rows: range):
         self.config, self.shards, self.rows = config, shards, rows
@@ -133,23 +150,19 @@ class Pairs:
         return batch
 
     def pair(self, index: int) -> Pair:
-        """The pair of a row, its image as it lies in the shard.
-
-        Raises:
-            IndexError: for an index outside the split.
-        """
-        row = self.rows[index]
+        """The pair of a row, its image as it lies in the shard."""
+        row = self.rows[index % len(self)]
         number = bisect_right(self._ends, row)
         return self.shards[number][row - self._ends[number] + len(self.shards[number])]
 
     def _whole(self, index: int) -> tuple[np.ndarray, str]:
         """Image and text of a row, or of the next row whose image is whole."""
         for step in range(min(NEXT, len(self))):
-            image, text = self.pair((index + step) % len(self))
+            image, text = self.pair(index + step)
             try:
                 with reading(f"An image of {self.config.root}"):
                     picture = open_picture(image, name=self.config.root, verify=False).convert("RGB")
-                    return shrink(picture, self.config.image_size, self.config.crop, "bicubic")["image"], text
+                    return self._view(picture, index), text
             except UserError:
                 continue
         raise UserError(
@@ -157,127 +170,15 @@ class Pairs:
             "shard again."
         )
 
-
-def find_shards(folder: Path) -> list[Path]:
-    """The tar and Parquet files below a folder in order.
-
-    Raises:
-        UserError: there are none.
-    """
-    found = sorted(path for kind in ("*.tar", "*.parquet") for path in folder.rglob(kind))
-    if not found:
-        raise UserError(f"{folder} holds no *.tar and no *.parquet; expected shards of images and texts in it.")
-    tars = [path for path in found if path.suffix == ".tar"]
-    return tars or found  # img2dataset writes a Parquet file of addresses beside each tar file
-
-
-def _open(file: Path) -> Shard:
-    return TarShard(file) if file.suffix == ".tar" else ParquetShard(file)
-
-
-class TarShard:
-    """A tar file whose members share a name up to the first dot: `000000012.jpg` and `000000012.txt`, or `.json`.
-
-    Raises:
-        UserError: it is damaged, or holds no pair.
-    """
-
-    def __init__(self, file: Path):
-        self.file = file
-        images: dict[str, tuple[int, int]] = {}
-        texts: dict[str, tuple[int, int, bool]] = {}
-        try:
-            with tarfile.open(file, "r:") as opened:
-                for member in opened:
-                    key, _, kind = member.name.rpartition("/")[2].partition(".")
-                    key = f"{member.name.rpartition('/')[0]}/{key}"
-                    place = member.offset_data, member.size
-                    if f".{kind.lower()}" in IMAGE_SUFFIXES:
-                        images[key] = place
-                    elif kind in ("txt", "caption"):
-                        texts[key] = (*place, False)
-                    elif kind == "json":
-                        texts.setdefault(key, (*place, True))
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise UserError(f"{file} cannot be read as a tar file ({quote(error)}); get it again.") from None
-        self._places = [(images[key], texts[key]) for key in images if key in texts]
-        if not self._places:
-            raise UserError(
-                f"{file} holds no pair: expected are images such as 000000000.jpg and 000000000.txt beside each."
-            )
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Pair:
-        (start, size), (text_start, text_size, is_json) = self._places[index]
-        with self.file.open("rb") as opened:
-            opened.seek(start)
-            image = opened.read(size)
-            opened.seek(text_start)
-            text = opened.read(text_size).decode("utf-8", "replace").strip()
-        return Pair(image, _text_in(text, self.file) if is_json else text)
-
-
-def _text_in(text: str, file: Path) -> str:
-    try:
-        facts = json.loads(text)
-        return str(next(facts[name] for name in TEXT_COLUMNS if facts.get(name)))
-    except (ValueError, TypeError, AttributeError, StopIteration):
-        raise UserError(f"{file} holds a .json without a {' or '.join(TEXT_COLUMNS)}; a pair needs a text.") from None
-
-
-class ParquetShard:
-    """A Parquet file with a column of image files, bytes or `{"bytes": ...}`, and one of texts.
-
-    A row group is read whole, and the last few are kept: groups of some hundred rows are read fastest in random order.
-
-    Raises:
-        UserError: it is damaged, or lacks one of the columns.
-    """
-
-    def __init__(self, file: Path):
-        with needs_extra("synthesis"):
-            import pyarrow.parquet as parquet
-        self.file = file
-        try:
-            opened = parquet.ParquetFile(file)
-            names = {name.lower(): name for name in opened.schema_arrow.names}
-            sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
-        except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
-            raise UserError(f"{file} cannot be read as Parquet ({quote(error)}); get it again.") from None
-        self._columns = []
-        for what, known in (("images", IMAGE_COLUMNS), ("texts", TEXT_COLUMNS)):
-            found = [names[name] for name in known if name in names]
-            if not found:
-                raise UserError(
-                    f"{file} has no column of {what}: it has {', '.join(names) or 'none'}, expected is one of "
-                    f"{', '.join(known)}."
-                )
-            self._columns.append(found[0])
-        self._ends = list(accumulate(sizes))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> Pair:
-        group = bisect_right(self._ends, index)
-        rows = _row_group(self.file, group, tuple(self._columns))
-        image, text = rows[index - self._ends[group] + len(rows)]
-        if not isinstance(image, bytes):
-            raise UserError(
-                f"{self.file}: the column {self._columns[0]} holds {quote(type(image).__name__)}, no bytes."
-            )
-        return Pair(image, str(text or "").strip())
-
-
-@lru_cache(maxsize=8)
-def _row_group(file: Path, group: int, columns: tuple[str, ...]) -> list[tuple[Any, Any]]:
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(file).read_row_group(group, columns=list(columns))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({quote(error)}); get it again.") from None
-    images, texts = (table.column(name).to_pylist() for name in columns)
-    return [(one.get("bytes") if isinstance(one, dict) else one, text) for one, text in zip(images, texts, strict=True)]
+    def _view(self, picture: Image.Image, index: int) -> np.ndarray:
+        """The picture as a square of pixels."""
+        config = self.config
+        draws = uniform(scene_keys(seed=0, split=0, indices=np.array([index])), "view", WINDOW_DRAWS + CHANGE_DRAWS)[0]
+        if config.crop == "window":
+            kind = Image.Resampling[config.interpolation.upper()]
+            how = {"areas": config.areas, "kind": kind, "flip": config.flip}
+            view = random_window(picture, config.image_size, draws[:WINDOW_DRAWS], **how)
+        else:
+            image = shrink(picture, config.image_size, config.crop, config.interpolation)["image"]
+            view = Image.fromarray(image)
+        return np.asarray(random_changes(view, draws[WINDOW_DRAWS:]) if config.changes else view)

@@ -25,7 +25,7 @@ from slotworks.data.readers.marks import (
     read_outlines,
 )
 from slotworks.data.readers.photos import Entry, MaskedPhotos, PhotoSplit, Schema, say
-from slotworks.data.stores.prepared import PreparedData
+from slotworks.data.stores.prepared import PreparedData, prepared_folder
 from slotworks.data.stores.store import Row, Store
 from slotworks.images import find_images, read_image
 from slotworks.types import UserError
@@ -324,12 +324,7 @@ class OwnSplit(PhotoSplit):
     @property
     def store_path(self) -> Path:
         """Below the pictures; where their folder is not to be written to, below `data/prepared` here."""
-        root = Path(self.root)
-        inside = root / "prepared"
-        if inside.is_dir() or (os.access(root, os.W_OK) and root.stat().st_mode & 0o222):
-            return inside / self.store_name
-        whole = google_crc32c.value(os.fsencode(root.resolve()))
-        return Path("data/prepared") / f"{root.resolve().name}-{whole:08x}" / self.store_name
+        return prepared_folder(Path(self.root)) / self.store_name
 
 
 def _renumbered(ids: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:

@@ -241,6 +241,15 @@ def say(sentence: str) -> None:
     progress.say(sentence)
 
 
+def prepared_folder(root: Path) -> Path:
+    """`root/prepared`; where a user's folder is not to be written to, one of its own below `data/prepared` here."""
+    inside = root / "prepared"
+    if inside.is_dir() or (os.access(root, os.W_OK) and root.stat().st_mode & 0o222):
+        return inside
+    whole = google_crc32c.value(os.fsencode(root.resolve()))
+    return Path("data/prepared") / f"{root.resolve().name}-{whole:08x}"
+
+
 def fingerprint(path: Path) -> dict[str, Any]:
     """Name, size and CRC-32C of the first and last MiB of a file: tells two files apart without reading all."""
     try:
