@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from slotworks.training.devices import Reading
-from slotworks.training.order import loader
 from slotworks.types import to_batch
 
 
@@ -55,8 +54,3 @@ def test_numbers_of_a_step_are_waited_for_when_they_are_asked_for(gpu):
     assert reading.numbers() == [1.0, 2.0]
     order = [name for name, *_ in gpu.mock_calls]
     assert order.index("event.synchronize") < order.index("values.to().tolist")
-
-
-def test_batches_are_pinned_where_the_loop_asks_for_it():
-    for wanted in (True, False):
-        assert loader([], [[0]], num_workers=0, pin_memory=wanted).pin_memory is wanted  # type: ignore[arg-type]
