@@ -8,12 +8,15 @@ recipe's size, and what it would compute and keep is added up.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import conv2d, gelu
@@ -30,22 +33,32 @@ from slotworks.types import Method, VideoMethod
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 BYTES = 4  # of a number in float32
-REACHED = 0.69  # of the rates that `rates_here` finds: what trainings of two recipes reached on a CPU
 UPDATE = 12  # numbers that clipping, Adam and the average of the weights read or write for each weight
 FUNCTIONS = ("gelu", "softmax", "norm", "exp", "log", "sqrt", "sigmoid", "tanh", "pow", "sin", "cos", "silu", "erf")
+RANDOM = ("rand", "bernoulli", "exponential", "dropout", "normal_", "uniform")
+COPIES = ("clone", "copy", "shuffle")  # of tensors in another order
 
 Work = dict[tuple[str, int, int], int]
 
 
-@dataclass(frozen=True)
-class Rates:
-    """How fast a device is. An operation takes as long as its arithmetic or its memory, whichever is longer."""
+class Pace(NamedTuple):
+    """How fast operations of a kind are: a time for each, and the times of its arithmetic and of its memory."""
 
-    products: float  # floating point operations a second in matrix products
-    convolutions: float  # and in convolutions
-    memory: float  # bytes a second that simple operations read and write
-    functions: float  # the same of those that compute an exponential, a root or a norm
-    start: float  # seconds that an operation takes at least
+    start: float  # seconds of each
+    flops: float  # floating point operations a second
+    memory: float  # bytes of arguments and results a second
+
+    def seconds(self, flops: int, size: int) -> float:
+        """Of one operation. The times add up: arithmetic waits for what is being moved or put in another order."""
+        return self.start + flops / self.flops + size / self.memory
+
+
+KINDS = ("product", "convolution", "simple", "function", "copy", "random")
+"""Of operations: matrix products; convolutions, which put images in an order of their own and back; what reads and
+writes each number once; what computes an exponential, a root or a norm; copies in another order; random numbers."""
+
+Rates = dict[str, Pace]
+"""How fast a device is, by kind."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,8 @@ class Plan:
 
     def seconds(self, rates: Rates) -> float:
         """How long a step takes on one device: all operations one after the other, and the update of the weights."""
-        total = 0.0
-        for (kind, flops, size), count in self.work.items():
-            arithmetic = flops / (rates.convolutions if kind == "convolution" else rates.products)
-            moved = size / (rates.functions if kind == "function" else rates.memory)
-            total += count * (rates.start + max(arithmetic, moved))
-        return (total + UPDATE * self.trained * BYTES / rates.memory) / REACHED
+        update = UPDATE * self.trained * BYTES / rates["simple"].memory
+        return update + sum(n * rates[kind].seconds(flops, size) for (kind, flops, size), n in self.work.items())
 
 
 class HostVisits(TorchFunctionMode):
@@ -141,40 +150,89 @@ class Flops(TorchDispatchMode):
         flops = count(*args, **kwargs or {}, out_val=out) if count else 0
         self.total += flops
         if not func.is_view:
-            name = func.overloadpacket.__name__
-            kind = "convolution" if "convolution" in name else "product" if flops else "simple"
-            kind = "function" if kind == "simple" and any(word in name for word in FUNCTIONS) else kind
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+            kind = _kind(func.overloadpacket.__name__, flops, tensors)
             self.work[kind, flops, sum(x.numel() * x.element_size() for x in tensors)] += 1
         return out
 
 
+def _kind(name: str, flops: int, tensors: Sequence[Tensor]) -> str:
+    """Of `KINDS`, by what an operation is called and the tensors that it reads and gives."""
+    if "convolution" in name:
+        return "convolution"
+    if flops:
+        return "product"
+    if any(word in name for word in RANDOM):
+        return "random"
+    if any(word in name for word in FUNCTIONS):
+        return "function"
+    turned = "shuffle" in name or any(not x.is_contiguous() and 0 not in x.stride() for x in tensors)
+    return "copy" if turned and any(word in name for word in COPIES) else "simple"
+
+
 def rates_here() -> Rates:
-    """How fast this CPU is with as many threads as torch has, tried for about two seconds."""
+    """How fast this CPU is with as many threads as torch has, tried for some seconds.
+
+    Operations of several sizes are timed for each kind; start, arithmetic and memory are what fits these times best.
+    Those sizes lie in reach of the miniatures: large and small matrices, few and many channels.
+    """
+    threads = torch.get_num_threads()
 
     def seconds(compute: Callable[[], Any]) -> float:
         compute()
         best = math.inf
-        for _ in range(5):
+        for _ in range(4):
             began, count = time.process_time(), 0
-            while (spent := time.process_time() - began) < 0.05:
+            while (spent := time.process_time() - began) < 0.03:
                 compute()
                 count += 1
             best = min(best, spent / count)
-        return best / torch.get_num_threads()
+        return best / threads
 
-    big, small = torch.rand(2, 1 << 22), torch.rand(16)
-    x, w = torch.rand(2048, 256), torch.rand(256, 256)
-    image, kernel = torch.rand(8, 64, 32, 32), torch.rand(64, 64, 5, 5)
+    def pace(*jobs: Callable[[], Any]) -> Pace:
+        rows = []
+        for job in jobs:
+            with Flops() as counted:
+                job()
+            ((_, flops, size),) = counted.work
+            rows.append((1.0, flops, size))
+        spent = np.array([seconds(job) for job in jobs])
+        found, _ = nnls(np.array(rows) / spent[:, None], np.ones(len(jobs)))  # equal shares of each time
+        return Pace(start + found[0], *(1 / max(float(x), 1e-15) for x in found[1:]))
+
+    network = nn.Sequential(*[layer for _ in range(8) for layer in (nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU())])
+    few = torch.rand(4, 16)
+
+    def step() -> None:
+        network(few).sum().backward()
+
+    with Flops() as counted:
+        step()
+    # what Python, modules and gradients take of every operation; such small ones take hardly anything else
+    start = threads * seconds(step) / sum(counted.work.values())
+    x, y = torch.rand(2, 1 << 22)
+    numbers = [(x[:n], y[:n]) for n in (1 << 14, 1 << 18, 1 << 22)]
+    images = [torch.rand(16, 64, side, side) for side in (8, 32, 64)]
+    matrices = [
+        ((2048, 256), (256, 256)),
+        ((256, 64), (64, 64)),
+        ((64, 64, 32), (64, 32, 8)),
+        ((64, 7, 64), (64, 64, 64)),
+    ]
+    shapes = [(8, 64, 64, 32, 5), (16, 64, 64, 8, 3), (16, 32, 32, 16, 1), (16, 32, 32, 8, 1), (8, 32, 32, 16, 3)]
+    pairs = [(torch.rand(a), torch.rand(b)) for a, b in matrices]
+    maps = [(torch.rand(n, c, side, side), torch.rand(d, c, k, k)) for n, c, d, side, k in shapes]
     with torch.no_grad():
-        start = seconds(lambda: small + small)
-        return Rates(
-            products=2 * 2048 * 256 * 256 / seconds(lambda: x @ w),
-            convolutions=2 * 8 * 64 * 64 * 25 * 32 * 32 / seconds(lambda: conv2d(image, kernel, padding=2)),
-            memory=3 * big[0].nbytes / seconds(lambda: big[0] + big[1]),
-            functions=2 * big[0].nbytes / seconds(lambda: gelu(big[0])),
-            start=start * torch.get_num_threads(),
-        )
+        return {
+            "product": pace(*(partial(torch.matmul if a.ndim == 2 else torch.bmm, a, b) for a, b in pairs)),
+            "convolution": pace(*(partial(conv2d, a, w, padding=w.shape[-1] // 2) for a, w in maps)),
+            "simple": pace(*(partial(torch.add, a, b) for a, b in numbers)),
+            "function": pace(*(partial(gelu, a) for a, _ in numbers)),
+            "copy": pace(
+                *(partial(torch.clone, a.movedim(1, -1), memory_format=torch.contiguous_format) for a in images)
+            ),
+            "random": pace(*(partial(torch.rand_like, a) for a, _ in numbers)),
+        }
 
 
 def plan(run: Run, *, load: Callable[[str], Method] | None = None, count_flops: bool = True) -> Plan:

@@ -20,7 +20,7 @@ from slotworks.encoders.blank import TRANSFORMERS, blank_transformer, without_we
 from slotworks.encoders.diffusion import load_diffusion
 from slotworks.encoders.vit import KNOWN, load_network
 from slotworks.nn.precision import without_autocast
-from slotworks.plan import REACHED, Flops, HostVisits, Rates, plan
+from slotworks.plan import KINDS, Flops, HostVisits, Pace, plan, rates_here
 from slotworks.training import Adam, Run
 from slotworks.types import DataConfig, Method, MethodConfig, UserError
 
@@ -223,14 +223,45 @@ def test_mistakes(words, sentence, capsys):
 
 
 def test_seconds_of_a_step_in_closed_form(monkeypatch):
-    """Each operation as long as its arithmetic or its memory; 12 numbers of each trained weight for the update."""
-    work = {("product", 600, 40): 2, ("convolution", 500, 10): 1, ("simple", 0, 1000): 3, ("function", 0, 100): 1}
+    """Start, arithmetic and memory of each operation; 12 numbers of each trained weight for the update."""
+    work = {("product", 600, 40): 2, ("convolution", 500, 10): 1, ("simple", 0, 1000): 3, ("random", 0, 100): 1}
     counted = replace(plan(line()), work=work, trained=5)
-    rates = Rates(products=100, convolutions=50, memory=10, functions=5, start=0.5)
-    expected = 2 * 6.5 + 10.5 + 3 * 100.5 + 20.5 + 12 * 5 * 4 / 10
-    assert counted.seconds(rates) == pytest.approx(expected / REACHED)
+    rates = {"product": Pace(0.5, 100, 20), "convolution": Pace(3, 50, 5), "simple": Pace(0.5, 1, 10)}
+    rates["random"] = Pace(1, 1, 4)
+    expected = 2 * (0.5 + 6 + 2) + (3 + 10 + 2) + 3 * (0.5 + 100) + (1 + 25) + 12 * 5 * 4 / 10
+    assert counted.seconds(rates) == pytest.approx(expected)
     monkeypatch.setattr("slotworks.plan.rates_here", lambda: rates)
     assert hours_of(line(), counted, "here", 1, 0.3)["step_seconds"] == counted.seconds(rates)
+
+
+def test_rates_of_this_machine():
+    """Of every kind, positive and finite; a convolution takes longer to begin than an addition."""
+    rates = rates_here()
+    assert set(rates) == set(KINDS)
+    assert all(0 < pace.start < 1 and min(pace.memory, pace.flops) > 1e6 for pace in rates.values())
+    assert rates["convolution"].seconds(0, 1 << 18) > rates["simple"].seconds(0, 1 << 18)
+
+
+def test_every_operation_has_its_kind():
+    """By name, and copies by whether they put numbers in another order; counts of bytes are of all that is touched."""
+    flops = Flops()
+    with torch.device("meta"), flops:
+        image = torch.empty(2, 3, 4, 5)
+        torch.nn.functional.conv2d(image, torch.empty(7, 3, 1, 1))
+        image.movedim(1, -1).contiguous()
+        image.clone()
+        torch.rand_like(image)
+        torch.bernoulli(image)
+        image.softmax(1)
+        torch.nn.functional.pixel_shuffle(torch.empty(2, 12, 4, 5), 2)
+    size = 4 * 120
+    assert flops.work["convolution", 2 * 3 * 7 * 40, size + 4 * 21 + 4 * 280] == 1
+    assert flops.work["copy", 0, 2 * size] == 1
+    assert flops.work["simple", 0, 2 * size] == 1
+    assert flops.work["random", 0, 2 * size] == 2
+    assert flops.work["function", 0, 2 * size] == 1
+    assert flops.work["copy", 0, 8 * size] == 1
+    assert {kind for kind, _, _ in flops.work} <= set(KINDS)
 
 
 def test_views_move_nothing_and_products_are_counted_with_their_bytes():
