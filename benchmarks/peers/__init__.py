@@ -42,6 +42,7 @@ ADAPTERS = (
     "spot",
     "latent_slot_diffusion",
     "slate",
+    "dataset_diffusion",
 )
 
 
