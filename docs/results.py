@@ -251,7 +251,7 @@ def _evaluations(folders: Sequence[Path], own: str) -> list[dict[str, Any]]:
     """The evaluations that all runs have, each with the values of the seeds; those under the recipe's protocol first.
 
     Of several of one protocol, data set and split the one with the shortest name counts: the others say in their names
-    what was changed for them.
+    what was changed for them. A metric that one of the runs could not have is left out.
     """
     names = [{path.name for path in (folder / "eval").glob("*.json")} - {"doctor.json"} for folder in folders]
     common = sorted(set.intersection(*names), key=lambda name: (len(name), name))
@@ -264,6 +264,8 @@ def _evaluations(folders: Sequence[Path], own: str) -> list[dict[str, Any]]:
         metrics = {}
         for name in records[0]["metrics"]:
             values = [record["metrics"][name]["mean"] for record in records]
+            if None in values:  # nothing it is a mean of, such as what is kept where nothing was drawn
+                continue
             rounded = [round(value, 6) for value in values]
             if len(values) > 1:
                 metrics[name] = {"mean": round(mean(values), 6), "std": round(stdev(values), 6), "seeds": rounded}

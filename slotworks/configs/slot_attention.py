@@ -227,7 +227,7 @@ clevrtex_mini = clevr6_mini.but(
 
 painted_mini = tetrominoes_long_mini.but(
     "Painted scenes of 64 pixels, at a reduced cost: one of three that draw from slots, see slate.painted_mini.",
-    takes="about 15 minutes of one core without bfloat16, reckoned from 0.20 s a step; not run to its end yet",
+    takes="14 to 20 minutes of one core without bfloat16, beside other work",
     notes="Not a row of a table. As in slot_diffusion.painted_mini, slots look at the small frozen ViT of this package "
     "and\nthere is one more than objects, for the ground; the broadcast decoder works at a quarter of the side.",
     method=SlotAttentionConfig(

@@ -221,7 +221,7 @@ def _of_videos(images: Run, name: str, data: DataConfig) -> Run:
 
 painted_mini = scenes_mini.but(
     "Painted scenes of 64 pixels, at a reduced cost: three of three that draw from slots; after vqvae.painted_mini.",
-    takes="about 25 minutes of one core without bfloat16, reckoned from 0.5 s a step",
+    takes="34 minutes of one core without bfloat16, beside much other work, of which the step takes 22",
     method={
         "image_size": 64,
         "encoder": SCENES_ENCODER,

@@ -37,6 +37,7 @@ class Member:
 
 MEMBERS = (
     Member("slot-attention-tetrominoes", "slot_attention.tetrominoes_mini"),
+    Member("slot-attention-painted", "slot_attention.painted_mini"),
     Member("slot-attention-sets", "set_prediction.scenes_mini", task="sets"),
     Member("savi-scenes", "savi.scenes_mini"),
     Member("slate-scenes", "slate.scenes_mini"),
