@@ -264,7 +264,7 @@ def _evaluations(folders: Sequence[Path], own: str) -> list[dict[str, Any]]:
         metrics = {}
         for name in records[0]["metrics"]:
             values = [record["metrics"][name]["mean"] for record in records]
-            if None in values:  # nothing it is a mean of, such as what is kept where nothing was drawn
+            if None in values:  # a mean of nothing: what is kept where nothing is drawn
                 continue
             rounded = [round(value, 6) for value in values]
             if len(values) > 1:
