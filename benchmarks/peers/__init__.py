@@ -33,7 +33,10 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor, nn
 
+from slotworks.convert.family import Made, Options
+from slotworks.convert.source import Source
 from slotworks.files import write_text
+from slotworks.training import Run
 
 ADAPTERS = (
     "object_centric_library",
@@ -118,6 +121,24 @@ def _is_of(module: types.ModuleType, places: tuple[str, ...]) -> bool:
     except KeyError:  # the package that it is in is gone
         return True
     return any(file.startswith(places) for file in files)
+
+
+def carried_over(theirs: nn.Module, convert: Callable[[Source, Options], Made], **options: Any) -> tuple[Any, Run]:
+    """Our method with their weights, and the run that was made for it; `options` are those of the conversion."""
+    state = {name: value.detach() for name, value in theirs.state_dict().items()}
+    made = convert(Source(Path("theirs"), "torch", state), Options(Path("unused"), **options))
+    ours = made.run.method.build()
+    ours.load_state_dict(made.weights)
+    return ours, made.run
+
+
+def drop_nothing(module: nn.Module) -> None:
+    """No dropout anywhere in it, for networks with more than their arguments set."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
 
 
 def training_step(

@@ -4,14 +4,11 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
-from benchmarks.peers import Job, their_modules, training_step
-from slotworks.convert.family import Options
+from benchmarks.peers import Job, carried_over, their_modules, training_step
 from slotworks.convert.slate import convert_slate
-from slotworks.convert.source import Source
 from slotworks.training.optimizer import build_optimizer
 
 REPOSITORY, COMMIT = "singhgautam/slate", "06f63c532996a877bf073c90876b36756747e668"
@@ -37,11 +34,8 @@ def jobs(folder: Path) -> Iterator[Job]:
     torch.manual_seed(0)
     with their_modules(folder):
         theirs = importlib.import_module("slate").SLATE(SimpleNamespace(**ARGUMENTS)).eval()
-    source = Source(Path("slate"), "torch", {name: value.detach() for name, value in theirs.state_dict().items()})
-    options = Options(Path("unused"), num_slots=3, num_iterations=3, num_heads=4, changes={"dropout": 0.0})
-    made = convert_slate(source, options)
-    ours: Any = made.run.method.build()
-    ours.load_state_dict(made.weights)
+    options = {"num_slots": 3, "num_iterations": 3, "num_heads": 4, "changes": {"dropout": 0.0}}
+    ours, run = carried_over(theirs, convert_slate, **options)
     ours.eval()
 
     @torch.no_grad()
@@ -72,7 +66,7 @@ def jobs(folder: Path) -> Iterator[Job]:
     yield Job(
         "SLATE step, 64 px, batch 4",
         training_step(
-            lambda: torch.stack(list(ours.loss({"image": image}, 0).values())).sum(), build_optimizer(ours, made.run)
+            lambda: torch.stack(list(ours.loss({"image": image}, 0).values())).sum(), build_optimizer(ours, run)
         ),
         training_step(
             lambda: torch.stack(theirs(image, 1.0, False)[1:3]).sum(), torch.optim.Adam(theirs.parameters()), clip=1.0

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers import Job, their_modules, training_step
+from benchmarks.peers import Job, carried_over, drop_nothing, their_modules, training_step
 from slotworks.convert import parts
-from slotworks.convert.family import Made, Options
 from slotworks.convert.names import table
 from slotworks.convert.slot_diffusion import BROADCAST, convert_diffusion, convert_slots
-from slotworks.convert.source import Source
 from slotworks.decoders import SpatialBroadcastDecoder
 from slotworks.methods import SlotAttentionConfig
 from slotworks.training import Adam, Run
@@ -111,25 +109,11 @@ def _loss(theirs: Any, image: Tensor) -> Tensor:
     return sum(theirs.calc_train_loss(given, theirs(given)).values(), torch.zeros(()))
 
 
-def _made(theirs: nn.Module, convert: Callable[[Source, Options], Made], **changes: Any) -> tuple[Any, Run]:
-    """Our method with their weights."""
-    state = {name: value.detach() for name, value in theirs.state_dict().items()}
-    made = convert(Source(Path("theirs"), "torch", state), Options(Path("unused"), changes=changes))
-    ours = made.run.method.build()
-    ours.load_state_dict(made.weights)
-    return ours, made.run
-
-
 def _savi(params: Any, build: Callable[[Any], Any]) -> Job:
     torch.manual_seed(0)
     theirs = build(params)
-    for part in theirs.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-    for part in theirs.modules():
-        if isinstance(part, nn.MultiheadAttention):
-            part.dropout = 0.0
-    ours, run = _made(theirs.train(), convert_slots, predictor_dropout=0.0)
+    drop_nothing(theirs)
+    ours, run = carried_over(theirs.train(), convert_slots, changes={"predictor_dropout": 0.0})
     video = torch.rand(1, 3, 3, 128, 128)
     with torch.no_grad():
         difference = abs(ours.loss({"video": video}, 0)["rgb"].item() - _loss(theirs, 2 * video - 1).item())
@@ -152,10 +136,8 @@ def _diffusion(params: Any, build: Callable[[Any], Any]) -> Iterator[Job]:
     for weight in theirs.parameters():  # zeros of fresh U-Nets would hide differences
         if not weight.abs().max():
             nn.init.normal_(weight, std=0.02)
-    ours, run = _made(theirs, convert_diffusion)
-    for part in ours.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+    ours, run = carried_over(theirs, convert_diffusion)
+    drop_nothing(ours)
     ours.train()
     image = torch.rand(2, 3, 128, 128)
     noise, times = torch.randn(2, 3, 32, 32), torch.tensor([10, 700])

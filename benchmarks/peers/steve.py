@@ -4,14 +4,11 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
-from benchmarks.peers import Job, their_modules, training_step
-from slotworks.convert.family import Options
+from benchmarks.peers import Job, carried_over, drop_nothing, their_modules, training_step
 from slotworks.convert.slate import convert_steve
-from slotworks.convert.source import Source
 from slotworks.training.optimizer import build_optimizer
 
 REPOSITORY, COMMIT = "singhgautam/steve", "b8de3e6ab336da2336a79f233eeb8b79f80d228e"
@@ -39,13 +36,8 @@ def jobs(folder: Path) -> Iterator[Job]:
     torch.manual_seed(0)
     with their_modules(folder):
         theirs = importlib.import_module("steve").STEVE(SimpleNamespace(**ARGUMENTS))
-    for part in theirs.modules():  # positions have a dropout that no argument sets
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-    source = Source(Path("steve"), "torch", {name: value.detach() for name, value in theirs.state_dict().items()})
-    made = convert_steve(source, Options(Path("unused"), changes={"dropout": 0.0}))
-    ours: Any = made.run.method.build()
-    ours.load_state_dict(made.weights)
+    drop_nothing(theirs)  # positions have a dropout that no argument sets
+    ours, run = carried_over(theirs, convert_steve, changes={"dropout": 0.0})
     ours.train()
     theirs.train()
     video = torch.rand(1, 3, 3, 128, 128)
@@ -62,7 +54,7 @@ def jobs(folder: Path) -> Iterator[Job]:
         "STEVE step, 3 frames, 128 px, 15 slots, batch 1",
         training_step(
             lambda: torch.stack(list(ours.loss({"video": video}, 0).values())).sum(),
-            build_optimizer(ours, made.run),
+            build_optimizer(ours, run),
             clip=0.05,
         ),
         training_step(lambda: torch.stack(theirs(video, 1.0, False)[1:3]).sum(), torch.optim.Adam(groups), clip=0.05),

@@ -85,7 +85,7 @@ class LatentDiffusionDecoder(nn.Module):
 
     alphas: Tensor
     ready: Tensor
-    place: Tensor
+    place: Tensor | None
 
     def __init__(self, context_dim: int, image_size: int, config: DenoiserConfig, autoencoder: VQConfig | None):
         super().__init__()
@@ -120,8 +120,8 @@ class LatentDiffusionDecoder(nn.Module):
                     nn.init.zeros_(module.bias)
         alphas = scaled_linear_alphas(config.num_timesteps, config.beta_start, config.beta_end)
         self.register_buffer("alphas", alphas, persistent=False)
-        side = self.shape[-1]
-        self.register_buffer("place", wave_coordinates(side, side).T.unflatten(1, (side, side)), persistent=False)
+        place = wave_coordinates(*self.shape[1:]).T.unflatten(1, self.shape[1:]) if config.coordinates else None
+        self.register_buffer("place", place, persistent=False)
         self.register_buffer("ready", torch.tensor(autoencoder is None))
         self._known_ready = False  # so that the device is asked once
 
@@ -172,7 +172,7 @@ class LatentDiffusionDecoder(nn.Module):
         self, latents: Float[Tensor, "b l y x"], timestep: Int64[Tensor, "*b"], context: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b l y x"]:
         """What the U-Net says to noisy latents and slots."""
-        if self.config.coordinates:
+        if self.place is not None:
             latents = torch.cat([latents, self.place.to(latents.dtype).expand(len(latents), -1, -1, -1)], 1)
         return self.unet(latents, timestep, encoder_hidden_states=context).sample
 
